@@ -1,0 +1,123 @@
+"""Building the web application from the objects it is given; nothing is made at import."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+import banatie
+from banatie.api.auth import Authentication
+from banatie.api.errors import to_response
+from banatie.api.gate import Gate
+from banatie.api.generations import generations_router
+from banatie.api.limits import RequestLimits
+from banatie.api.storage import storage_route
+from banatie.api.system import Uptime, system_router
+from banatie.api.waiting import Waiters
+from banatie.config import Config
+from banatie.intake import Intake
+from banatie.store.changes import Changes
+from banatie.store.database import Database
+from banatie.store.files import Files
+from banatie.store.generations import Generations
+from banatie.store.keys import Keys
+from banatie.store.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+SAVE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the routes are given."""
+
+    config: Config
+    database: Database
+    generations: Generations
+    keys: Keys
+    workers: Workers
+    files: Files
+    intake: Intake
+    clock: Callable[[], int]
+
+
+def create_app(services: Services) -> Litestar:
+    """The ASGI application over these services."""
+    authentication = Authentication(services.keys, services.clock)
+    limits = RequestLimits(services.keys, services.config.limits.requests_per_hour, services.clock)
+    waiters = Waiters(services.generations.find)
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def on_change(changed: list) -> None:
+            loop.call_soon_threadsafe(waiters.publish, changed)
+
+        def on_commit() -> None:
+            loop.call_soon_threadsafe(authentication.forget)
+
+        changes = Changes(services.database, on_change, on_commit)
+        changes.start()
+        saving = asyncio.create_task(_save_limits(limits))
+        try:
+            yield
+        finally:
+            saving.cancel()
+            await asyncio.to_thread(changes.stop)
+            await asyncio.to_thread(limits.save)
+
+    app = Litestar(
+        route_handlers=[generations_router(), system_router(), storage_route(services.files)],
+        dependencies={
+            "intake": _given(services.intake),
+            "waiters": _given(waiters),
+            "limits": _given(limits),
+            "authentication": _given(authentication),
+            "workers": _given(services.workers),
+            "config": _given(services.config),
+            "clock": _given(services.clock),
+            "uptime": _given(Uptime(time.monotonic())),
+        },
+        exception_handlers={Exception: to_response},
+        lifespan=[lifespan],
+        request_max_body_size=services.config.limits.body_bytes,
+        openapi_config=OpenAPIConfig(
+            title="Banatie",
+            version=banatie.__version__,
+            description="Self-hosted image generation with local models.",
+            path="/",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            components=Components(
+                security_schemes={
+                    "apiKey": SecurityScheme(
+                        type="apiKey", name="X-API-Key", security_scheme_in="header"
+                    )
+                }
+            ),
+        ),
+        logging_config=None,
+    )
+    app.asgi_handler = Gate(app.asgi_handler, authentication, limits)
+    return app
+
+
+async def _save_limits(limits: RequestLimits) -> None:
+    while True:
+        await asyncio.sleep(SAVE_SECONDS)
+        await asyncio.to_thread(limits.save)
+
+
+def _given(value: object) -> Provide:
+    return Provide(lambda: value, sync_to_thread=False, use_cache=True)

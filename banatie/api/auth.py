@@ -1,0 +1,45 @@
+"""Who asks: from the text of a key to the key, remembered until the database changes.
+
+Asking the database for every request would cost more than many a request itself; a key that is
+revoked elsewhere is forgotten as soon as its process has committed (see `store.changes`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from banatie.errors import Unauthorized
+from banatie.records import Key
+from banatie.store.keys import Keys, counts_at
+
+REMEMBERED = 1024
+
+
+class Authentication:
+    """The keys as the HTTP front asks for them."""
+
+    def __init__(self, keys: Keys, clock: Callable[[], int]) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._known: dict[str, Key] = {}
+
+    async def key_of(self, text: str | None) -> Key:
+        """The key with this text. Raises Unauthorized."""
+        if not text:
+            raise Unauthorized("Send an API key in the X-API-Key header")
+        key = self._known.get(text)
+        if key is None:
+            key = await asyncio.to_thread(self._keys.authenticate, text)
+            if key is None:
+                raise Unauthorized("This API key is not known here")
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[text] = key
+        if not counts_at(key, self._clock()):
+            raise Unauthorized("This API key has been revoked or has expired")
+        return key
+
+    def forget(self) -> None:
+        """Ask the database again from now on: it has changed."""
+        self._known.clear()

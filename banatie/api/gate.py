@@ -1,0 +1,122 @@
+"""What every request passes before any route: its id, its key, its count, and the last headers.
+
+It stands around Litestar instead of in it, because a wrong route or method must be asked for its
+key, counted and answered like everything else.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+from litestar.datastructures import Headers
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from banatie.api.auth import Authentication
+from banatie.api.errors import send_failure
+from banatie.api.limits import RequestLimits
+from banatie.errors import BanatieError, RateLimitExceeded
+from banatie.records import Generation, Key
+
+logger = logging.getLogger(__name__)
+
+PROTECTED = "/api/v1"
+ALWAYS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class UnsupportedMediaType(BanatieError):
+    """The body is not JSON."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class Gate:
+    """An ASGI application around `inner`."""
+
+    def __init__(
+        self, inner: ASGIApp, authentication: Authentication, limits: RequestLimits
+    ) -> None:
+        self._inner = inner
+        self._authentication = authentication
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request in, or answer it here."""
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["request_id"] = uuid.uuid4().hex
+        started = time.monotonic()
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._complete(message, scope, started)
+            await send(message)
+
+        if scope["path"] == PROTECTED or scope["path"].startswith(PROTECTED + "/"):
+            headers = Headers.from_scope(scope)
+            try:
+                key = await self._authentication.key_of(headers.get("x-api-key"))
+                state["key"] = key
+                self._count(key, scope)
+                _expect_json(headers)
+            except BanatieError as error:
+                await send_failure(error, scope, send_with_headers)
+                return
+        await self._inner(scope, receive, send_with_headers)
+
+    def _count(self, key: Key, scope: Scope) -> None:
+        allowance = self._limits.allowance(key)
+        if not allowance.limit:
+            return
+        if allowance.remaining:
+            self._limits.count(key)
+            scope["state"]["counted"] = True
+        elif scope["method"] == "GET" and scope["path"].startswith(PROTECTED + "/generations/"):
+            # It may be a poll, which is never refused; whether it is one, `settle` knows.
+            scope["state"]["over_limit"] = allowance
+        else:
+            raise RateLimitExceeded(allowance.limit, allowance.reset_seconds)
+
+    def _complete(self, message: Message, scope: Scope, started: float) -> None:
+        state = scope["state"]
+        headers = list(message.get("headers", []))
+        headers.append((b"x-request-id", state["request_id"].encode()))
+        headers += ALWAYS
+        if "key" in state:
+            headers += self._limits.allowance(state["key"]).headers()
+        message["headers"] = headers
+        logger.debug(
+            "%s %s %s %.0f ms %s",
+            scope["method"],
+            scope["path"],
+            message["status"],
+            (time.monotonic() - started) * 1000,
+            state["request_id"],
+        )
+
+
+def settle(scope: Scope, limits: RequestLimits, generation: Generation) -> None:
+    """Count a GET of a generation now that it is known: not at all while it has not ended.
+
+    Raises RateLimitExceeded where the request was let in as a poll and is none.
+    """
+    state = scope["state"]
+    if not generation.is_ended:
+        if state.pop("counted", False):
+            limits.refund(state["key"])
+    elif "over_limit" in state:
+        allowance = state["over_limit"]
+        raise RateLimitExceeded(allowance.limit, allowance.reset_seconds)
+
+
+def _expect_json(headers: Headers) -> None:
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if has_body and media_type != "application/json":
+        raise UnsupportedMediaType("Send JSON, with Content-Type: application/json")

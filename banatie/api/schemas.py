@@ -1,0 +1,234 @@
+"""The wire shapes: what comes in and goes out as JSON, in camelCase, and how records become it.
+
+The contract's part A and C to the letter. Where a value comes from is not known here.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from banatie.records import (
+    MAX_SEED,
+    AspectRatio,
+    Generation,
+    Image,
+    Status,
+    Submission,
+    TemplateName,
+)
+
+T = TypeVar("T")
+
+
+class Wire(Struct, rename="camel", frozen=True):
+    """A shape that goes out."""
+
+
+class WireIn(Struct, rename="camel", frozen=True, forbid_unknown_fields=True):
+    """A shape that comes in; what it doesn't know is an error, never ignored."""
+
+
+class EnhancementOptions(WireIn):
+    """How the prompt is enhanced."""
+
+    template: TemplateName = "general"
+
+
+class GenerationCreate(WireIn):
+    """The body of POST /api/v1/generations."""
+
+    prompt: Annotated[str, Meta(description="What the picture shows.", examples=["a red fox"])]
+    aspect_ratio: AspectRatio = "1:1"
+    auto_enhance: bool = True
+    enhancement_options: EnhancementOptions = EnhancementOptions()
+    meta: dict[str, Any] = field(default_factory=dict)
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+    negative_prompt: str = ""
+    steps: Annotated[int, Meta(ge=1, le=100)] | None = None
+    guidance_scale: Annotated[float, Meta(ge=0, le=20)] | None = None
+
+    def to_submission(self) -> Submission:
+        """The same as the domain has it."""
+        return Submission(
+            prompt=self.prompt,
+            aspect_ratio=self.aspect_ratio,
+            auto_enhance=self.auto_enhance,
+            template=self.enhancement_options.template,
+            meta=self.meta,
+            seed=self.seed,
+            negative_prompt=self.negative_prompt,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+        )
+
+
+class OutputImage(Wire):
+    """A finished picture and where it is to be had."""
+
+    id: str
+    storage_url: str
+    mime_type: str
+    width: int
+    height: int
+    file_size: int
+
+
+class EnhancementView(Wire):
+    """How the prompt was enhanced."""
+
+    template: str
+    model: str
+    way: str
+    seconds: float
+
+
+class ProgressView(Wire):
+    """How many of the denoising steps are done."""
+
+    step: int
+    steps: int
+
+
+class GenerationView(Wire):
+    """A generation as a client sees it."""
+
+    id: str
+    project_id: str
+    prompt: str
+    original_prompt: str
+    auto_enhance: bool
+    aspect_ratio: AspectRatio
+    status: Status
+    output_image_id: str | None
+    output_image: OutputImage | None
+    processing_time_ms: int | None
+    retry_count: int
+    error_message: str | None
+    meta: dict[str, Any]
+    created_at: str
+    updated_at: str
+    deleted_at: str | None
+    seed: int
+    negative_prompt: str
+    steps: int | None
+    guidance_scale: float | None
+    model: str | None
+    template: TemplateName
+    enhancement: EnhancementView | None
+    progress: ProgressView | None
+    warnings: list[str]
+
+
+class Pagination(Wire):
+    """Where in the list a page lies."""
+
+    limit: int
+    offset: int
+    total: int
+    has_more: bool
+
+
+class Success(Wire, Generic[T], kw_only=True):
+    """An answer."""
+
+    success: bool = True
+    data: T
+
+
+class Page(Wire, Generic[T], kw_only=True):
+    """An answer that is one page of a list."""
+
+    success: bool = True
+    data: list[T]
+    pagination: Pagination
+
+
+class Done(Wire, kw_only=True):
+    """An answer without data."""
+
+    success: bool = True
+    message: str
+
+
+class FieldErrorView(Wire):
+    """What is wrong with one parameter."""
+
+    field: str
+    message: str
+
+
+class ErrorBody(Wire, omit_defaults=True):
+    """What went wrong."""
+
+    code: str
+    message: str
+    details: Any = None
+
+
+class Failure(Wire, kw_only=True):
+    """The answer to a request that failed."""
+
+    success: bool = False
+    error: ErrorBody
+
+
+def timestamp(milliseconds: int) -> str:
+    """ISO 8601 in UTC with milliseconds."""
+    seconds, rest = divmod(milliseconds, 1000)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+def view(generation: Generation, public_url: str) -> GenerationView:
+    """The generation as a client sees it, with picture URLs below `public_url`."""
+    image, note = generation.image, generation.enhancement
+    painting = generation.status == "processing" and generation.steps is not None
+    return GenerationView(
+        id=generation.id,
+        project_id=generation.project_id,
+        prompt=generation.prompt,
+        original_prompt=generation.original_prompt,
+        auto_enhance=generation.auto_enhance,
+        aspect_ratio=generation.aspect_ratio,
+        status=generation.status,
+        output_image_id=image.id if image else None,
+        output_image=_output_image(image, public_url) if image else None,
+        processing_time_ms=generation.processing_time_ms,
+        retry_count=generation.retry_count,
+        error_message=generation.error_message,
+        meta=dict(generation.meta),
+        created_at=timestamp(generation.created_at),
+        updated_at=timestamp(generation.updated_at),
+        deleted_at=timestamp(generation.deleted_at) if generation.deleted_at else None,
+        seed=generation.seed,
+        negative_prompt=generation.negative_prompt,
+        steps=generation.steps,
+        guidance_scale=generation.guidance_scale,
+        model=generation.model,
+        template=generation.template,
+        enhancement=EnhancementView(note.template, note.model, note.way, round(note.seconds, 3))
+        if note
+        else None,
+        progress=ProgressView(generation.step, generation.steps) if painting else None,
+        warnings=list(generation.warnings),
+    )
+
+
+def encode(value: object) -> bytes:
+    """The JSON of a wire shape."""
+    return msgspec.json.encode(value)
+
+
+def _output_image(image: Image, public_url: str) -> OutputImage:
+    return OutputImage(
+        id=image.id,
+        storage_url=f"{public_url}/storage/{image.storage_key}",
+        mime_type=image.mime_type,
+        width=image.width,
+        height=image.height,
+        file_size=image.file_size,
+    )

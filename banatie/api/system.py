@@ -1,0 +1,201 @@
+"""Health, what the server can do, and the page to try it on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from litestar import Request, Response, Router, get
+from litestar.exceptions import NotFoundException
+
+import banatie
+from banatie.api.auth import Authentication
+from banatie.api.limits import RequestLimits
+from banatie.api.responses import json_response
+from banatie.api.schemas import ErrorBody, Success, Wire
+from banatie.config import Config
+from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES
+from banatie.store.workers import Workers, WorkerState
+
+DOCUMENTS = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "start.js": "text/javascript",
+}
+PAGE_HEADERS = {
+    # The page loads nothing from elsewhere, and could not if it tried.
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; frame-ancestors 'none'",
+}
+
+
+class ModelsView(Wire):
+    """The models in use, as the worker has loaded them; null while it has not."""
+
+    enhancement: str | None
+    painting: str | None
+
+
+class HealthView(Wire):
+    """How the service is."""
+
+    status: str
+    version: str
+    uptime: float
+    worker: str
+    models: ModelsView
+    device: str | None
+
+
+class LimitsView(Wire):
+    """What a client may ask for."""
+
+    requests_per_hour: int
+    queue_size: int
+    prompt_characters: int
+    meta_bytes: int
+
+
+class KeyView(Wire):
+    """The key that was sent along."""
+
+    name: str
+    organization: str
+    project: str
+    project_id: str
+    requests_per_hour: int
+    requests_remaining: int
+
+
+class InfoView(Wire):
+    """What this server can do."""
+
+    version: str
+    aspect_ratios: list[str]
+    templates: list[str]
+    limits: LimitsView
+    models: ModelsView
+    key: KeyView | None
+
+
+@dataclass(frozen=True)
+class Uptime:
+    """When the server began."""
+
+    started: float
+
+    def seconds(self) -> float:
+        """How long it has been answering."""
+        return round(time.monotonic() - self.started, 1)
+
+
+class Unhealthy(Wire, kw_only=True):
+    """The answer while the worker or the database is gone."""
+
+    success: bool = False
+    error: ErrorBody
+    data: HealthView
+
+
+@get("/health", operation_id="health", summary="Whether the server can make pictures")
+async def health(workers: Workers, clock: Any, uptime: Uptime) -> Response[Success[HealthView]]:
+    """200 when a worker is ready; 503 and the reason otherwise."""
+    worker = await asyncio.to_thread(workers.present, clock())
+    state = worker.state if worker else "gone"
+    shown = HealthView(
+        status="ok" if state == "ready" else "starting" if state == "starting" else "unavailable",
+        version=banatie.__version__,
+        uptime=uptime.seconds(),
+        worker=state,
+        models=_models(worker),
+        device=worker.device if worker else None,
+    )
+    if state == "ready":
+        return json_response(Success(data=shown))
+    reason = {
+        "starting": "The worker is loading its models",
+        "gone": "No worker is running; `banatie serve` or `banatie worker` starts one",
+    }.get(state) or (worker.reason if worker else None)
+    error = ErrorBody("SERVICE_UNAVAILABLE", reason or "The worker is broken; its log says why")
+    return json_response(Unhealthy(error=error, data=shown), status=503)
+
+
+@get("/api/info", operation_id="info", summary="Limits, templates, ratios and models")
+async def info(
+    request: Request[Any, Any, Any],
+    workers: Workers,
+    authentication: Authentication,
+    limits: RequestLimits,
+    config: Config,
+    clock: Any,
+) -> Response[Success[InfoView]]:
+    """What this server can do; with a key, also where that key stands."""
+    key_view = None
+    text = request.headers.get("x-api-key")
+    if text:
+        key = await authentication.key_of(text)
+        allowance = limits.allowance(key)
+        key_view = KeyView(
+            name=key.name,
+            organization=key.project.organization_slug,
+            project=key.project.slug,
+            project_id=key.project.id,
+            requests_per_hour=allowance.limit,
+            requests_remaining=allowance.remaining,
+        )
+    worker = await asyncio.to_thread(workers.present, clock())
+    limits_view = LimitsView(
+        requests_per_hour=config.limits.requests_per_hour,
+        queue_size=config.limits.queue_size,
+        prompt_characters=config.limits.prompt_characters,
+        meta_bytes=config.limits.meta_bytes,
+    )
+    return json_response(
+        Success(
+            data=InfoView(
+                version=banatie.__version__,
+                aspect_ratios=list(ASPECT_RATIOS),
+                templates=list(TEMPLATE_NAMES),
+                limits=limits_view,
+                models=_models(worker),
+                key=key_view,
+            )
+        )
+    )
+
+
+@get("/docs", include_in_schema=False, media_type="text/html", sync_to_thread=False)
+def docs_page() -> Response[bytes]:
+    """The page to try the API on."""
+    return Response(_document("index.html"), media_type="text/html", headers=PAGE_HEADERS)
+
+
+@get("/docs/{name:str}", include_in_schema=False, sync_to_thread=False)
+def docs_file(name: str) -> Response[bytes]:
+    """What that page consists of."""
+    if name not in DOCUMENTS:
+        raise NotFoundException()
+    compressed = not name.startswith("start")
+    headers = {"Cache-Control": "public, max-age=86400"}
+    if compressed:
+        headers["Content-Encoding"] = "gzip"
+    content = _document(name + ".gz" if compressed else name)
+    return Response(content, media_type=DOCUMENTS[name], headers=headers)
+
+
+def system_router() -> Router:
+    """The routes that need no key."""
+    return Router("/", route_handlers=[health, info, docs_page, docs_file], tags=["System"])
+
+
+def _models(worker: WorkerState | None) -> ModelsView:
+    if worker is None:
+        return ModelsView(None, None)
+    return ModelsView(worker.language_model, worker.painting_model)
+
+
+def _document(name: str) -> bytes:
+    return resources.files("banatie.api").joinpath("docs", name).read_bytes()

@@ -1,0 +1,112 @@
+"""Clients that wait: woken when their generation changes, for as long as they like at most.
+
+The thread of `store.changes` passes every change to the event loop; here it reaches those who wait
+for that very generation. Nobody polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from banatie.records import Generation
+
+MAX_WAIT_SECONDS = 120
+DELETED_CHECK_SECONDS = 2.0
+"""A deletion is no change of a row; those who wait look after this long whether theirs is there."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What a Prefer header asks for (RFC 7240, sections 4.1 and 4.3)."""
+
+    wait: int | None = None
+    """Seconds, at most `MAX_WAIT_SECONDS`."""
+    respond_async: bool = False
+
+    def applied(self) -> dict[str, str]:
+        """The header that says which preference was honoured."""
+        if self.wait is not None:
+            return {"Preference-Applied": f"wait={self.wait}"}
+        return {"Preference-Applied": "respond-async"} if self.respond_async else {}
+
+
+def parse_prefer(header: str | None) -> Preference:
+    """The preferences known here; others, and malformed ones, are ignored as the RFC has it."""
+    wait, respond_async = None, False
+    for preference in (header or "").split(","):
+        name, _, value = preference.split(";")[0].partition("=")
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name == "wait" and wait is None and re.fullmatch(r"\d{1,9}", value, re.ASCII):
+            wait = min(int(value), MAX_WAIT_SECONDS)
+        elif name == "respond-async":
+            respond_async = True
+    return Preference(wait, respond_async)
+
+
+class Waiters:
+    """Those who wait, by the id of their generation."""
+
+    def __init__(self, find: Callable[[str], Generation | None]) -> None:
+        self._find = find
+        self._queues: dict[str, set[asyncio.Queue[Generation]]] = defaultdict(set)
+
+    def publish(self, changed: list[Generation]) -> None:
+        """Pass on changes; only on the event loop's thread."""
+        for generation in changed:
+            for queue in self._queues.get(generation.id, ()):
+                queue.put_nowait(generation)
+
+    async def until(
+        self, generation: Generation, reached: Callable[[Generation], bool], seconds: float
+    ) -> Generation | None:
+        """The generation once `reached`, or as it is after `seconds`; None if it was deleted."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        latest: Generation | None = generation
+        with self._following(generation.id) as queue:
+            # Once more after the queue is there: a change in between would be missed.
+            latest = await asyncio.to_thread(self._find, generation.id)
+            while latest is not None and not reached(latest):
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    break
+                latest = await self._next(queue, generation.id, min(left, DELETED_CHECK_SECONDS))
+        return latest
+
+    async def follow(self, generation_id: str) -> AsyncIterator[Generation | None]:
+        """The generation now and after each change, until it has ended or is deleted.
+
+        None says that nothing has changed for a while.
+        """
+        with self._following(generation_id) as queue:
+            latest = await asyncio.to_thread(self._find, generation_id)
+            revision = -1
+            while latest is not None:
+                yield latest if latest.revision > revision else None
+                revision = max(revision, latest.revision)
+                if latest.is_ended:
+                    return
+                latest = await self._next(queue, generation_id, DELETED_CHECK_SECONDS)
+
+    async def _next(
+        self, queue: asyncio.Queue[Generation], generation_id: str, seconds: float
+    ) -> Generation | None:
+        try:
+            return await asyncio.wait_for(queue.get(), seconds)
+        except TimeoutError:
+            return await asyncio.to_thread(self._find, generation_id)
+
+    @contextmanager
+    def _following(self, generation_id: str):
+        queue: asyncio.Queue[Generation] = asyncio.Queue()
+        self._queues[generation_id].add(queue)
+        try:
+            yield queue
+        finally:
+            self._queues[generation_id].discard(queue)
+            if not self._queues[generation_id]:
+                del self._queues[generation_id]

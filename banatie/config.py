@@ -1,0 +1,173 @@
+"""Every setting as frozen objects: `config.toml`, `BANATIE_SECTION__KEY`, the command line.
+
+The later source wins. A key that no section knows is an error, never ignored. Relative paths are
+taken from the folder the program was started in.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from banatie.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "BANATIE_"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class Server(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the server answers."""
+
+    host: str = "127.0.0.1"
+    port: Port = 3000
+    public_url: str = ""
+
+
+class Storage(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where things lie and how long."""
+
+    data_dir: str = "data"
+    models_dir: str = "models"
+    metadata: bool = True
+    bin_days: NotNegative = 30
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return Path(self.data_dir).expanduser()
+
+    @property
+    def models(self) -> Path:
+        """The folder of the models."""
+        return Path(self.models_dir).expanduser()
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client may ask for."""
+
+    requests_per_hour: NotNegative = 100
+    queue_size: Positive = 1000
+    prompt_characters: Positive = 4000
+    meta_bytes: Positive = 16384
+    body_bytes: Positive = 1048576
+
+
+class EnhancementSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The language model and how long it may take."""
+
+    model: str = "smollm2-135m-instruct"
+    response_wait: Seconds = 5.0
+    time_limit: Seconds = 20.0
+
+
+class Painting(Struct, frozen=True, forbid_unknown_fields=True):
+    """The painting model and where it computes."""
+
+    model: str = "banatie-small"
+    device: str = "auto"
+    threads: NotNegative = 0
+
+
+class Worker(Struct, frozen=True, forbid_unknown_fields=True):
+    """How stubborn the worker is."""
+
+    max_retries: NotNegative = 2
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged."""
+
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings."""
+
+    server: Server = Server()
+    storage: Storage = Storage()
+    limits: Limits = Limits()
+    enhancement: EnhancementSettings = EnhancementSettings()
+    painting: Painting = Painting()
+    worker: Worker = Worker()
+    log: Log = Log()
+
+
+def load_config(
+    path: Path | None,
+    environment: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """The settings of the file at `path` (None: no file), the environment and `overrides`.
+
+    `overrides` maps `section.key` to a value. Raises ConfigError naming the setting and its source.
+    """
+    config = Config()
+    if path is not None:
+        config = _merge(config, _read(path), str(path))
+    settings = _nest(_from_environment(environment))
+    config = _merge(config, settings, "the environment")
+    return _merge(config, _nest(overrides or {}), "the command line")
+
+
+def environment_name(setting: str) -> str:
+    """The environment variable of `section.key`."""
+    return ENVIRONMENT_PREFIX + setting.upper().replace(".", "__")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    # Only names with the double underscore are settings; BANATIE_CONFIG and the like are not.
+    return {
+        name[len(ENVIRONMENT_PREFIX) :].lower().replace("__", "."): value
+        for name, value in environment.items()
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name
+    }
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for setting, value in flat.items():
+        section, _, key = setting.partition(".")
+        nested.setdefault(section, {})[key] = value
+    return nested
+
+
+def _merge(config: Config, settings: Mapping[str, Any], source: str) -> Config:
+    merged = msgspec.to_builtins(config)
+    for section, values in settings.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: {section!r} stands outside any section")
+        merged.setdefault(section, {}).update(values)
+    try:
+        # Not strict, so that the environment's texts become numbers and booleans.
+        return msgspec.convert(merged, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {_readable(str(error))}") from error
+
+
+def _readable(message: str) -> str:
+    """msgspec's message, with the setting's name in front instead of a path at the end."""
+    unknown = re.fullmatch(r"Object contains unknown field `(.+?)`(?: - at `\$\.?(.*)`)?", message)
+    if unknown:
+        section, key = unknown[2], unknown[1]
+        return f"unknown setting {f'{section}.{key}' if section else key!r}"
+    reason, _, place = message.partition(" - at `$.")
+    return f"{place.rstrip('`')}: {reason[0].lower()}{reason[1:]}" if place else reason

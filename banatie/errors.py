@@ -1,0 +1,165 @@
+"""The error tree: every failure Banatie raises on purpose, drawn at the top.
+
+    BanatieError
+    ├── ConfigError             a setting is wrong; the message names it and the remedy
+    ├── ValidationError         a request's parameter is wrong (`details` lists the fields)
+    ├── Unauthorized            no key, or one that does not count
+    ├── GenerationNotFound      no such generation in this project
+    ├── NotFound                no such thing, whatever it is
+    ├── RateLimitExceeded       the key's requests for this hour are used up
+    ├── QueueFull               as many generations wait as the configuration allows
+    ├── GenerationFailed        a generation that was waited for has failed
+    ├── ServiceUnavailable      the worker or the database is gone
+    ├── DataFolderBusy          another process holds the data folder
+    ├── ServerUnreachable       the command line found no server where one should be
+    ├── ModelError              a model cannot be found, loaded or used
+    │   ├── ModelNotFound       no such folder or catalog name
+    │   └── ModelBroken         the files are there, but not what they should be
+    └── PaintingError           the pipeline ran and gave no usable picture
+        ├── OutOfMemory         the device's memory did not suffice
+        └── UnusablePicture     not a number came out, even in full precision
+
+An error carries a stable `code` (the contract's) and its facts. It knows nothing of HTTP:
+`api/errors` alone maps codes to statuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """What is wrong with one parameter of a request."""
+
+    field: str
+    message: str
+
+
+class BanatieError(Exception):
+    """A failure that Banatie foresaw; its text is fit for the person who caused it."""
+
+    code = "INTERNAL_ERROR"
+
+
+class ConfigError(BanatieError):
+    """A setting is missing, unknown or of the wrong kind."""
+
+    code = "CONFIG_ERROR"
+
+
+class ValidationError(BanatieError):
+    """A parameter is missing, of the wrong type, out of range or unknown in an enumeration."""
+
+    code = "VALIDATION_ERROR"
+
+    def __init__(self, message: str, details: tuple[FieldError, ...] = ()) -> None:
+        super().__init__(message)
+        self.details = details
+
+    @classmethod
+    def of(cls, field: str, message: str) -> ValidationError:
+        """The error of one field: `field: message`."""
+        return cls(f"{field}: {message}", (FieldError(field, message),))
+
+
+class Unauthorized(BanatieError):
+    """No key was given, or it is unknown, revoked or expired."""
+
+    code = "UNAUTHORIZED"
+
+
+class NotFound(BanatieError):
+    """Nothing by that name or id."""
+
+    code = "NOT_FOUND"
+
+
+class GenerationNotFound(BanatieError):
+    """No such generation in this project."""
+
+    code = "GENERATION_NOT_FOUND"
+
+    def __init__(self, generation_id: str) -> None:
+        super().__init__(f"No generation with the id {generation_id!r}")
+        self.generation_id = generation_id
+
+
+class RateLimitExceeded(BanatieError):
+    """The key's requests for this hour are used up."""
+
+    code = "RATE_LIMIT_EXCEEDED"
+
+    def __init__(self, limit: int, retry_after: int) -> None:
+        super().__init__(
+            f"More than {limit} requests in this hour; try again in {retry_after} seconds"
+        )
+        self.retry_after = retry_after
+
+
+class QueueFull(BanatieError):
+    """As many generations wait as the configuration allows."""
+
+    code = "QUEUE_FULL"
+
+    def __init__(self, queue_size: int, retry_after: int) -> None:
+        super().__init__(
+            f"{queue_size} generations are waiting already; try again in {retry_after} seconds"
+        )
+        self.retry_after = retry_after
+
+
+class GenerationFailed(BanatieError):
+    """A generation that the client waited for has failed; `details` is its record."""
+
+    code = "GENERATION_FAILED"
+
+    def __init__(self, message: str, details: object) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class ServiceUnavailable(BanatieError):
+    """The worker or the database is gone."""
+
+    code = "SERVICE_UNAVAILABLE"
+
+
+class DataFolderBusy(BanatieError):
+    """Another process holds the data folder."""
+
+    code = "DATA_FOLDER_BUSY"
+
+
+class ServerUnreachable(BanatieError):
+    """The command line found no server where one should be, or it broke off."""
+
+    code = "SERVER_UNREACHABLE"
+
+
+class ModelError(BanatieError):
+    """A model cannot be found, loaded or used."""
+
+    code = "MODEL_ERROR"
+
+
+class ModelNotFound(ModelError):
+    """Neither a folder nor a name in the catalog, or the catalog's model is not here yet."""
+
+
+class ModelBroken(ModelError):
+    """The files are there, but they are not what they should be."""
+
+
+class PaintingError(BanatieError):
+    """The pipeline ran and gave no usable picture."""
+
+    code = "PAINTING_ERROR"
+
+
+class OutOfMemory(PaintingError):
+    """The device's memory did not suffice."""
+
+
+class UnusablePicture(PaintingError):
+    """Not a number came out of the decoder, even in full precision."""

@@ -1,0 +1,150 @@
+"""Pictures as files: a PNG encoder made for paintings, and the text that says how one was made.
+
+The encoder does what libpng does with one filter and one strategy: each byte becomes its
+difference from Paeth's prediction, and the differences are Huffman-coded with runs of equal bytes
+drawn together. On paintings, searching for longer repeats (what makes other encoders slow) finds
+almost nothing. `scripts/bench png` compares it with Pillow's. Knows no models, folders or jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_COLOUR_TYPES = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
+_PAETH = 4
+# So many rows at a time that everything the filter looks at stays in the processor's cache.
+_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture; width and height in pixels."""
+
+    data: bytes
+    mime_type: str
+    width: int
+    height: int
+
+
+def encode_png(image: Image.Image, text: Mapping[str, str]) -> Picture:
+    """Encode as PNG with `text` as text chunks; the same input gives the same bytes.
+
+    Modes L, LA, RGB and RGBA are kept, any other becomes RGB. Raises ValueError for a keyword that
+    is not 1 to 79 characters of Latin-1 (PNG, third edition, 11.3.2); in a text, what no chunk can
+    hold becomes U+FFFD (NUL) or "?" (half a surrogate pair).
+    """
+    if image.mode not in _COLOUR_TYPES:
+        image = image.convert("RGB")
+    width, height = image.size
+    pixels = np.asarray(image).reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[image.mode], 0, 0, 0)
+    compressor = zlib.compressobj(strategy=zlib.Z_RLE)
+    compressed = [compressor.compress(lines) for lines in _filtered(pixels, len(image.getbands()))]
+    compressed.append(compressor.flush())
+    chunks = [
+        _chunk(b"IHDR", header),
+        *(_text_chunk(keyword, value) for keyword, value in text.items()),
+        _chunk(b"IDAT", b"".join(compressed)),
+        _chunk(b"IEND", b""),
+    ]
+    return Picture(PNG_SIGNATURE + b"".join(chunks), "image/png", width, height)
+
+
+def parameters_text(
+    *,
+    prompt: str,
+    original_prompt: str,
+    negative_prompt: str,
+    steps: int,
+    sampler: str,
+    guidance_scale: float,
+    seed: int,
+    width: int,
+    height: int,
+    model: str,
+    model_hash: str,
+    version: str,
+) -> str:
+    """How a picture was made, in the form that image browsers read under `parameters`.
+
+    The form is that of Stable Diffusion WebUI's `create_infotext`: the prompt, the negative one if
+    there is one, and a last line of settings, of which readers take those that they know.
+    """
+    settings = {
+        "Steps": steps,
+        "Sampler": sampler,
+        "CFG scale": f"{guidance_scale:.12g}",
+        "Seed": seed,
+        "Size": f"{width}x{height}",
+        "Model hash": model_hash,
+        "Model": model,
+        "Original prompt": "" if original_prompt == prompt else original_prompt,
+        "Version": version,
+    }
+    negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
+    line = ", ".join(
+        f"{name}: {_quoted(str(value))}" for name, value in settings.items() if value != ""
+    )
+    return f"{prompt}{negative}\n{line}"
+
+
+def _quoted(text: str) -> str:
+    # As WebUI does it, whose readers split the line at commas and a setting at its colon.
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text
+
+
+def _filtered(pixels: np.ndarray, channels: int) -> Iterator[np.ndarray]:
+    """The scanlines of (height, width · channels) bytes, each led by its filter's number.
+
+    Paeth's predictor (PNG, third edition, 9.4) takes whichever of left, up and upper left is
+    nearest to left + up − upper left. With `low` and `high` the lesser and the greater of left and
+    up, that is `low` when the upper left is at least twice as far from it as from `high`, `high`
+    when it is the other way round, and else the upper left: distances that fit into a byte.
+    """
+    height, width = pixels.shape
+    padded = np.zeros((_ROWS + 1, width + channels), np.uint8)
+    lines = np.empty((_ROWS, width + 1), np.uint8)
+    lines[:, 0] = _PAETH
+    for top in range(0, height, _ROWS):
+        block = pixels[top : top + _ROWS]
+        rows = padded[: len(block) + 1]
+        rows[1:, channels:] = block
+        left, up, corner = rows[1:, :-channels], rows[:-1, channels:], rows[:-1, :-channels]
+        low, high = np.minimum(left, up), np.maximum(left, up)
+        above = np.maximum(corner, low) - low
+        below = high - np.minimum(corner, high)
+        # Masks of 0 or 255: choosing by bits is twenty times faster than by np.where.
+        take_low = -(below <= above >> 1).view(np.uint8)
+        take_high = -(above <= below >> 1).view(np.uint8)
+        predicted = corner ^ ((low ^ corner) & take_low | (high ^ corner) & take_high)
+        np.subtract(block, predicted, out=lines[: len(block), 1:])
+        yield lines[: len(block)]
+        padded[0] = rows[-1]
+
+
+def _text_chunk(keyword: str, text: str) -> bytes:
+    """`tEXt` for what Latin-1 can write, else `iTXt`, which is UTF-8."""
+    # NUL ends a field and half a surrogate pair is no text: no reader could bring them back.
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    name = keyword.encode("latin-1")
+    if not 1 <= len(name) <= 79 or b"\0" in name:
+        raise ValueError(f"{keyword!r} cannot be the keyword of a PNG text chunk")
+    try:
+        return _chunk(b"tEXt", name + b"\0" + text.encode("latin-1"))
+    except UnicodeEncodeError:
+        # No compression, no language, no translated keyword.
+        return _chunk(b"iTXt", name + b"\0\0\0\0\0" + text.encode("utf-8", "replace"))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    checksum = zlib.crc32(data, zlib.crc32(kind))
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)

@@ -1,0 +1,43 @@
+"""Where things are computed: the device, the number format, the number of threads.
+
+Chosen once, from what is there, and handed to the enhancer and the painter. Knows no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device and the number formats that fit it."""
+
+    device: str
+    dtype: torch.dtype
+    """For the painter and, but on a CPU, for the language model."""
+    language_dtype: torch.dtype
+
+
+def choose_runtime(device: str = "auto", threads: int = 0) -> Runtime:
+    """The runtime for `device` (auto, cuda, cuda:1, mps, cpu); 0 threads leave torch's own number.
+
+    CUDA takes bfloat16 where the card computes in it (Ampere and later), else float16; MPS float16;
+    a CPU paints in float32 and writes in bfloat16, which halves what the memory has to bring.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        if torch.cuda.is_available():
+            device = "cuda"
+        elif torch.backends.mps.is_available():
+            device = "mps"
+        else:
+            device = "cpu"
+    if device.startswith("cuda"):
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return Runtime(device, dtype, dtype)
+    if device == "mps":
+        return Runtime(device, torch.float16, torch.float16)
+    return Runtime(device, torch.float32, torch.bfloat16)

@@ -1,0 +1,138 @@
+"""The web's side: take a generation in, look it up, stop it, take it away.
+
+Every method may wait for the disk, so the HTTP front calls them in threads. Time is an argument
+nowhere but in `clock`, which is handed in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping
+from uuid import UUID
+
+from banatie.config import Limits
+from banatie.errors import GenerationNotFound, ValidationError
+from banatie.jobs import Bell, Stage
+from banatie.records import Generation, Submission
+from banatie.store.files import Files
+from banatie.store.generations import Generations, IdempotentRequest, Submitted
+
+logger = logging.getLogger(__name__)
+
+
+class Intake:
+    """What a client can do with generations."""
+
+    def __init__(
+        self,
+        generations: Generations,
+        files: Files,
+        bells: Mapping[Stage, Bell],
+        limits: Limits,
+        clock: Callable[[], int],
+    ) -> None:
+        self._generations = generations
+        self._files = files
+        self._bells = bells
+        self._limits = limits
+        self._clock = clock
+
+    def submit(
+        self,
+        project_id: str,
+        submission: Submission,
+        idempotent: IdempotentRequest | None = None,
+    ) -> Submitted:
+        """Accept a generation: once this returns, it is never lost.
+
+        Raises ValidationError and QueueFull.
+        """
+        self._check(submission)
+        submitted = self._generations.submit(
+            project_id,
+            submission,
+            self._clock(),
+            queue_size=self._limits.queue_size,
+            idempotent=idempotent,
+        )
+        if submitted.is_new:
+            self._ring(submitted.generation)
+        return submitted
+
+    def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> None:
+        """Keep the answer for the same request sent again."""
+        self._generations.save_answer(idempotent, answer)
+
+    def get(self, project_id: str, generation_id: str) -> Generation:
+        """The project's generation. Raises GenerationNotFound, also for what is no UUID."""
+        return self._generations.get(project_id, _uuid(generation_id))
+
+    def list(
+        self,
+        project_id: str,
+        *,
+        status: str | None,
+        limit: int,
+        offset: int,
+        include_deleted: bool,
+    ) -> tuple[list[Generation], int]:
+        """A page of the project's generations, newest first, and their number in all."""
+        return self._generations.list(
+            project_id, status=status, limit=limit, offset=offset, include_deleted=include_deleted
+        )
+
+    def cancel(self, project_id: str, generation_id: str) -> Generation:
+        """Stop the generation within one denoising step; one that has ended stays as it is."""
+        return self._generations.cancel(project_id, _uuid(generation_id), self._clock())
+
+    def delete(self, project_id: str, generation_id: str) -> None:
+        """Remove the generation and its picture for good."""
+        storage_key = self._generations.delete(project_id, _uuid(generation_id))
+        if storage_key is not None:
+            # After the row: a crash in between leaves a file that the next sweep removes.
+            self._files.remove(storage_key)
+
+    def put_in_bin(self, project_id: str, generation_id: str) -> Generation:
+        """Hide the generation from the list, and cancel it if it has not ended."""
+        return self._generations.put_in_bin(project_id, _uuid(generation_id), self._clock())
+
+    def restore(self, project_id: str, generation_id: str) -> Generation:
+        """Take the generation out of the bin."""
+        return self._generations.restore(project_id, _uuid(generation_id), self._clock())
+
+    def _check(self, submission: Submission) -> None:
+        if not submission.prompt.strip():
+            raise ValidationError.of("prompt", "must not be blank")
+        for field in ("prompt", "negative_prompt"):
+            length = len(getattr(submission, field))
+            if length > self._limits.prompt_characters:
+                name = "prompt" if field == "prompt" else "negativePrompt"
+                raise ValidationError.of(
+                    name,
+                    f"has {length} characters; at most {self._limits.prompt_characters} are read",
+                )
+        if len(json.dumps(submission.meta).encode()) > self._limits.meta_bytes:
+            raise ValidationError.of(
+                "meta", f"is larger than {self._limits.meta_bytes} bytes of JSON"
+            )
+
+    def _ring(self, generation: Generation) -> None:
+        stage: Stage = "enhance" if generation.stage == "enhance" else "paint"
+        try:
+            self._bells[stage].ring(generation.id)
+        except sqlite3.Error as error:
+            # The row is committed; the worker finds it by itself a few seconds later.
+            logger.warning("the doorbell could not be rung for %s: %s", generation.id, error)
+
+
+def _uuid(text: str) -> str:
+    # Ids are stored in lower case with hyphens; other spellings are other ids.
+    try:
+        well_formed = str(UUID(text)) == text.lower()
+    except ValueError:
+        well_formed = False
+    if not well_formed:
+        raise GenerationNotFound(text)
+    return text.lower()

@@ -1,0 +1,136 @@
+"""The doorbell: two Huey queues in one file, through which web tells the worker that rows wait.
+
+Only a generation's id crosses; what is to be done stands in its row. A lost message loses nothing,
+because the worker also looks for waiting rows by itself. Huey's SQLite queue is polled with a
+growing delay, so beside each message goes a datagram on a Unix socket that wakes the reader at
+once; where there is no such socket, the reader polls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from huey import Huey
+from huey.consumer import Consumer
+from huey.storage import SqliteStorage
+
+Stage = Literal["enhance", "paint"]
+
+POLL_SECONDS = 0.25
+"""How long a reader waits for the datagram before it looks into the queue all the same."""
+
+
+class Bell:
+    """One stage's queue: rung by whoever has made work for it, answered by the worker."""
+
+    def __init__(
+        self, stage: Stage, folder: Path, answer: Callable[[str], None] | None = None
+    ) -> None:
+        self._huey = Huey(
+            f"banatie-{stage}",
+            results=False,
+            storage_class=_WakingStorage,
+            filename=str(folder / "queue.db"),
+            socket_path=folder / f"{stage}.sock",
+        )
+
+        # Huey finds a task by its function's module and name, so both sides register this one.
+        def answer_bell(generation_id: str) -> None:
+            if answer is None:
+                raise RuntimeError(f"{generation_id} was taken off the queue outside the worker")
+            answer(generation_id)
+
+        self._task = self._huey.task(name=stage)(answer_bell)
+
+    def ring(self, generation_id: str) -> None:
+        """Say that this generation waits; its row must be committed already.
+
+        Raises sqlite3.Error when the queue's file cannot be written, which loses nothing.
+        """
+        self._task(generation_id)
+
+    def consumer(self) -> Consumer:
+        """What calls `answer` for each message, in one thread, once it is started."""
+        return _QuietConsumer(
+            self._huey,
+            workers=1,
+            periodic=False,
+            scheduler_interval=60,
+            check_worker_health=False,
+        )
+
+    def clear(self) -> None:
+        """Forget all messages: the worker looks at the rows when it starts."""
+        self._huey.storage.flush_queue()
+
+
+class _WakingStorage(SqliteStorage):
+    """Huey's SQLite queue, whose reader sleeps until a datagram comes."""
+
+    # Huey's word for: dequeue waits by itself, do not sleep between calls.
+    blocking = True
+
+    def __init__(self, name: str, *, socket_path: Path, **options: object) -> None:
+        self._socket_path = socket_path
+        self._reader: socket.socket | None = None
+        self._reader_is_open = False
+        super().__init__(name, **options)
+
+    def enqueue(self, data: bytes, priority: float | None = None) -> None:
+        super().enqueue(data, priority)
+        if hasattr(socket, "AF_UNIX"):
+            # No reader, a full socket, a path too long for a socket: the reader will poll.
+            with (
+                contextlib.suppress(OSError),
+                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+            ):
+                sender.setblocking(False)
+                sender.sendto(b"", str(self._socket_path))
+
+    def dequeue(self) -> bytes | None:
+        data = super().dequeue()
+        if data is None:
+            self._wait()
+            data = super().dequeue()
+        return data
+
+    def _create_connection(self):
+        connection = super()._create_connection()
+        # The rows are the truth, so a message need not survive a power cut; but the file must.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    def _wait(self) -> None:
+        if not self._reader_is_open:
+            self._reader_is_open = True
+            self._reader = self._open_reader()
+        if self._reader is None:
+            time.sleep(POLL_SECONDS)
+        elif select.select([self._reader], [], [], POLL_SECONDS)[0]:
+            self._reader.recv(1)
+
+    def _open_reader(self) -> socket.socket | None:
+        if not hasattr(socket, "AF_UNIX"):
+            return None
+        self._socket_path.unlink(missing_ok=True)
+        reader = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            reader.bind(str(self._socket_path))
+        except OSError:
+            # A socket's path may hold about a hundred characters.
+            reader.close()
+            return None
+        return reader
+
+
+class _QuietConsumer(Consumer):
+    """Huey's consumer without its signal handlers: the worker has its own."""
+
+    def _set_signal_handlers(self) -> None:
+        pass

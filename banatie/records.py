@@ -1,0 +1,134 @@
+"""The domain's frozen types: what a generation, an image, a key and a project are.
+
+Plain values without behaviour; who stores, shows or makes them is told in other rooms. Times are
+whole milliseconds since 1970 in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+AspectRatio = Literal["1:1", "16:9", "9:16", "3:2", "21:9"]
+TemplateName = Literal[
+    "general", "photorealistic", "illustration", "minimalist", "sticker", "product", "comic"
+]
+Status = Literal["pending", "processing", "success", "failed"]
+
+ASPECT_RATIOS: tuple[str, ...] = get_args(AspectRatio)
+TEMPLATE_NAMES: tuple[str, ...] = get_args(TemplateName)
+STATUSES: tuple[str, ...] = get_args(Status)
+
+MAX_SEED = 2**53 - 1
+"""The largest whole number that every JSON reader keeps exactly (RFC 8259, section 6)."""
+
+CANCELLED = "Cancelled"
+"""The error message of a generation that somebody stopped."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project of an organisation; keys, generations and images belong to one."""
+
+    id: str
+    slug: str
+    organization_slug: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """An API key as the database knows it: never its text, only what tells it apart."""
+
+    id: str
+    project: Project
+    name: str
+    hint: str
+    """The key's first characters, enough to recognise it in a list."""
+    requests_per_hour: int | None
+    """None: the configured limit."""
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a client asks for, checked and complete but for what the worker decides."""
+
+    prompt: str
+    aspect_ratio: AspectRatio = "1:1"
+    auto_enhance: bool = True
+    template: TemplateName = "general"
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    negative_prompt: str = ""
+    steps: int | None = None
+    guidance_scale: float | None = None
+
+
+@dataclass(frozen=True)
+class EnhancementNote:
+    """How a prompt was enhanced."""
+
+    template: str
+    model: str
+    way: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture in the storage folder."""
+
+    id: str
+    project_id: str
+    storage_key: str
+    """Its path below the storage folder, with forward slashes."""
+    mime_type: str
+    width: int
+    height: int
+    file_size: int
+    created_at: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One wish and what became of it: the row that is the truth."""
+
+    id: str
+    project_id: str
+    revision: int
+    """Grows with every change of any generation, so that a later state is known by a larger one."""
+    status: Status
+    stage: Literal["enhance", "paint", "done"]
+    """What the row waits for next; a client sees only the status."""
+    prompt: str
+    original_prompt: str
+    auto_enhance: bool
+    template: TemplateName
+    aspect_ratio: AspectRatio
+    negative_prompt: str
+    seed: int
+    steps: int | None
+    guidance_scale: float | None
+    meta: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    enhancement: EnhancementNote | None
+    model: str | None
+    step: int
+    retry_count: int
+    crashes: int
+    """How often the worker died while it held this row; too often, and it is given up."""
+    error_message: str | None
+    image: Image | None
+    processing_time_ms: int | None
+    created_at: int
+    updated_at: int
+    enhanced_at: int | None
+    deleted_at: int | None
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing will change it by itself any more."""
+        return self.status in ("success", "failed")

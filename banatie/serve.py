@@ -1,0 +1,194 @@
+"""`banatie serve`: the web server in this process, and a worker beside it that is kept alive.
+
+The worker is a child whose standard input is a pipe from here: it ends when this process does,
+however that happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from filelock import FileLock, Timeout
+from granian.constants import Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from banatie.api.app import Services, create_app
+from banatie.config import Config
+from banatie.errors import ConfigError, DataFolderBusy
+from banatie.intake import Intake
+from banatie.jobs import Bell
+from banatie.store.database import Database
+from banatie.store.files import Files
+from banatie.store.generations import Generations
+from banatie.store.keys import Keys
+from banatie.store.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+STORE_THREADS = 8
+"""How many requests may wait for the disk at once."""
+RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
+"""How long to wait before a worker that died is started again, the oftener the longer."""
+STEADY_SECONDS = 300.0
+"""A worker that lived this long starts without having to wait again."""
+STOP_SECONDS = 5.0
+
+
+def build_services(config: Config, clock: Callable[[], int]) -> Services:
+    """The objects of the web process, over a data folder that is made if it is not there."""
+    data = config.storage.data
+    data.mkdir(parents=True, exist_ok=True)
+    database = Database(data / "banatie.db")
+    try:
+        database.migrate()
+    except sqlite3.Error as error:
+        raise ConfigError(f"The database in {data} cannot be used: {error}") from error
+    generations, files = Generations(database), Files(data / "storage")
+    bells = {"enhance": Bell("enhance", data), "paint": Bell("paint", data)}
+    return Services(
+        config=config,
+        database=database,
+        generations=generations,
+        keys=Keys(database),
+        workers=Workers(database),
+        files=files,
+        intake=Intake(generations, files, bells, config.limits, clock),
+        clock=clock,
+    )
+
+
+def serve(
+    config: Config,
+    clock: Callable[[], int],
+    worker_command: Sequence[str] | None,
+    announce: Callable[[str, str | None], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    `announce` is called once the server answers, with its address and, on the very first run, the
+    text of the key that was made. Without a `worker_command` no worker is started.
+    Raises DataFolderBusy and ConfigError.
+    """
+    _check_address(config)
+    data = config.storage.data
+    data.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(data / "serve.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise DataFolderBusy(f"Another `banatie serve` has {data}; stop it first") from error
+    with lock:
+        services = build_services(config, clock)
+        first_key = services.keys.create("default", clock()) if services.keys.is_empty() else None
+        asyncio.run(_serve(services, worker_command, lambda url: announce(url, first_key)))
+
+
+async def _serve(
+    services: Services, worker_command: Sequence[str] | None, announce: Callable[[str], None]
+) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store"))
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        # Windows has no such call; there Ctrl-C ends asyncio.run itself.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(signal_number, stop.set)
+    server = Server(
+        create_app(services),
+        address=services.config.server.host,
+        port=services.config.server.port,
+        interface=Interfaces.ASGI,
+        websockets=False,
+        # Its only word on the default level is that embedding is young; see docs/decisions.
+        log_level=LogLevels.error,
+    )
+    serving = asyncio.create_task(server.serve())
+    supervising = asyncio.create_task(_keep_worker(worker_command or ()))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        announcing = asyncio.create_task(_announce_when_answering(services.config, announce))
+        await asyncio.wait({serving, stopping, supervising}, return_when=asyncio.FIRST_COMPLETED)
+        announcing.cancel()
+    finally:
+        supervising.cancel()
+        await asyncio.gather(supervising, return_exceptions=True)
+        server.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(serving, STOP_SECONDS)
+
+
+async def _announce_when_answering(config: Config, announce: Callable[[str], None]) -> None:
+    host = config.server.host
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(local, config.server.port)
+        except OSError:
+            await asyncio.sleep(0.02)
+            continue
+        writer.close()
+        break
+    shown = f"[{local}]" if ":" in local else local
+    announce(config.server.public_url or f"http://{shown}:{config.server.port}")
+
+
+async def _keep_worker(command: Sequence[str]) -> None:
+    """Run the worker, again and again; when cancelled, stop it."""
+    loop = asyncio.get_running_loop()
+    if not command:
+        await loop.create_future()
+    deaths = 0
+    while True:
+        started = loop.time()
+        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+        try:
+            status = await process.wait()
+        except asyncio.CancelledError:
+            await _stop_worker(process)
+            raise
+        deaths = 0 if loop.time() - started > STEADY_SECONDS else deaths + 1
+        pause = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1] if deaths else 0.0
+        logger.error("the worker ended with status %s; starting it again in %g s", status, pause)
+        await asyncio.sleep(pause)
+
+
+async def _stop_worker(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _check_address(config: Config) -> None:
+    """Refuse an address that is taken or none, before anything is made."""
+    host, port = config.server.host, config.server.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # A port that a stopped server has just left is free; one that is listened on is not.
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror as error:
+        raise ConfigError(f"server.host: {host!r} is no address of this machine") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            message = f"Port {port} on {host} is taken; choose another with --port"
+            raise ConfigError(message) from error
+        raise ConfigError(f"Cannot listen on {host}:{port}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""The only room that speaks SQL: database, generations, images, keys and their files."""

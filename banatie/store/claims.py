@@ -1,0 +1,187 @@
+"""The worker's side of the generations: taking a row, reporting on it, giving it back.
+
+A worker holds a row while `claimed_by` names it. Whatever it reports about a row that it holds no
+longer (cancelled, deleted, given back) changes nothing and answers False.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from banatie.records import EnhancementNote, Generation, Image
+from banatie.store.database import Database
+from banatie.store.images import insert_image
+from banatie.store.rows import update
+
+
+class Claims:
+    """The rows as the worker `worker_id` may change them."""
+
+    def __init__(self, database: Database, worker_id: str) -> None:
+        self._database = database
+        self.worker_id = worker_id
+
+    def waiting(self, stage: str) -> bool:
+        """Whether a row waits for this stage and nobody holds it."""
+        return (
+            self._database.first(
+                "SELECT 1 FROM generations WHERE stage = ? AND claimed_by IS NULL LIMIT 1",
+                (stage,),
+            )
+            is not None
+        )
+
+    def take(self, stage: str, now: int) -> Generation | None:
+        """Take the row that has waited longest for this stage; when painted, it is processing."""
+        status = "processing" if stage == "paint" else "pending"
+        return self._change(
+            "claimed_by = :worker, status = :status, step = 0",
+            "number = (SELECT number FROM generations WHERE stage = :stage "
+            "AND claimed_by IS NULL ORDER BY number LIMIT 1)",
+            {"worker": self.worker_id, "status": status, "stage": stage},
+            now,
+        )
+
+    def holds(self, generation_id: str) -> bool:
+        """Whether the worker still holds the row: not so once it is cancelled or deleted."""
+        return (
+            self._database.first(
+                "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?",
+                (generation_id, self.worker_id),
+            )
+            is not None
+        )
+
+    def finish_enhancement(
+        self,
+        generation_id: str,
+        *,
+        prompt: str,
+        note: EnhancementNote | None,
+        warning: str | None,
+        now: int,
+    ) -> bool:
+        """Give the row its prompt and let it wait for painting."""
+        changed = self._change_held(
+            generation_id,
+            "stage = 'paint', claimed_by = NULL, prompt = :prompt, enhancement = :note, "
+            "warnings = :warnings, enhanced_at = :now",
+            {
+                "prompt": prompt,
+                "note": json.dumps(asdict(note)) if note else None,
+                "warnings": json.dumps([warning] if warning else []),
+            },
+            now,
+        )
+        return changed is not None
+
+    def start_painting(
+        self,
+        generation_id: str,
+        *,
+        model: str,
+        steps: int,
+        guidance_scale: float,
+        now: int,
+    ) -> bool:
+        """Write down what the row is painted with."""
+        values = {"model": model, "steps": steps, "guidance": guidance_scale}
+        assignments = "model = :model, steps = :steps, guidance_scale = :guidance"
+        return self._change_held(generation_id, assignments, values, now) is not None
+
+    def record_step(self, generation_id: str, step: int, now: int) -> bool:
+        """Write down how many denoising steps are done."""
+        return self._change_held(generation_id, "step = :step", {"step": step}, now) is not None
+
+    def succeed(self, generation_id: str, image: Image, processing_time_ms: int, now: int) -> bool:
+        """Give the row its image, whose file must be there already."""
+        with self._database.writing() as connection:
+            held = connection.execute(
+                "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?",
+                (generation_id, self.worker_id),
+            ).fetchone()
+            if held is None:
+                return False
+            insert_image(connection, image)
+            update(
+                connection,
+                "status = 'success', stage = 'done', claimed_by = NULL, image_id = :image_id, "
+                "step = steps, processing_time_ms = :milliseconds",
+                "id = :id",
+                {"id": generation_id, "image_id": image.id, "milliseconds": processing_time_ms},
+                now,
+            )
+            return True
+
+    def fail(self, generation_id: str, message: str, now: int) -> bool:
+        """End the row with a reason."""
+        assignments = "status = 'failed', stage = 'done', claimed_by = NULL, error_message = :why"
+        values = {"why": message}
+        return self._change_held(generation_id, assignments, values, now) is not None
+
+    def take_back(self, now: int, *, after_crash: bool) -> int:
+        """Let every row that a worker holds wait again; how many there were.
+
+        For when that worker is gone or going: `after_crash` counts it against the row.
+        """
+        with self._database.writing() as connection:
+            held = connection.execute(
+                "SELECT id FROM generations WHERE claimed_by IS NOT NULL"
+            ).fetchall()
+            for (generation_id,) in held:
+                update(
+                    connection,
+                    "claimed_by = NULL, status = 'pending', step = 0, "
+                    "retry_count = retry_count + 1, crashes = crashes + :crash",
+                    "id = :id",
+                    {"id": generation_id, "crash": int(after_crash)},
+                    now,
+                )
+            return len(held)
+
+    def give_up(self, max_retries: int, now: int) -> int:
+        """End the rows that brought the worker down more than `max_retries` times; how many.
+
+        Those that did so while they were enhanced are painted from the original prompt instead,
+        and a crash earlier, so that the picture painted meanwhile does not pay for them.
+        """
+        enhance_limit = min(1, max_retries)
+        values = {
+            "warnings": json.dumps(
+                ["The language model broke down on this prompt; the original prompt is used."]
+            ),
+            "crashes": enhance_limit,
+        }
+        while self._change(
+            "stage = 'paint', warnings = :warnings, enhanced_at = :now",
+            "number = (SELECT number FROM generations WHERE stage = 'enhance' "
+            "AND crashes > :crashes LIMIT 1)",
+            values,
+            now,
+        ):
+            pass
+        given_up = 0
+        while self._change(
+            "status = 'failed', stage = 'done', error_message = 'Given up: the worker broke down '"
+            " || crashes || ' times while it made this picture'",
+            "number = (SELECT number FROM generations WHERE stage = 'paint' "
+            "AND claimed_by IS NULL AND crashes > :max_retries LIMIT 1)",
+            {"max_retries": max_retries},
+            now,
+        ):
+            given_up += 1
+        return given_up
+
+    def _change_held(
+        self, generation_id: str, assignments: str, values: dict[str, Any], now: int
+    ) -> Generation | None:
+        values = {**values, "id": generation_id, "worker": self.worker_id}
+        return self._change(assignments, "id = :id AND claimed_by = :worker", values, now)
+
+    def _change(
+        self, assignments: str, where: str, values: dict[str, Any], now: int
+    ) -> Generation | None:
+        with self._database.writing() as connection:
+            return update(connection, assignments, where, values, now)

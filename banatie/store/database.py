@@ -1,0 +1,246 @@
+"""The SQLite file: opening it, its tables, and one way to read and one to write.
+
+Connections belong to threads; whoever writes holds the only pen of this process, so that SQLite's
+own lock is fought over by processes alone. What the rows mean is for the other modules here.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+BUSY_SECONDS = 60
+"""How long a statement waits for another process's write: longer than a backup holds the file."""
+
+migrations = Migrations("banatie")
+
+
+@migrations()
+def create_tables(db: sqlite_utils.Database) -> None:
+    """Organisations, projects, keys, generations, images, and what keeps requests in bounds."""
+    for statement in _SCHEMA.split(";\n\n"):
+        db.execute(statement)
+
+
+# Written as SQL because checks, partial indexes and triggers have no other form in sqlite-utils.
+_SCHEMA = """
+CREATE TABLE organizations (
+    id TEXT PRIMARY KEY,
+    slug TEXT NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL
+);
+
+CREATE TABLE projects (
+    id TEXT PRIMARY KEY,
+    organization_id TEXT NOT NULL REFERENCES organizations(id),
+    slug TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (organization_id, slug)
+);
+
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL REFERENCES projects(id),
+    name TEXT NOT NULL,
+    hash TEXT NOT NULL UNIQUE,
+    hint TEXT NOT NULL,
+    requests_per_hour INTEGER,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER
+);
+
+CREATE TABLE request_counts (
+    key_id TEXT PRIMARY KEY REFERENCES keys(id),
+    window_start INTEGER NOT NULL,
+    requests INTEGER NOT NULL
+);
+
+CREATE TABLE images (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL REFERENCES projects(id),
+    storage_key TEXT NOT NULL UNIQUE,
+    mime_type TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    file_size INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+);
+
+CREATE TABLE generations (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    project_id TEXT NOT NULL REFERENCES projects(id),
+    revision INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'processing', 'success', 'failed')),
+    stage TEXT NOT NULL CHECK (stage IN ('enhance', 'paint', 'done')),
+    claimed_by TEXT,
+    prompt TEXT NOT NULL,
+    original_prompt TEXT NOT NULL,
+    auto_enhance INTEGER NOT NULL,
+    template TEXT NOT NULL,
+    aspect_ratio TEXT NOT NULL,
+    negative_prompt TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    steps INTEGER,
+    guidance_scale REAL,
+    meta TEXT NOT NULL,
+    warnings TEXT NOT NULL DEFAULT '[]',
+    enhancement TEXT,
+    model TEXT,
+    step INTEGER NOT NULL DEFAULT 0,
+    retry_count INTEGER NOT NULL DEFAULT 0,
+    crashes INTEGER NOT NULL DEFAULT 0,
+    error_message TEXT,
+    image_id TEXT UNIQUE REFERENCES images(id),
+    processing_time_ms INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    enhanced_at INTEGER,
+    deleted_at INTEGER,
+    CHECK ((status = 'success') = (image_id IS NOT NULL)),
+    CHECK ((status IN ('success', 'failed')) = (stage = 'done'))
+);
+
+CREATE INDEX generations_listed ON generations (project_id, created_at DESC, id DESC)
+    WHERE deleted_at IS NULL;
+
+CREATE INDEX generations_listed_by_status
+    ON generations (project_id, status, created_at DESC, id DESC) WHERE deleted_at IS NULL;
+
+CREATE INDEX generations_all ON generations (project_id, created_at DESC, id DESC);
+
+CREATE INDEX generations_all_by_status
+    ON generations (project_id, status, created_at DESC, id DESC);
+
+CREATE INDEX generations_waiting ON generations (stage, number)
+    WHERE stage IN ('enhance', 'paint');
+
+CREATE INDEX generations_by_revision ON generations (revision);
+
+CREATE INDEX generations_binned ON generations (deleted_at) WHERE deleted_at IS NOT NULL;
+
+CREATE TABLE revisions (
+    latest INTEGER NOT NULL
+);
+
+INSERT INTO revisions VALUES (0);
+
+CREATE TABLE generation_counts (
+    project_id TEXT NOT NULL,
+    status TEXT NOT NULL,
+    deleted INTEGER NOT NULL,
+    generations INTEGER NOT NULL,
+    PRIMARY KEY (project_id, status, deleted)
+) WITHOUT ROWID;
+
+CREATE TRIGGER count_inserted_generation AFTER INSERT ON generations BEGIN
+    INSERT INTO generation_counts VALUES (new.project_id, new.status, new.deleted_at IS NOT NULL, 1)
+        ON CONFLICT DO UPDATE SET generations = generations + 1;
+END;
+
+CREATE TRIGGER count_deleted_generation AFTER DELETE ON generations BEGIN
+    UPDATE generation_counts SET generations = generations - 1
+        WHERE project_id = old.project_id AND status = old.status
+            AND deleted = (old.deleted_at IS NOT NULL);
+END;
+
+CREATE TRIGGER count_changed_generation AFTER UPDATE OF status, deleted_at ON generations
+    WHEN old.status <> new.status OR (old.deleted_at IS NULL) <> (new.deleted_at IS NULL) BEGIN
+    UPDATE generation_counts SET generations = generations - 1
+        WHERE project_id = old.project_id AND status = old.status
+            AND deleted = (old.deleted_at IS NOT NULL);
+    INSERT INTO generation_counts VALUES (new.project_id, new.status, new.deleted_at IS NOT NULL, 1)
+        ON CONFLICT DO UPDATE SET generations = generations + 1;
+END;
+
+CREATE TABLE idempotent_requests (
+    key_id TEXT NOT NULL REFERENCES keys(id),
+    idempotency_key TEXT NOT NULL,
+    body_hash TEXT NOT NULL,
+    generation_id TEXT NOT NULL,
+    answer BLOB,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (key_id, idempotency_key)
+) WITHOUT ROWID;
+
+CREATE INDEX idempotent_requests_by_age ON idempotent_requests (created_at);
+
+CREATE TABLE workers (
+    id TEXT PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('starting', 'ready', 'broken')),
+    reason TEXT,
+    device TEXT,
+    language_model TEXT,
+    painting_model TEXT,
+    seen_at INTEGER NOT NULL
+)
+"""
+
+
+class Database:
+    """The database file of one process, shared by its threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._pen = threading.Lock()
+
+    def migrate(self) -> list[str]:
+        """Bring the tables up to date; the names of the migrations that were applied."""
+        database = sqlite_utils.Database(self._connection())
+        pending = [migration.name for migration in migrations.pending(database)]
+        migrations.apply(database)
+        return pending
+
+    def query(self, sql: str, parameters: object = ()) -> list[sqlite3.Row]:
+        """All rows of a statement that only reads."""
+        return self._connection().execute(sql, parameters).fetchall()
+
+    def first(self, sql: str, parameters: object = ()) -> sqlite3.Row | None:
+        """The first row of a statement that only reads, if there is one."""
+        return self._connection().execute(sql, parameters).fetchone()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction with the write lock from its beginning: all of it happens or nothing."""
+        connection = self._connection()
+        with self._pen:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def data_version(self) -> int:
+        """A number that changes whenever another connection has changed the file."""
+        return self._connection().execute("PRAGMA data_version").fetchone()[0]
+
+    def close(self) -> None:
+        """Close the calling thread's connection."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            del self._local.connection
+
+    def _connection(self) -> sqlite3.Connection:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            # FULL, so that an accepted job survives a power cut and not only a crash.
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            self._local.connection = connection
+        return connection

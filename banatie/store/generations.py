@@ -1,0 +1,272 @@
+"""The generations' rows, which are the truth: every state they can take and every way between.
+
+    pending/enhance ──finish_enhancement──▶ pending/paint ──take──▶ processing/paint
+           │                                     │                        │
+           └──────────────── cancel, fail ───────┴────────────────────────┴──▶ failed/done
+                                                                  succeed ──▶ success/done
+
+Here is the client's side: submit, find, list, cancel, delete. The worker's side is in `claims`.
+Each change is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from banatie.errors import GenerationNotFound, QueueFull, ValidationError
+from banatie.records import CANCELLED, MAX_SEED, Generation, Submission
+from banatie.store.database import Database
+from banatie.store.images import delete_image
+from banatie.store.rows import SELECT, count_waiting, find, next_revision, to_generation, update
+
+IDEMPOTENCY_HOURS = 24
+SECONDS_PER_WAITING_JOB = 5
+"""A modest guess for Retry-After: nobody knows the card, and the client will ask again."""
+
+
+@dataclass(frozen=True)
+class IdempotentRequest:
+    """A POST that may be sent twice and must count once."""
+
+    key_id: str
+    idempotency_key: str
+    body_hash: str
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a submission: the new row, or that of the same request sent before."""
+
+    generation: Generation | None
+    """None when the earlier request's generation has been deleted since."""
+    is_new: bool
+    answer: bytes | None = None
+    """What the earlier request was answered, if it has been answered."""
+
+
+class Generations:
+    """The generations in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Making them
+
+    def submit(
+        self,
+        project_id: str,
+        submission: Submission,
+        now: int,
+        *,
+        queue_size: int,
+        idempotent: IdempotentRequest | None = None,
+    ) -> Submitted:
+        """Add a pending row, unless the same request came before.
+
+        Raises QueueFull when `queue_size` rows wait already, and ValidationError when the
+        idempotency key was used with another body.
+        """
+        generation_id = str(uuid.uuid4())
+        seed = secrets.randbelow(MAX_SEED + 1) if submission.seed is None else submission.seed
+        row = {
+            "id": generation_id,
+            "project_id": project_id,
+            "status": "pending",
+            "stage": "enhance" if submission.auto_enhance else "paint",
+            "prompt": submission.prompt,
+            "original_prompt": submission.prompt,
+            "auto_enhance": submission.auto_enhance,
+            "template": submission.template,
+            "aspect_ratio": submission.aspect_ratio,
+            "negative_prompt": submission.negative_prompt,
+            "seed": seed,
+            "steps": submission.steps,
+            "guidance_scale": submission.guidance_scale,
+            "meta": json.dumps(submission.meta, ensure_ascii=False),
+            "created_at": now,
+            "updated_at": now,
+        }
+        with self._database.writing() as connection:
+            if idempotent is not None:
+                earlier = self._earlier(connection, idempotent, now)
+                if earlier is not None:
+                    return earlier
+            if count_waiting(connection) >= queue_size:
+                raise QueueFull(queue_size, SECONDS_PER_WAITING_JOB)
+            row["revision"] = next_revision(connection)
+            connection.execute(
+                f"INSERT INTO generations ({', '.join(row)}) "
+                f"VALUES ({', '.join(f':{column}' for column in row)})",
+                row,
+            )
+            if idempotent is not None:
+                connection.execute(
+                    "INSERT INTO idempotent_requests VALUES (?, ?, ?, ?, NULL, ?)",
+                    (*asdict(idempotent).values(), generation_id, now),
+                )
+            return Submitted(find(connection, generation_id), is_new=True)
+
+    def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> None:
+        """Keep what the first of the same requests was answered, for those that come again."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE idempotent_requests SET answer = ? "
+                "WHERE key_id = ? AND idempotency_key = ? AND answer IS NULL",
+                (answer, idempotent.key_id, idempotent.idempotency_key),
+            )
+
+    # Finding them
+
+    def find(self, generation_id: str) -> Generation | None:
+        """The generation, whatever its project."""
+        row = self._database.first(SELECT + " WHERE generations.id = ?", (generation_id,))
+        return to_generation(row) if row else None
+
+    def get(self, project_id: str, generation_id: str) -> Generation:
+        """The project's generation, also one in the bin. Raises GenerationNotFound."""
+        generation = self.find(generation_id)
+        if generation is None or generation.project_id != project_id:
+            raise GenerationNotFound(generation_id)
+        return generation
+
+    def list(
+        self,
+        project_id: str,
+        *,
+        status: str | None,
+        limit: int,
+        offset: int,
+        include_deleted: bool,
+    ) -> tuple[list[Generation], int]:
+        """A page of the project's generations, newest first, and how many there are in all."""
+        where, parameters = "project_id = ?", [project_id]
+        if status is not None:
+            where, parameters = f"{where} AND status = ?", [*parameters, status]
+        counted = where if include_deleted else f"{where} AND deleted = 0"
+        listed = where if include_deleted else f"{where} AND deleted_at IS NULL"
+        total = self._database.first(
+            f"SELECT coalesce(sum(generations), 0) FROM generation_counts WHERE {counted}",
+            parameters,
+        )[0]
+        # The inner select is answered by an index alone: skipping a row costs no look at the row.
+        rows = self._database.query(
+            f"{SELECT} WHERE number IN (SELECT number FROM generations WHERE {listed} "
+            "ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?) "
+            "ORDER BY generations.created_at DESC, generations.id DESC",
+            (*parameters, limit, offset),
+        )
+        return [to_generation(row) for row in rows], total
+
+    def changed_since(self, revision: int) -> list[Generation]:
+        """What has changed after `revision`, in the order of the changes."""
+        rows = self._database.query(SELECT + " WHERE revision > ? ORDER BY revision", (revision,))
+        return [to_generation(row) for row in rows]
+
+    def latest_revision(self) -> int:
+        """The revision of the latest change."""
+        return self._database.first("SELECT latest FROM revisions")[0]
+
+    # The client's changes
+
+    def cancel(self, project_id: str, generation_id: str, now: int) -> Generation:
+        """Stop the generation if it has not ended; as it is then. Raises GenerationNotFound."""
+        self._change(
+            "status = 'failed', stage = 'done', claimed_by = NULL, error_message = :why",
+            "id = :id AND project_id = :project AND status IN ('pending', 'processing')",
+            {"id": generation_id, "project": project_id, "why": CANCELLED},
+            now,
+        )
+        return self.get(project_id, generation_id)
+
+    def delete(self, project_id: str, generation_id: str) -> str | None:
+        """Remove the row and its image's; the storage key of the file that is to go.
+
+        Raises GenerationNotFound.
+        """
+        with self._database.writing() as connection:
+            gone = connection.execute(
+                "DELETE FROM generations WHERE id = ? AND project_id = ? RETURNING image_id",
+                (generation_id, project_id),
+            ).fetchone()
+            if gone is None:
+                raise GenerationNotFound(generation_id)
+            return delete_image(connection, gone["image_id"]) if gone["image_id"] else None
+
+    def put_in_bin(self, project_id: str, generation_id: str, now: int) -> Generation:
+        """Mark the row as deleted, and cancel it if it has not ended. Raises GenerationNotFound."""
+        ended = "status IN ('success', 'failed')"
+        changed = self._change(
+            "deleted_at = :now, stage = 'done', claimed_by = NULL, "
+            f"error_message = CASE WHEN {ended} THEN error_message ELSE :why END, "
+            f"status = CASE WHEN {ended} THEN status ELSE 'failed' END",
+            "id = :id AND project_id = :project AND deleted_at IS NULL",
+            {"id": generation_id, "project": project_id, "why": CANCELLED},
+            now,
+        )
+        if changed is None:
+            raise GenerationNotFound(generation_id)
+        return changed
+
+    def restore(self, project_id: str, generation_id: str, now: int) -> Generation:
+        """Take the row out of the bin; one that is not in it stays as it is.
+
+        Raises GenerationNotFound.
+        """
+        self._change(
+            "deleted_at = NULL",
+            "id = :id AND project_id = :project AND deleted_at IS NOT NULL",
+            {"id": generation_id, "project": project_id},
+            now,
+        )
+        return self.get(project_id, generation_id)
+
+    # Housekeeping
+
+    def empty_bin(self, deleted_before: int) -> list[str]:
+        """Remove the rows binned before then; the storage keys of the files that are to go."""
+        rows = self._database.query(
+            "SELECT project_id, id FROM generations WHERE deleted_at < ?", (deleted_before,)
+        )
+        keys = [self.delete(row["project_id"], row["id"]) for row in rows]
+        return [key for key in keys if key is not None]
+
+    def forget_answers(self, now: int) -> None:
+        """Remove the idempotent requests whose time is over."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "DELETE FROM idempotent_requests WHERE created_at < ?",
+                (now - IDEMPOTENCY_HOURS * 3_600_000,),
+            )
+
+    def _earlier(
+        self, connection: sqlite3.Connection, idempotent: IdempotentRequest, now: int
+    ) -> Submitted | None:
+        row = connection.execute(
+            "SELECT * FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
+            (idempotent.key_id, idempotent.idempotency_key),
+        ).fetchone()
+        if row is None:
+            return None
+        if row["created_at"] < now - IDEMPOTENCY_HOURS * 3_600_000:
+            connection.execute(
+                "DELETE FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
+                (idempotent.key_id, idempotent.idempotency_key),
+            )
+            return None
+        if row["body_hash"] != idempotent.body_hash:
+            raise ValidationError.of(
+                "Idempotency-Key", "was used before with another body; use a new key"
+            )
+        generation = find(connection, row["generation_id"])
+        return Submitted(generation, is_new=False, answer=row["answer"])
+
+    def _change(
+        self, assignments: str, where: str, values: dict[str, Any], now: int
+    ) -> Generation | None:
+        with self._database.writing() as connection:
+            return update(connection, assignments, where, values, now)

@@ -1,0 +1,165 @@
+"""Organisations, projects, their API keys, and how many requests each key has made this hour.
+
+A key's text exists once, in the answer to whoever made it; here there is only its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+import uuid
+from collections.abc import Mapping
+
+from banatie.errors import NotFound, ValidationError
+from banatie.records import Key, Project
+from banatie.store.database import Database
+
+KEY_PREFIX = "bnt_"
+HINT_LENGTH = 8
+DEFAULT_SLUG = "default"
+
+_SELECT = """
+    SELECT keys.*, projects.slug AS project_slug, organizations.slug AS organization_slug
+    FROM keys
+    JOIN projects ON projects.id = keys.project_id
+    JOIN organizations ON organizations.id = projects.organization_id
+"""
+
+
+class Keys:
+    """The keys in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        name: str,
+        now: int,
+        *,
+        organization_slug: str = DEFAULT_SLUG,
+        project_slug: str = DEFAULT_SLUG,
+        requests_per_hour: int | None = None,
+        expires_at: int | None = None,
+    ) -> str:
+        """Make a key, and its organisation and project where they are new; returns its text."""
+        if not name.strip():
+            raise ValidationError.of("name", "must not be blank")
+        # 256 random bits: nothing to guess, so that a plain fast hash of it is enough.
+        text = KEY_PREFIX + secrets.token_urlsafe(32)
+        with self._database.writing() as connection:
+            project_id = self._project_id(connection, organization_slug, project_slug, now)
+            connection.execute(
+                "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                (
+                    str(uuid.uuid4()),
+                    project_id,
+                    name,
+                    hash_key(text),
+                    text[:HINT_LENGTH],
+                    requests_per_hour,
+                    now,
+                    expires_at,
+                ),
+            )
+        return text
+
+    def default_project_id(self, now: int) -> str:
+        """The id of the default project, which is made if it is new."""
+        with self._database.writing() as connection:
+            return self._project_id(connection, DEFAULT_SLUG, DEFAULT_SLUG, now)
+
+    def is_empty(self) -> bool:
+        """Whether no key was ever made: the first run."""
+        return self._database.first("SELECT 1 FROM keys") is None
+
+    def list(self) -> list[Key]:
+        """All keys, oldest first, those that no longer count included."""
+        rows = self._database.query(_SELECT + " ORDER BY keys.created_at, keys.id")
+        return [_key(row) for row in rows]
+
+    def authenticate(self, text: str) -> Key | None:
+        """The key with this text, whether it still counts or not; see `counts_at`."""
+        # The hash is looked up, never the text: what a clock could tell of the index's comparison
+        # is about a hash that nobody can steer.
+        row = self._database.first(_SELECT + " WHERE keys.hash = ?", (hash_key(text),))
+        return _key(row) if row else None
+
+    def revoke(self, reference: str, now: int) -> Key:
+        """Revoke the key with this id, name or hint. Raises NotFound, also when several fit."""
+        fitting = [
+            key
+            for key in self.list()
+            if key.revoked_at is None and reference in (key.id, key.name, key.hint)
+        ]
+        if len(fitting) != 1:
+            what = "No key" if not fitting else f"{len(fitting)} keys"
+            raise NotFound(f"{what} called {reference!r}; `banatie keys list` shows their ids")
+        with self._database.writing() as connection:
+            connection.execute("UPDATE keys SET revoked_at = ? WHERE id = ?", (now, fitting[0].id))
+        return fitting[0]
+
+    def organization_of(self, project_id: str) -> str:
+        """The slug of the organisation that the project belongs to."""
+        return self._database.first(
+            "SELECT organizations.slug FROM organizations "
+            "JOIN projects ON projects.organization_id = organizations.id WHERE projects.id = ?",
+            (project_id,),
+        )[0]
+
+    def request_counts(self) -> dict[str, tuple[int, int]]:
+        """Each key's window: its start in milliseconds and the requests counted in it."""
+        rows = self._database.query("SELECT * FROM request_counts")
+        return {row["key_id"]: (row["window_start"], row["requests"]) for row in rows}
+
+    def save_request_counts(self, counts: Mapping[str, tuple[int, int]]) -> None:
+        """Write down the windows of these keys."""
+        with self._database.writing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO request_counts VALUES (?, ?, ?)",
+                [(key_id, start, requests) for key_id, (start, requests) in counts.items()],
+            )
+
+    def _project_id(
+        self, connection: sqlite3.Connection, organization_slug: str, project_slug: str, now: int
+    ) -> str:
+        connection.execute(
+            "INSERT INTO organizations VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (str(uuid.uuid4()), organization_slug, now),
+        )
+        (organization_id,) = connection.execute(
+            "SELECT id FROM organizations WHERE slug = ?", (organization_slug,)
+        ).fetchone()
+        connection.execute(
+            "INSERT INTO projects VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (str(uuid.uuid4()), organization_id, project_slug, now),
+        )
+        (project_id,) = connection.execute(
+            "SELECT id FROM projects WHERE organization_id = ? AND slug = ?",
+            (organization_id, project_slug),
+        ).fetchone()
+        return project_id
+
+
+def hash_key(text: str) -> str:
+    """The SHA-256 of a key's text, as it lies in the database."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def counts_at(key: Key, now: int) -> bool:
+    """Whether the key is neither revoked nor expired at `now`."""
+    return key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
+
+
+def _key(row: sqlite3.Row) -> Key:
+    return Key(
+        id=row["id"],
+        project=Project(row["project_id"], row["project_slug"], row["organization_slug"]),
+        name=row["name"],
+        hint=row["hint"],
+        requests_per_hour=row["requests_per_hour"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
+    )

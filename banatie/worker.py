@@ -1,0 +1,231 @@
+"""The worker process: takes back what a dead worker held, loads the models, answers the bells.
+
+One worker owns a data folder, by a lock that dies with its process. It never serves HTTP.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+
+from filelock import FileLock, Timeout
+
+from banatie.config import Config
+from banatie.errors import BanatieError, DataFolderBusy
+from banatie.jobs import Bell, Stage
+from banatie.store.claims import Claims
+from banatie.store.database import Database
+from banatie.store.files import Files
+from banatie.store.generations import Generations
+from banatie.store.images import Images
+from banatie.store.keys import Keys
+from banatie.store.workers import Workers, WorkerState
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 3.0
+HOUSEKEEPING_SECONDS = 3600.0
+GRACE_SECONDS = 4.0
+"""How long the threads get to put things down when the worker is told to stop."""
+
+
+def run_worker(
+    config: Config, clock: Callable[[], int], *, until_stdin_closes: bool = False
+) -> None:
+    """Work until SIGTERM or SIGINT, or until standard input closes if that is wanted.
+
+    Raises DataFolderBusy when another worker has the data folder.
+    """
+    _stay_offline()
+    data = config.storage.data
+    data.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(data / "worker.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise DataFolderBusy(f"Another worker is at work in {data}; stop it first") from error
+    stop = threading.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: stop.set())
+    if until_stdin_closes:
+        threading.Thread(target=_wait_for_stdin, args=(stop,), daemon=True).start()
+    with lock:
+        Worker(config, clock, stop).run()
+
+
+class Worker:
+    """One worker's life."""
+
+    def __init__(self, config: Config, clock: Callable[[], int], stop: threading.Event) -> None:
+        self._config = config
+        self._clock = clock
+        self._stop = stop
+        self._database = Database(config.storage.data / "banatie.db")
+        self._files = Files(config.storage.data / "storage")
+        self._generations = Generations(self._database)
+        self._workers = Workers(self._database)
+        self._state = WorkerState(id=str(uuid.uuid4()), pid=os.getpid(), state="starting")
+        self._claims = Claims(self._database, self._state.id)
+        self._bells: dict[Stage, Bell] = {}
+
+    def run(self) -> None:
+        """Recover, load, answer, and give everything back at the end."""
+        self._recover()
+        heart = threading.Thread(target=self._beat, daemon=True)
+        heart.start()
+        runner = self._load()
+        if runner is None:
+            self._stop.wait()
+        else:
+            self._answer(runner)
+        returned = self._claims.take_back(self._clock(), after_crash=False)
+        self._workers.forget_all()
+        logger.info("the worker stops; %d generations wait again", returned)
+
+    def _recover(self) -> None:
+        self._database.migrate()
+        self._workers.forget_all()
+        now = self._clock()
+        # Whoever held these rows is dead, or the lock would not be ours.
+        returned = self._claims.take_back(now, after_crash=True)
+        given_up = self._claims.give_up(self._config.worker.max_retries, now)
+        swept = self._files.sweep(Images(self._database).storage_keys())
+        self._report()
+        if returned or swept:
+            logger.warning(
+                "after a crash: %d generations were in work, %d given up, %d files swept",
+                returned,
+                given_up,
+                swept,
+            )
+
+    def _load(self):
+        """The runner with its models; None when there is nothing to paint with."""
+        from banatie.inference.catalog import Catalog
+        from banatie.inference.enhancer import Enhancer
+        from banatie.inference.painter import Painter
+        from banatie.inference.runtime import choose_runtime
+        from banatie.runner import Runner
+
+        painting, enhancement = self._config.painting, self._config.enhancement
+        started = time.monotonic()
+        catalog = Catalog(self._config.storage.models)
+        runtime = choose_runtime(painting.device, painting.threads)
+        language_model = enhancer = None
+        try:
+            language_model = catalog.language_model(enhancement.model)
+            enhancer = Enhancer.load(language_model, runtime)
+        except BanatieError as error:
+            # Pictures can be made without it: their records will carry a warning.
+            logger.error("no prompt will be enhanced: %s", error)
+            self._state = replace(self._state, reason=str(error))
+        try:
+            model = catalog.painting_model(painting.model)
+            painter = Painter.load(model, runtime)
+        except BanatieError as error:
+            logger.error("nothing can be painted: %s", error)
+            self._state = replace(self._state, state="broken", reason=str(error))
+            self._report()
+            return None
+        organizations = Keys(self._database).organization_of
+        runner = Runner(
+            self._claims,
+            self._files,
+            painter,
+            model,
+            enhancer,
+            organizations,
+            self._wants_painting,
+            self._config,
+            self._clock,
+        )
+        self._state = replace(
+            self._state,
+            state="ready",
+            device=runtime.device,
+            language_model=language_model.name if enhancer else None,
+            painting_model=model.name,
+        )
+        logger.info(
+            "the worker is ready on %s after %.1f s", runtime.device, time.monotonic() - started
+        )
+        return runner
+
+    def _answer(self, runner) -> None:
+        folder = self._config.storage.data
+        self._bells["enhance"] = Bell("enhance", folder, runner.enhance_waiting)
+        self._bells["paint"] = Bell("paint", folder, runner.paint_waiting)
+        consumers = []
+        for bell in self._bells.values():
+            bell.clear()
+            consumers.append(bell.consumer())
+        for consumer in consumers:
+            consumer.start()
+        self._report()
+        next_housekeeping = 0.0
+        while True:
+            # A message may be lost, a row never: look for rows nobody was told of.
+            for stage in self._bells:
+                if self._claims.waiting(stage):
+                    self._ring(stage, "")
+            if time.monotonic() >= next_housekeeping:
+                next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
+                self._keep_house()
+            if self._stop.wait(HEARTBEAT_SECONDS):
+                break
+        runner.stopping.set()
+        for consumer in consumers:
+            consumer.stop()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for consumer in consumers:
+            for _, thread in consumer.worker_threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _wants_painting(self, generation_id: str) -> None:
+        self._ring("paint", generation_id)
+
+    def _ring(self, stage: Stage, generation_id: str) -> None:
+        try:
+            self._bells[stage].ring(generation_id)
+        except sqlite3.Error as error:
+            logger.warning("the doorbell could not be rung for %s: %s", generation_id, error)
+
+    def _keep_house(self) -> None:
+        now = self._clock()
+        for storage_key in self._generations.empty_bin(
+            now - self._config.storage.bin_days * 86_400_000
+        ):
+            self._files.remove(storage_key)
+        self._generations.forget_answers(now)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            self._report()
+
+    def _report(self) -> None:
+        self._workers.report(self._state, self._clock())
+
+
+def _stay_offline() -> None:
+    # The libraries are told before they are imported; that they obey is tested.
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ[name] = "1"
+    # Their progress bars and hints about packages that are not needed would only hide our lines.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Two threads compute at once on a CPU; those that wait must sleep, or they stall each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _wait_for_stdin(stop: threading.Event) -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    stop.set()
