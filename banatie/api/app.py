@@ -97,8 +97,8 @@ def create_app(services: Services) -> Litestar:
             title="Banatie",
             version=banatie.__version__,
             description="Self-hosted image generation with local models.",
-            path="/",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            path="/openapi.json",
+            render_plugins=[JsonRenderPlugin(path="/")],
             components=Components(
                 security_schemes={
                     "apiKey": SecurityScheme(

@@ -7,10 +7,9 @@ id and answered without a word about its insides.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
-from typing import Any
 
-import msgspec
 from litestar import Request, Response
 from litestar.exceptions import (
     ClientException,
@@ -20,7 +19,7 @@ from litestar.exceptions import (
     SerializationException,
 )
 from litestar.exceptions import ValidationException as LitestarValidationException
-from litestar.types import Receive, Scope, Send
+from litestar.types import Scope, Send
 
 from banatie.api.schemas import ErrorBody, Failure, encode
 from banatie.errors import BanatieError, QueueFull, RateLimitExceeded, ValidationError
@@ -41,6 +40,10 @@ STATUS_OF_CODE: Mapping[str, int] = {
     "QUEUE_FULL": 503,
     "SERVICE_UNAVAILABLE": 503,
 }
+
+_NAMED_FIELD = re.compile(
+    r"Object (?P<kind>missing required|contains unknown) field `(?P<field>.+)`"
+)
 
 _CODE_OF_STATUS = {
     400: "VALIDATION_ERROR",
@@ -86,8 +89,9 @@ def describe(error: Exception, scope: Scope) -> tuple[int, ErrorBody, dict[str, 
         return STATUS_OF_CODE[error.code], ErrorBody(error.code, str(error), details), {}
     if isinstance(error, LitestarValidationException):
         return 400, _validation_body(error), {}
-    if isinstance(error, SerializationException | msgspec.DecodeError):
-        return 400, ErrorBody("VALIDATION_ERROR", f"The body is not valid JSON: {error}"), {}
+    if isinstance(error.__cause__, SerializationException):
+        message = f"The body is not valid JSON: {error.__cause__.__cause__}"
+        return 400, ErrorBody("VALIDATION_ERROR", message), {}
     if isinstance(error, NotFoundException):
         return 404, ErrorBody("NOT_FOUND", f"Nothing is at {scope['path']}"), {}
     if isinstance(error, MethodNotAllowedException):
@@ -107,18 +111,18 @@ def describe(error: Exception, scope: Scope) -> tuple[int, ErrorBody, dict[str, 
 
 
 def _validation_body(error: LitestarValidationException) -> ErrorBody:
-    extra: Any = error.extra or []
     details = []
-    for item in extra if isinstance(extra, list) else []:
-        field = item.get("key", "") if isinstance(item, dict) else ""
-        message = item.get("message", "") if isinstance(item, dict) else str(item)
+    for item in error.extra if isinstance(error.extra, list) else []:
+        field, message = item.get("key", ""), item.get("message", "")
+        named = _NAMED_FIELD.fullmatch(message)
+        if named:
+            # msgspec names the place of the object and, in the text, the field in it.
+            prefix = "" if field == "data" else f"{field}."
+            field = prefix + named["field"]
+            message = "is required" if named["kind"] == "missing required" else "is not known here"
+        elif field == "data":
+            field = "body"
+            message = "is missing" if message == "'data'" else message
         details.append({"field": field, "message": message})
-    summary = "; ".join(
-        f"{d['field']}: {d['message']}" if d["field"] else d["message"] for d in details
-    )
+    summary = "; ".join(f"{detail['field']}: {detail['message']}" for detail in details)
     return ErrorBody("VALIDATION_ERROR", summary or error.detail, details or None)
-
-
-async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 404 in the contract's shape."""
-    await send_failure(NotFoundException(), scope, send)

@@ -188,7 +188,8 @@ def docs_file(name: str) -> Response[bytes]:
 
 def system_router() -> Router:
     """The routes that need no key."""
-    return Router("/", route_handlers=[health, info, docs_page, docs_file], tags=["System"])
+    handlers = [health, info, docs_page, docs_file]
+    return Router("/", route_handlers=handlers, tags=["System"])
 
 
 def _models(worker: WorkerState | None) -> ModelsView:
