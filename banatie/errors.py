@@ -11,7 +11,7 @@
     ├── GenerationFailed        a generation that was waited for has failed
     ├── ServiceUnavailable      the worker or the database is gone
     ├── DataFolderBusy          another process holds the data folder
-    ├── ServerUnreachable       the command line found no server where one should be
+    ├── DatabaseUnusable        the database's file is none, or cannot be read or written
     ├── ModelError              a model cannot be found, loaded or used
     │   ├── ModelNotFound       no such folder or catalog name
     │   └── ModelBroken         the files are there, but not what they should be
@@ -131,10 +131,10 @@ class DataFolderBusy(BanatieError):
     code = "DATA_FOLDER_BUSY"
 
 
-class ServerUnreachable(BanatieError):
-    """The command line found no server where one should be, or it broke off."""
+class DatabaseUnusable(BanatieError):
+    """The database's file is no database, or it cannot be read or written."""
 
-    code = "SERVER_UNREACHABLE"
+    code = "DATABASE_UNUSABLE"
 
 
 class ModelError(BanatieError):

@@ -7,8 +7,6 @@ nowhere but in `clock`, which is handed in.
 from __future__ import annotations
 
 import json
-import logging
-import sqlite3
 from collections.abc import Callable, Mapping
 from uuid import UUID
 
@@ -18,8 +16,6 @@ from banatie.jobs import Bell, Stage
 from banatie.records import Generation, Submission
 from banatie.store.files import Files
 from banatie.store.generations import Generations, IdempotentRequest, Submitted
-
-logger = logging.getLogger(__name__)
 
 
 class Intake:
@@ -58,7 +54,8 @@ class Intake:
             idempotent=idempotent,
         )
         if submitted.is_new:
-            self._ring(submitted.generation)
+            stage = submitted.generation.stage
+            self._bells["enhance" if stage == "enhance" else "paint"].ring(submitted.generation.id)
         return submitted
 
     def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> None:
@@ -117,14 +114,6 @@ class Intake:
             raise ValidationError.of(
                 "meta", f"is larger than {self._limits.meta_bytes} bytes of JSON"
             )
-
-    def _ring(self, generation: Generation) -> None:
-        stage: Stage = "enhance" if generation.stage == "enhance" else "paint"
-        try:
-            self._bells[stage].ring(generation.id)
-        except sqlite3.Error as error:
-            # The row is committed; the worker finds it by itself a few seconds later.
-            logger.warning("the doorbell could not be rung for %s: %s", generation.id, error)
 
 
 def _uuid(text: str) -> str:

@@ -9,8 +9,10 @@ once; where there is no such socket, the reader polls.
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Literal
 from huey import Huey
 from huey.consumer import Consumer
 from huey.storage import SqliteStorage
+
+logger = logging.getLogger(__name__)
 
 Stage = Literal["enhance", "paint"]
 
@@ -51,9 +55,13 @@ class Bell:
     def ring(self, generation_id: str) -> None:
         """Say that this generation waits; its row must be committed already.
 
-        Raises sqlite3.Error when the queue's file cannot be written, which loses nothing.
+        A queue file that cannot be written is only logged: the worker finds the row by itself a few
+        seconds later.
         """
-        self._task(generation_id)
+        try:
+            self._task(generation_id)
+        except sqlite3.Error as error:
+            logger.warning("the doorbell could not be rung for %s: %s", generation_id, error)
 
     def consumer(self) -> Consumer:
         """What calls `answer` for each message, in one thread, once it is started."""
@@ -64,6 +72,10 @@ class Bell:
             scheduler_interval=60,
             check_worker_health=False,
         )
+
+    def close(self) -> None:
+        """Let go of the queue's file and the socket; the next use opens them again."""
+        self._huey.storage.close()
 
     def clear(self) -> None:
         """Forget all messages: the worker looks at the rows when it starts."""
@@ -99,6 +111,13 @@ class _WakingStorage(SqliteStorage):
             self._wait()
             data = super().dequeue()
         return data
+
+    def close(self) -> bool:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+            self._reader_is_open = False
+        return super().close()
 
     def _create_connection(self):
         connection = super()._create_connection()

@@ -12,7 +12,6 @@ import errno
 import logging
 import signal
 import socket
-import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,10 +48,7 @@ def build_services(config: Config, clock: Callable[[], int]) -> Services:
     data = config.storage.data
     data.mkdir(parents=True, exist_ok=True)
     database = Database(data / "banatie.db")
-    try:
-        database.migrate()
-    except sqlite3.Error as error:
-        raise ConfigError(f"The database in {data} cannot be used: {error}") from error
+    database.migrate()
     generations, files = Generations(database), Files(data / "storage")
     bells = {"enhance": Bell("enhance", data), "paint": Bell("paint", data)}
     return Services(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -173,9 +172,9 @@ class Worker:
         next_housekeeping = 0.0
         while True:
             # A message may be lost, a row never: look for rows nobody was told of.
-            for stage in self._bells:
+            for stage, bell in self._bells.items():
                 if self._claims.waiting(stage):
-                    self._ring(stage, "")
+                    bell.ring("")
             if time.monotonic() >= next_housekeeping:
                 next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
                 self._keep_house()
@@ -190,13 +189,7 @@ class Worker:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def _wants_painting(self, generation_id: str) -> None:
-        self._ring("paint", generation_id)
-
-    def _ring(self, stage: Stage, generation_id: str) -> None:
-        try:
-            self._bells[stage].ring(generation_id)
-        except sqlite3.Error as error:
-            logger.warning("the doorbell could not be rung for %s: %s", generation_id, error)
+        self._bells["paint"].ring(generation_id)
 
     def _keep_house(self) -> None:
         now = self._clock()

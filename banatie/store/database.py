@@ -15,6 +15,8 @@ from pathlib import Path
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
+from banatie.errors import DatabaseUnusable
+
 BUSY_SECONDS = 60
 """How long a statement waits for another process's write: longer than a backup holds the file."""
 
@@ -108,16 +110,11 @@ CREATE TABLE generations (
     CHECK ((status IN ('success', 'failed')) = (stage = 'done'))
 );
 
-CREATE INDEX generations_listed ON generations (project_id, created_at DESC, id DESC)
-    WHERE deleted_at IS NULL;
+CREATE INDEX generations_listed
+    ON generations (project_id, created_at DESC, id DESC, deleted_at);
 
 CREATE INDEX generations_listed_by_status
-    ON generations (project_id, status, created_at DESC, id DESC) WHERE deleted_at IS NULL;
-
-CREATE INDEX generations_all ON generations (project_id, created_at DESC, id DESC);
-
-CREATE INDEX generations_all_by_status
-    ON generations (project_id, status, created_at DESC, id DESC);
+    ON generations (project_id, status, created_at DESC, id DESC, deleted_at);
 
 CREATE INDEX generations_waiting ON generations (stage, number)
     WHERE stage IN ('enhance', 'paint');
@@ -194,10 +191,16 @@ class Database:
         self._pen = threading.Lock()
 
     def migrate(self) -> list[str]:
-        """Bring the tables up to date; the names of the migrations that were applied."""
-        database = sqlite_utils.Database(self._connection())
-        pending = [migration.name for migration in migrations.pending(database)]
-        migrations.apply(database)
+        """Bring the tables up to date; the names of the migrations that were applied.
+
+        Raises DatabaseUnusable when the file is none, or cannot be read or written.
+        """
+        try:
+            database = sqlite_utils.Database(self._connection())
+            pending = [migration.name for migration in migrations.pending(database)]
+            migrations.apply(database)
+        except sqlite3.Error as error:
+            raise DatabaseUnusable(f"The database {self.path} cannot be used: {error}") from error
         return pending
 
     def query(self, sql: str, parameters: object = ()) -> list[sqlite3.Row]:

@@ -1,0 +1,124 @@
+"""The worker's side of the generations' rows."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from banatie.records import EnhancementNote, Image
+from banatie.store.claims import Claims
+
+NOTE = EnhancementNote("general", "small", "led", 0.5)
+
+
+def finish(claims: Claims, generation_id: str, now: int = 3) -> bool:
+    return claims.finish_enhancement(
+        generation_id, prompt="A cat, sunlit", note=NOTE, warning=None, now=now
+    )
+
+
+def an_image(project_id: str) -> Image:
+    return Image("i", project_id, "k", "image/png", 1, 1, 1, 1)
+
+
+def test_the_oldest_row_is_taken_first_and_only_once(submit, claims):
+    first, second = submit(now=9), submit(now=1)
+    assert claims.take("enhance", 10).id == first.id
+    assert claims.take("enhance", 10).id == second.id
+    assert claims.take("enhance", 10) is None
+
+
+def test_many_threads_never_take_the_same_row(submit, database):
+    wanted = {submit(auto_enhance=False).id for _ in range(40)}
+    taken = []
+
+    def take_all(name: str) -> None:
+        claims = Claims(database, name)
+        while generation := claims.take("paint", 2):
+            taken.append(generation.id)
+        database.close()
+
+    threads = [threading.Thread(target=take_all, args=(str(n),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(wanted)
+
+
+def test_enhancing_keeps_the_status_and_painting_changes_it(submit, claims, generations):
+    made = submit()
+    assert claims.take("enhance", 2).status == "pending"
+    assert finish(claims, made.id)
+    enhanced = generations.find(made.id)
+    assert (enhanced.status, enhanced.stage, enhanced.enhanced_at) == ("pending", "paint", 3)
+    assert (enhanced.prompt, enhanced.original_prompt) == ("A cat, sunlit", "a cat")
+    assert enhanced.enhancement == NOTE
+    assert claims.take("paint", 4).status == "processing"
+
+
+def test_success_carries_the_image(submit, paint, generations):
+    submit(auto_enhance=False)
+    done = generations.find(paint("00000000-0000-4000-8000-000000000001").id)
+    assert (done.status, done.image.width, done.processing_time_ms, done.step) == (
+        "success",
+        8,
+        12,
+        2,
+    )
+
+
+@pytest.mark.parametrize("ending", ["cancel", "delete", "put_in_bin"])
+def test_whoever_lost_the_row_changes_nothing(ending, submit, claims, generations, project_id):
+    submit(auto_enhance=False)
+    taken = claims.take("paint", 2)
+    arguments = () if ending == "delete" else (3,)
+    getattr(generations, ending)(project_id, taken.id, *arguments)
+    before = generations.find(taken.id)
+    assert not claims.holds(taken.id)
+    assert not claims.record_step(taken.id, 1, 4)
+    assert not claims.succeed(taken.id, an_image(project_id), 5, 5)
+    assert not claims.fail(taken.id, "too late", 6)
+    assert generations.find(taken.id) == before
+
+
+def test_a_row_taken_back_waits_again(submit, claims, generations):
+    submit(auto_enhance=False)
+    taken = claims.take("paint", 2)
+    assert claims.take_back(3, after_crash=False) == 1
+    again = generations.find(taken.id)
+    assert (again.status, again.stage, again.retry_count, again.crashes) == (
+        "pending",
+        "paint",
+        1,
+        0,
+    )
+    assert claims.take("paint", 4).id == taken.id
+
+
+def test_a_row_that_crashes_the_worker_is_given_up(submit, claims, generations):
+    poison, behind = submit(auto_enhance=False), submit(auto_enhance=False)
+    for crash in range(3):
+        assert claims.give_up(2, 5) == 0, crash
+        assert claims.take("paint", 5).id == poison.id
+        claims.take_back(6, after_crash=True)
+    assert claims.give_up(2, 7) == 1
+    gone = generations.find(poison.id)
+    assert (gone.status, gone.retry_count) == ("failed", 3)
+    assert "3 times" in gone.error_message
+    assert claims.take("paint", 8).id == behind.id
+
+
+def test_a_prompt_that_crashes_the_worker_is_painted_as_it_is(submit, claims, generations):
+    poison, painted = submit(), submit(auto_enhance=False)
+    for _ in range(2):
+        claims.give_up(2, 4)
+        claims.take("enhance", 5)
+        claims.take("paint", 5)
+        claims.take_back(6, after_crash=True)
+    claims.give_up(2, 7)
+    spared = generations.find(poison.id)
+    assert (spared.stage, spared.prompt, spared.status) == ("paint", "a cat", "pending")
+    assert "original prompt" in spared.warnings[0]
+    assert generations.find(painted.id).status == "pending"

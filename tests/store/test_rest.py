@@ -1,0 +1,120 @@
+"""Keys, files, workers and the watching of changes."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+
+import pytest
+
+from banatie.errors import DatabaseUnusable, NotFound, ValidationError
+from banatie.store.changes import Changes
+from banatie.store.database import Database
+from banatie.store.files import Files, generated_key
+from banatie.store.keys import counts_at
+from banatie.store.workers import SILENCE_MILLISECONDS, Workers, WorkerState
+
+
+def test_a_key_is_found_by_its_text_which_is_nowhere_in_the_file(keys, database):
+    text = keys.create("laptop", 5)
+    key = keys.authenticate(text)
+    assert (key.name, key.project.slug, key.project.organization_slug) == (
+        "laptop",
+        "default",
+        "default",
+    )
+    assert text.startswith(key.hint)
+    database.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert text.encode() not in database.path.read_bytes()
+    assert keys.authenticate(text + "x") is None
+
+
+def test_a_blank_name_is_refused(keys):
+    with pytest.raises(ValidationError, match="name"):
+        keys.create("  ", 1)
+
+
+def test_keys_stop_counting_when_revoked_or_expired(keys):
+    text = keys.create("a", 1, expires_at=10)
+    assert counts_at(keys.authenticate(text), 9)
+    assert not counts_at(keys.authenticate(text), 10)
+    other = keys.create("b", 1)
+    keys.revoke("b", 5)
+    assert not counts_at(keys.authenticate(other), 6)
+
+
+def test_revoking_needs_one_fitting_key(keys):
+    keys.create("twice", 1)
+    keys.create("twice", 2)
+    with pytest.raises(NotFound, match="2 keys"):
+        keys.revoke("twice", 3)
+    with pytest.raises(NotFound, match="No key"):
+        keys.revoke("never", 3)
+    assert keys.revoke(keys.list()[0].id, 3).name == "twice"
+
+
+def test_request_counts_are_kept(keys):
+    keys.create("a", 1)
+    key_id = keys.list()[0].id
+    keys.save_request_counts({key_id: (5, 2)})
+    keys.save_request_counts({key_id: (5, 3)})
+    assert keys.request_counts() == {key_id: (5, 3)}
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    path = tmp_path / "banatie.db"
+    path.write_bytes(b"not a database, but long enough to be read as the header of one" * 20)
+    with pytest.raises(DatabaseUnusable, match=r"banatie\.db"):
+        Database(path).migrate()
+
+
+def test_a_failed_transaction_leaves_nothing(database, project_id):
+    with pytest.raises(sqlite3.IntegrityError), database.writing() as connection:
+        connection.execute("INSERT INTO organizations VALUES ('x', 'new', 1)")
+        connection.execute("INSERT INTO organizations VALUES ('y', 'new', 1)")
+    assert database.first("SELECT 1 FROM organizations WHERE slug = 'new'") is None
+
+
+def test_files_appear_whole_and_are_swept_when_unknown(tmp_path):
+    files = Files(tmp_path)
+    kept, stray = generated_key("o", "p", "1"), generated_key("o", "p", "2")
+    files.save(kept, b"one")
+    files.save(stray, b"two")
+    files.path(kept).with_suffix(".png.part").write_bytes(b"half")
+    assert files.sweep({kept}) == 2
+    assert [path.name for path in files.path(kept).parent.iterdir()] == ["1.png"]
+    files.remove(kept)
+    files.remove(kept)
+    assert not files.path(kept).exists()
+
+
+def test_a_worker_that_falls_silent_is_gone(database):
+    workers = Workers(database)
+    state = WorkerState("w", 7, "ready", device="cpu", language_model="l", painting_model="p")
+    workers.report(state, 1000)
+    assert workers.present(1000 + SILENCE_MILLISECONDS - 1) == state
+    assert workers.present(1000 + SILENCE_MILLISECONDS) is None
+    workers.forget_all()
+    assert workers.present(1001) is None
+
+
+def test_changes_of_another_connection_are_seen_in_order(submit, database, generations, project_id):
+    before = submit()
+    seen: queue.Queue = queue.Queue()
+    commits: queue.Queue = queue.Queue()
+    changes = Changes(database, seen.put, lambda: commits.put(1))
+    changes.start()
+    commits.get(timeout=5)
+    other = Database(database.path)
+    try:
+        with other.writing() as connection:
+            connection.execute("UPDATE revisions SET latest = latest + 1")
+            connection.execute(
+                "UPDATE generations SET step = 3, revision = (SELECT latest FROM revisions)"
+            )
+        (changed,) = seen.get(timeout=5)
+        assert (changed.id, changed.step) == (before.id, 3)
+        assert commits.get(timeout=5)
+    finally:
+        other.close()
+        changes.stop()
