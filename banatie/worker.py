@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -125,13 +126,14 @@ class Worker:
         except BanatieError as error:
             # Pictures can be made without it: their records will carry a warning.
             logger.error("no prompt will be enhanced: %s", error)
-            self._state = replace(self._state, reason=str(error))
         try:
             model = catalog.painting_model(painting.model)
             painter = Painter.load(model, runtime)
         except BanatieError as error:
             logger.error("nothing can be painted: %s", error)
-            self._state = replace(self._state, state="broken", reason=str(error))
+            # Whoever asks /health needs no key, so the paths stay in the log.
+            reason = f"The model {Path(painting.model).name!r} cannot be used; the log says why"
+            self._state = replace(self._state, state="broken", reason=reason)
             self._report()
             return None
         organizations = Keys(self._database).organization_of

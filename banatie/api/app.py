@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from litestar import Litestar
-from litestar.di import Provide
+from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
@@ -18,11 +17,12 @@ from litestar.openapi.spec import Components, SecurityScheme
 import banatie
 from banatie.api.auth import Authentication
 from banatie.api.errors import to_response
+from banatie.api.front import Front
 from banatie.api.gate import Gate
 from banatie.api.generations import generations_router
 from banatie.api.limits import RequestLimits
 from banatie.api.storage import storage_route
-from banatie.api.system import Uptime, system_router
+from banatie.api.system import system_router
 from banatie.api.waiting import Waiters
 from banatie.config import Config
 from banatie.intake import Intake
@@ -57,6 +57,15 @@ def create_app(services: Services) -> Litestar:
     authentication = Authentication(services.keys, services.clock)
     limits = RequestLimits(services.keys, services.config.limits.requests_per_hour, services.clock)
     waiters = Waiters(services.generations.find)
+    front = Front(
+        config=services.config,
+        intake=services.intake,
+        waiters=waiters,
+        limits=limits,
+        authentication=authentication,
+        workers=services.workers,
+        clock=services.clock,
+    )
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -65,10 +74,10 @@ def create_app(services: Services) -> Litestar:
         def on_change(changed: list) -> None:
             loop.call_soon_threadsafe(waiters.publish, changed)
 
-        def on_commit() -> None:
+        def on_keys() -> None:
             loop.call_soon_threadsafe(authentication.forget)
 
-        changes = Changes(services.database, on_change, on_commit)
+        changes = Changes(services.database, waiters.anyone, on_change, on_keys)
         changes.start()
         saving = asyncio.create_task(_save_limits(limits))
         try:
@@ -80,16 +89,7 @@ def create_app(services: Services) -> Litestar:
 
     app = Litestar(
         route_handlers=[generations_router(), system_router(), storage_route(services.files)],
-        dependencies={
-            "intake": _given(services.intake),
-            "waiters": _given(waiters),
-            "limits": _given(limits),
-            "authentication": _given(authentication),
-            "workers": _given(services.workers),
-            "config": _given(services.config),
-            "clock": _given(services.clock),
-            "uptime": _given(Uptime(time.monotonic())),
-        },
+        state=State({"front": front}),
         exception_handlers={Exception: to_response},
         lifespan=[lifespan],
         request_max_body_size=services.config.limits.body_bytes,
@@ -117,7 +117,3 @@ async def _save_limits(limits: RequestLimits) -> None:
     while True:
         await asyncio.sleep(SAVE_SECONDS)
         await asyncio.to_thread(limits.save)
-
-
-def _given(value: object) -> Provide:
-    return Provide(lambda: value, sync_to_thread=False, use_cache=True)

@@ -1,4 +1,4 @@
-"""Who asks: from the text of a key to the key, remembered until the database changes.
+"""Who asks: from the text of a key to the key, remembered until any key changes.
 
 Asking the database for every request would cost more than many a request itself; a key that is
 revoked elsewhere is forgotten as soon as its process has committed (see `store.changes`).
@@ -41,5 +41,5 @@ class Authentication:
         return key
 
     def forget(self) -> None:
-        """Ask the database again from now on: it has changed."""
+        """Ask the database again from now on: a key has changed."""
         self._known.clear()

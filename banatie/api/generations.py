@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
 from collections.abc import AsyncIterator
@@ -13,9 +12,9 @@ from litestar.params import Parameter
 from litestar.response import ServerSentEvent
 from litestar.response.sse import ServerSentEventMessage
 
+from banatie.api.front import front_of, in_thread, key_of
 from banatie.api.gate import settle
-from banatie.api.limits import RequestLimits
-from banatie.api.responses import FAILURES, json_response, public_url
+from banatie.api.responses import FAILURES, json_response
 from banatie.api.schemas import (
     Done,
     GenerationCreate,
@@ -27,9 +26,7 @@ from banatie.api.schemas import (
     view,
 )
 from banatie.api.waiting import Waiters, parse_prefer
-from banatie.config import Config
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
-from banatie.intake import Intake
 from banatie.records import MAX_SEED, Generation, Key, Status
 from banatie.store.generations import IdempotentRequest
 
@@ -52,9 +49,6 @@ Prefer = Annotated[
 async def create_generation(
     data: GenerationCreate,
     request: Request[Any, Any, Any],
-    intake: Intake,
-    waiters: Waiters,
-    config: Config,
     prefer: Prefer = None,
     idempotency_key: Annotated[
         str | None,
@@ -66,10 +60,10 @@ async def create_generation(
     ] = None,
 ) -> Response[Success[GenerationView]]:
     """Accept a generation; the answer carries the enhanced prompt, or comes after a few seconds."""
-    key: Key = request.scope["state"]["key"]
+    front, key = front_of(request), key_of(request)
     submission = data.to_submission()
     idempotent = _idempotent(key, idempotency_key, data)
-    submitted = await asyncio.to_thread(intake.submit, key.project.id, submission, idempotent)
+    submitted = await in_thread(front.intake.submit, key.project.id, submission, idempotent)
     if submitted.answer is not None:
         return Response(submitted.answer, status_code=201, media_type="application/json")
     generation = submitted.generation
@@ -77,22 +71,22 @@ async def create_generation(
         raise GenerationNotFound("of the first request with this Idempotency-Key")
 
     preference = parse_prefer(prefer)
-    url = public_url(request, config)
+    url = front.public_url(request)
     if preference.wait is not None:
-        latest = await waiters.until(generation, lambda g: g.is_ended, preference.wait)
+        latest = await front.waiters.until(generation, lambda g: g.is_ended, preference.wait)
         shown = _still_there(latest, generation)
         if shown.status == "failed":
             raise GenerationFailed(shown.error_message or "It failed", view(shown, url))
     elif preference.respond_async or not generation.auto_enhance:
         shown = generation
     else:
-        wait = config.enhancement.response_wait
-        latest = await waiters.until(generation, lambda g: g.stage != "enhance", wait)
+        wait = front.config.enhancement.response_wait
+        latest = await front.waiters.until(generation, lambda g: g.stage != "enhance", wait)
         shown = _as_enhanced(generation, _still_there(latest, generation))
 
     answer = encode(Success(data=view(shown, url)))
     if idempotent is not None:
-        await asyncio.to_thread(intake.save_answer, idempotent, answer)
+        await in_thread(front.intake.save_answer, idempotent, answer)
     return Response(
         answer, status_code=201, media_type="application/json", headers=preference.applied()
     )
@@ -106,24 +100,22 @@ async def create_generation(
 )
 async def list_generations(
     request: Request[Any, Any, Any],
-    intake: Intake,
-    config: Config,
     status: Status | None = None,
     limit: Annotated[int, Parameter(ge=1, le=100)] = 20,
     offset: Annotated[int, Parameter(ge=0, le=MAX_SEED)] = 0,
     include_deleted: Annotated[bool, Parameter(query="includeDeleted")] = False,
 ) -> Response[Page[GenerationView]]:
     """A page of the list."""
-    key: Key = request.scope["state"]["key"]
-    generations, total = await asyncio.to_thread(
-        intake.list,
+    front, key = front_of(request), key_of(request)
+    generations, total = await in_thread(
+        front.intake.list,
         key.project.id,
         status=status,
         limit=limit,
         offset=offset,
         include_deleted=include_deleted,
     )
-    url = public_url(request, config)
+    url = front.public_url(request)
     has_more = offset + len(generations) < total
     return json_response(
         Page(
@@ -142,21 +134,17 @@ async def list_generations(
 async def get_generation(
     generation_id: str,
     request: Request[Any, Any, Any],
-    intake: Intake,
-    waiters: Waiters,
-    limits: RequestLimits,
-    config: Config,
     prefer: Prefer = None,
 ) -> Response[Success[GenerationView]]:
     """The generation as it is now, or, if preferred, once it has ended."""
-    key: Key = request.scope["state"]["key"]
-    generation = await asyncio.to_thread(intake.get, key.project.id, generation_id)
+    front, key = front_of(request), key_of(request)
+    generation = await in_thread(front.intake.get, key.project.id, generation_id)
     preference = dataclasses.replace(parse_prefer(prefer), respond_async=False)
     if preference.wait is not None and not generation.is_ended:
-        latest = await waiters.until(generation, lambda g: g.is_ended, preference.wait)
+        latest = await front.waiters.until(generation, lambda g: g.is_ended, preference.wait)
         generation = _still_there(latest, generation)
-    settle(request.scope, limits, generation)
-    answer = Success(data=view(generation, public_url(request, config)))
+    settle(request.scope, front.limits, generation)
+    answer = Success(data=view(generation, front.public_url(request)))
     return json_response(answer, headers=preference.applied())
 
 
@@ -169,21 +157,17 @@ async def get_generation(
 async def follow_generation(
     generation_id: str,
     request: Request[Any, Any, Any],
-    intake: Intake,
-    waiters: Waiters,
-    limits: RequestLimits,
-    config: Config,
     last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID", required=False)] = None,
 ) -> ServerSentEvent:
     """Server-sent events `status`, `prompt`, `progress`, `success` and `failed`, until the end.
 
     An event's id is the generation's revision; with `Last-Event-ID` only what is newer comes.
     """
-    key: Key = request.scope["state"]["key"]
-    generation = await asyncio.to_thread(intake.get, key.project.id, generation_id)
-    settle(request.scope, limits, generation)
+    front, key = front_of(request), key_of(request)
+    generation = await in_thread(front.intake.get, key.project.id, generation_id)
+    settle(request.scope, front.limits, generation)
     seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else -1
-    return ServerSentEvent(_events(generation.id, waiters, seen, public_url(request, config)))
+    return ServerSentEvent(_events(generation.id, front.waiters, seen, front.public_url(request)))
 
 
 @post(
@@ -194,12 +178,12 @@ async def follow_generation(
     status_code=200,
 )
 async def cancel_generation(
-    generation_id: str, request: Request[Any, Any, Any], intake: Intake, config: Config
+    generation_id: str, request: Request[Any, Any, Any]
 ) -> Response[Success[GenerationView]]:
     """Stop it within one denoising step; one that has ended stays as it is."""
-    key: Key = request.scope["state"]["key"]
-    generation = await asyncio.to_thread(intake.cancel, key.project.id, generation_id)
-    return json_response(Success(data=view(generation, public_url(request, config))))
+    front, key = front_of(request), key_of(request)
+    generation = await in_thread(front.intake.cancel, key.project.id, generation_id)
+    return json_response(Success(data=view(generation, front.public_url(request))))
 
 
 @post(
@@ -210,12 +194,12 @@ async def cancel_generation(
     status_code=200,
 )
 async def restore_generation(
-    generation_id: str, request: Request[Any, Any, Any], intake: Intake, config: Config
+    generation_id: str, request: Request[Any, Any, Any]
 ) -> Response[Success[GenerationView]]:
     """Bring a soft-deleted generation back; one that is not in the bin stays as it is."""
-    key: Key = request.scope["state"]["key"]
-    generation = await asyncio.to_thread(intake.restore, key.project.id, generation_id)
-    return json_response(Success(data=view(generation, public_url(request, config))))
+    front, key = front_of(request), key_of(request)
+    generation = await in_thread(front.intake.restore, key.project.id, generation_id)
+    return json_response(Success(data=view(generation, front.public_url(request))))
 
 
 @delete(
@@ -226,12 +210,12 @@ async def restore_generation(
     status_code=200,
 )
 async def delete_generation(
-    generation_id: str, request: Request[Any, Any, Any], intake: Intake, soft: bool = False
+    generation_id: str, request: Request[Any, Any, Any], soft: bool = False
 ) -> Response[Done]:
     """Delete for good, or with `soft=true` into the bin; what has not ended is cancelled."""
-    key: Key = request.scope["state"]["key"]
-    remove = intake.put_in_bin if soft else intake.delete
-    await asyncio.to_thread(remove, key.project.id, generation_id)
+    front, key = front_of(request), key_of(request)
+    remove = front.intake.put_in_bin if soft else front.intake.delete
+    await in_thread(remove, key.project.id, generation_id)
     return json_response(Done(message="Generation deleted"))
 
 

@@ -1,14 +1,13 @@
-"""What all routes answer with: JSON bytes, the failures' documentation, the server's own URL."""
+"""What all routes answer with: JSON bytes, and the documentation of the failures."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request, Response
+from litestar import Response
 from litestar.openapi.datastructures import ResponseSpec
 
 from banatie.api.schemas import Failure, encode
-from banatie.config import Config
 
 FAILURES = {
     status: ResponseSpec(Failure, description=description, generate_examples=False)
@@ -33,11 +32,3 @@ def json_response(
     return Response(
         encode(value), status_code=status, media_type="application/json", headers=headers
     )
-
-
-def public_url(request: Request[Any, Any, Any], config: Config) -> str:
-    """Where the client reaches this server: as configured, or as the request's own Host says."""
-    if config.server.public_url:
-        return config.server.public_url.rstrip("/")
-    host = request.headers.get("host") or f"{config.server.host}:{config.server.port}"
-    return f"{request.scope['scheme']}://{host}"

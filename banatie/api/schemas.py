@@ -5,7 +5,7 @@ The contract's part A and C to the letter. Where a value comes from is not known
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -22,6 +22,8 @@ from banatie.records import (
 )
 
 T = TypeVar("T")
+
+EPOCH = datetime(1970, 1, 1)
 
 
 class Wire(Struct, rename="camel", frozen=True):
@@ -178,9 +180,8 @@ class Failure(Wire, kw_only=True):
 
 def timestamp(milliseconds: int) -> str:
     """ISO 8601 in UTC with milliseconds."""
-    seconds, rest = divmod(milliseconds, 1000)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+    moment = EPOCH + timedelta(milliseconds=milliseconds)
+    return moment.isoformat(timespec="milliseconds") + "Z"
 
 
 def view(generation: Generation, public_url: str) -> GenerationView:

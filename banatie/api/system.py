@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -12,13 +10,11 @@ from litestar import Request, Response, Router, get
 from litestar.exceptions import NotFoundException
 
 import banatie
-from banatie.api.auth import Authentication
-from banatie.api.limits import RequestLimits
+from banatie.api.front import front_of, in_thread
 from banatie.api.responses import json_response
 from banatie.api.schemas import ErrorBody, Success, Wire
-from banatie.config import Config
 from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES
-from banatie.store.workers import Workers, WorkerState
+from banatie.store.workers import WorkerState
 
 DOCUMENTS = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -81,17 +77,6 @@ class InfoView(Wire):
     key: KeyView | None
 
 
-@dataclass(frozen=True)
-class Uptime:
-    """When the server began."""
-
-    started: float
-
-    def seconds(self) -> float:
-        """How long it has been answering."""
-        return round(time.monotonic() - self.started, 1)
-
-
 class Unhealthy(Wire, kw_only=True):
     """The answer while the worker or the database is gone."""
 
@@ -101,14 +86,15 @@ class Unhealthy(Wire, kw_only=True):
 
 
 @get("/health", operation_id="health", summary="Whether the server can make pictures")
-async def health(workers: Workers, clock: Any, uptime: Uptime) -> Response[Success[HealthView]]:
+async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView]]:
     """200 when a worker is ready; 503 and the reason otherwise."""
-    worker = await asyncio.to_thread(workers.present, clock())
+    front = front_of(request)
+    worker = await in_thread(front.workers.present, front.clock())
     state = worker.state if worker else "gone"
     shown = HealthView(
         status="ok" if state == "ready" else "starting" if state == "starting" else "unavailable",
         version=banatie.__version__,
-        uptime=uptime.seconds(),
+        uptime=round(time.monotonic() - front.started, 1),
         worker=state,
         models=_models(worker),
         device=worker.device if worker else None,
@@ -124,20 +110,13 @@ async def health(workers: Workers, clock: Any, uptime: Uptime) -> Response[Succe
 
 
 @get("/api/info", operation_id="info", summary="Limits, templates, ratios and models")
-async def info(
-    request: Request[Any, Any, Any],
-    workers: Workers,
-    authentication: Authentication,
-    limits: RequestLimits,
-    config: Config,
-    clock: Any,
-) -> Response[Success[InfoView]]:
+async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
     """What this server can do; with a key, also where that key stands."""
-    key_view = None
+    front, key_view = front_of(request), None
     text = request.headers.get("x-api-key")
     if text:
-        key = await authentication.key_of(text)
-        allowance = limits.allowance(key)
+        key = await front.authentication.key_of(text)
+        allowance = front.limits.allowance(key)
         key_view = KeyView(
             name=key.name,
             organization=key.project.organization_slug,
@@ -146,12 +125,12 @@ async def info(
             requests_per_hour=allowance.limit,
             requests_remaining=allowance.remaining,
         )
-    worker = await asyncio.to_thread(workers.present, clock())
+    worker = await in_thread(front.workers.present, front.clock())
     limits_view = LimitsView(
-        requests_per_hour=config.limits.requests_per_hour,
-        queue_size=config.limits.queue_size,
-        prompt_characters=config.limits.prompt_characters,
-        meta_bytes=config.limits.meta_bytes,
+        requests_per_hour=front.config.limits.requests_per_hour,
+        queue_size=front.config.limits.queue_size,
+        prompt_characters=front.config.limits.prompt_characters,
+        meta_bytes=front.config.limits.meta_bytes,
     )
     return json_response(
         Success(

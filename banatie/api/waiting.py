@@ -55,6 +55,10 @@ class Waiters:
         self._find = find
         self._queues: dict[str, set[asyncio.Queue[Generation]]] = defaultdict(set)
 
+    def anyone(self) -> bool:
+        """Whether anybody waits; may be asked from any thread."""
+        return bool(self._queues)
+
     def publish(self, changed: list[Generation]) -> None:
         """Pass on changes; only on the event loop's thread."""
         for generation in changed:

@@ -1,7 +1,7 @@
-"""Watching the generations: one thread that sees each change, whoever made it, and passes it on.
+"""Watching the database: one thread that sees each change, whoever made it, and passes it on.
 
 It looks at SQLite's `data_version`, which costs a few microseconds, and reads rows only when that
-has moved; how many clients wait for a change makes no difference to it.
+has moved and somebody waits; how many clients do makes no difference to it.
 """
 
 from __future__ import annotations
@@ -12,23 +12,27 @@ from collections.abc import Callable
 from banatie.records import Generation
 from banatie.store.database import Database
 from banatie.store.generations import Generations
+from banatie.store.keys import Keys
 
 INTERVAL_SECONDS = 0.005
 
 
 class Changes:
-    """Calls `on_commit` after each change of the file, `on_change` with the changed generations."""
+    """Calls `on_change` with what has changed while `wanted`, and `on_keys` when a key has."""
 
     def __init__(
         self,
         database: Database,
+        wanted: Callable[[], bool],
         on_change: Callable[[list[Generation]], None],
-        on_commit: Callable[[], None],
+        on_keys: Callable[[], None],
     ) -> None:
         self._database = database
         self._generations = Generations(database)
+        self._keys = Keys(database)
+        self._wanted = wanted
         self._on_change = on_change
-        self._on_commit = on_commit
+        self._on_keys = on_keys
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="changes", daemon=True)
         self._revision = self._generations.latest_revision()
@@ -43,15 +47,19 @@ class Changes:
         self._thread.join()
 
     def _watch(self) -> None:
-        version = -1
+        version, keys = -1, self._keys.state()
         while not self._stop.wait(INTERVAL_SECONDS):
             current = self._database.data_version()
             if current == version:
                 continue
             version = current
-            self._on_commit()
-            changed = self._generations.changed_since(self._revision)
-            if changed:
-                self._revision = changed[-1].revision
-                self._on_change(changed)
+            if self._keys.state() != keys:
+                keys = self._keys.state()
+                self._on_keys()
+            # In this order: whoever begins to wait after `wanted` was asked, reads the row later
+            # than `latest` was read.
+            latest = self._generations.latest_revision()
+            if self._wanted() and latest > self._revision:
+                self._on_change(self._generations.changed_since(self._revision))
+            self._revision = latest
         self._database.close()

@@ -86,6 +86,14 @@ class Keys:
         row = self._database.first(_SELECT + " WHERE keys.hash = ?", (hash_key(text),))
         return _key(row) if row else None
 
+    def state(self) -> tuple[object, ...]:
+        """Something that differs whenever a key has been made, changed or revoked."""
+        return tuple(
+            self._database.first(
+                "SELECT count(*), max(created_at), count(revoked_at), max(revoked_at) FROM keys"
+            )
+        )
+
     def revoke(self, reference: str, now: int) -> Key:
         """Revoke the key with this id, name or hint. Raises NotFound, also when several fit."""
         fitting = [

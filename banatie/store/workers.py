@@ -20,7 +20,7 @@ class WorkerState:
     pid: int
     state: Literal["starting", "ready", "broken"]
     reason: str | None = None
-    """Why it is broken, or what it lacks."""
+    """Why it is broken."""
     device: str | None = None
     language_model: str | None = None
     painting_model: str | None = None

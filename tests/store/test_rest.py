@@ -69,9 +69,9 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
 
 
 def test_a_failed_transaction_leaves_nothing(database, project_id):
+    insert = "INSERT INTO organizations VALUES (?, 'new', 1)"
     with pytest.raises(sqlite3.IntegrityError), database.writing() as connection:
-        connection.execute("INSERT INTO organizations VALUES ('x', 'new', 1)")
-        connection.execute("INSERT INTO organizations VALUES ('y', 'new', 1)")
+        connection.executemany(insert, [("first",), ("second",)])
     assert database.first("SELECT 1 FROM organizations WHERE slug = 'new'") is None
 
 
@@ -98,23 +98,40 @@ def test_a_worker_that_falls_silent_is_gone(database):
     assert workers.present(1001) is None
 
 
-def test_changes_of_another_connection_are_seen_in_order(submit, database, generations, project_id):
-    before = submit()
-    seen: queue.Queue = queue.Queue()
-    commits: queue.Queue = queue.Queue()
-    changes = Changes(database, seen.put, lambda: commits.put(1))
-    changes.start()
-    commits.get(timeout=5)
-    other = Database(database.path)
-    try:
-        with other.writing() as connection:
-            connection.execute("UPDATE revisions SET latest = latest + 1")
-            connection.execute(
-                "UPDATE generations SET step = 3, revision = (SELECT latest FROM revisions)"
-            )
-        (changed,) = seen.get(timeout=5)
-        assert (changed.id, changed.step) == (before.id, 3)
-        assert commits.get(timeout=5)
-    finally:
-        other.close()
+@pytest.fixture
+def watch(database):
+    """Starts the watching; gives the queues of what it reports."""
+    started = []
+
+    def watch(wanted: bool = True) -> tuple[queue.Queue, queue.Queue]:
+        changed: queue.Queue = queue.Queue()
+        keys_changed: queue.Queue = queue.Queue()
+        changes = Changes(database, lambda: wanted, changed.put, lambda: keys_changed.put(True))
+        changes.start()
+        started.append(changes)
+        return changed, keys_changed
+
+    yield watch
+    for changes in started:
         changes.stop()
+
+
+def test_changes_are_seen_in_order_until_the_latest(submit, watch, generations, project_id):
+    before = submit()
+    changed, _ = watch()
+    generations.cancel(project_id, before.id, 5)
+    after = submit()
+    seen = changed.get(timeout=5)
+    while len(seen) < 2:
+        seen += changed.get(timeout=5)
+    assert [(g.id, g.status) for g in seen] == [(before.id, "failed"), (after.id, "pending")]
+
+
+def test_nothing_is_read_for_nobody_but_a_changed_key_is_told(submit, watch, keys):
+    changed, keys_changed = watch(wanted=False)
+    submit()
+    keys.create("new", 5)
+    assert keys_changed.get(timeout=5)
+    keys.revoke("new", 6)
+    assert keys_changed.get(timeout=5)
+    assert changed.empty()

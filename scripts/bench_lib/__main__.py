@@ -1,0 +1,46 @@
+"""`scripts/bench [service|png|enhance] …`: dispatch to what is measured; all without a word."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+USAGE = """usage: scripts/bench [service|png|enhance] [options]
+
+  service   the HTTP front, the queue and the whole way from POST to picture
+  png       the PNG encoder against Pillow's default
+  enhance   the seven templates on forty prompts, with the embedded language model
+
+Without a name: service and png. `scripts/bench NAME --help` lists the options."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named measurement."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    names = arguments[:1] or ["service", "png"]
+    for name in names:
+        run = _find(name)
+        if run is None:
+            print(f"scripts/bench: no measurement is called {name!r}\n{USAGE}", file=sys.stderr)
+            return 2
+        run(arguments[1:])
+    return 0
+
+
+def _find(name: str) -> Callable[[list[str]], object] | None:
+    # Imported late: two of the three load torch, which the third must do without.
+    if name == "service":
+        from scripts.bench_lib.service import main as run
+    elif name == "png":
+        from scripts.bench_lib.imaging import main as run
+    elif name == "enhance":
+        from scripts.bench_lib.enhance import main as run
+    else:
+        return None
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
