@@ -11,7 +11,7 @@
     ├── GenerationFailed        a generation that was waited for has failed
     ├── ServiceUnavailable      the worker or the database is gone
     ├── DataFolderBusy          another process holds the data folder
-    ├── DatabaseUnusable        the database's file is none, or cannot be read or written
+    ├── DatabaseUnusable        the database's file is none, or not ours
     ├── ModelError              a model cannot be found, loaded or used
     │   ├── ModelNotFound       no such folder or catalog name
     │   └── ModelBroken         the files are there, but not what they should be
@@ -132,7 +132,7 @@ class DataFolderBusy(BanatieError):
 
 
 class DatabaseUnusable(BanatieError):
-    """The database's file is no database, or it cannot be read or written."""
+    """The database's file is no database, or not one of Banatie's."""
 
     code = "DATABASE_UNUSABLE"
 

@@ -6,9 +6,10 @@ nowhere but in `clock`, which is handed in.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from uuid import UUID
+
+import msgspec
 
 from banatie.config import Limits
 from banatie.errors import GenerationNotFound, ValidationError
@@ -16,6 +17,9 @@ from banatie.jobs import Bell, Stage
 from banatie.records import Generation, Submission
 from banatie.store.files import Files
 from banatie.store.generations import Generations, IdempotentRequest, Submitted
+
+META_DEPTH = 64
+"""Deeper than anybody means it, and shallow enough for every JSON reader."""
 
 
 class Intake:
@@ -58,9 +62,9 @@ class Intake:
             self._bells["enhance" if stage == "enhance" else "paint"].ring(submitted.generation.id)
         return submitted
 
-    def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> None:
-        """Keep the answer for the same request sent again."""
-        self._generations.save_answer(idempotent, answer)
+    def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:
+        """Keep the answer for the same request sent again; the one that was kept first."""
+        return self._generations.save_answer(idempotent, answer)
 
     def get(self, project_id: str, generation_id: str) -> Generation:
         """The project's generation. Raises GenerationNotFound, also for what is no UUID."""
@@ -110,10 +114,24 @@ class Intake:
                     name,
                     f"has {length} characters; at most {self._limits.prompt_characters} are read",
                 )
-        if len(json.dumps(submission.meta).encode()) > self._limits.meta_bytes:
+        if _depth(submission.meta) > META_DEPTH:
+            raise ValidationError.of("meta", f"is nested deeper than {META_DEPTH} levels")
+        if len(msgspec.json.encode(submission.meta)) > self._limits.meta_bytes:
             raise ValidationError.of(
                 "meta", f"is larger than {self._limits.meta_bytes} bytes of JSON"
             )
+
+
+def _depth(value: object) -> int:
+    """How deep objects and lists lie in each other; no further than it matters."""
+    depth, level = 0, [value]
+    while level and depth <= META_DEPTH:
+        inner = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
+        ]
+        depth += bool(inner)
+        level = [each for values in inner for each in values]
+    return depth
 
 
 def _uuid(text: str) -> str:

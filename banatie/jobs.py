@@ -90,20 +90,20 @@ class _WakingStorage(SqliteStorage):
 
     def __init__(self, name: str, *, socket_path: Path, **options: object) -> None:
         self._socket_path = socket_path
+        self._sender: socket.socket | None = None
         self._reader: socket.socket | None = None
         self._reader_is_open = False
         super().__init__(name, **options)
 
     def enqueue(self, data: bytes, priority: float | None = None) -> None:
         super().enqueue(data, priority)
-        if hasattr(socket, "AF_UNIX"):
+        if self._sender is None and hasattr(socket, "AF_UNIX"):
+            self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._sender.setblocking(False)
+        if self._sender is not None:
             # No reader, a full socket, a path too long for a socket: the reader will poll.
-            with (
-                contextlib.suppress(OSError),
-                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
-            ):
-                sender.setblocking(False)
-                sender.sendto(b"", str(self._socket_path))
+            with contextlib.suppress(OSError):
+                self._sender.sendto(b"", str(self._socket_path))
 
     def dequeue(self) -> bytes | None:
         data = super().dequeue()
@@ -113,10 +113,11 @@ class _WakingStorage(SqliteStorage):
         return data
 
     def close(self) -> bool:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-            self._reader_is_open = False
+        for end in (self._sender, self._reader):
+            if end is not None:
+                end.close()
+        self._sender = self._reader = None
+        self._reader_is_open = False
         return super().close()
 
     def _create_connection(self):

@@ -58,6 +58,7 @@ def build_services(config: Config, clock: Callable[[], int]) -> Services:
         keys=Keys(database),
         workers=Workers(database),
         files=files,
+        bells=bells,
         intake=Intake(generations, files, bells, config.limits, clock),
         clock=clock,
     )

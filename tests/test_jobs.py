@@ -18,6 +18,20 @@ def heard() -> queue.Queue:
 
 
 @pytest.fixture
+def bell():
+    """Makes bells, and closes them at the end."""
+    made = []
+
+    def bell(stage: str, folder: Path) -> Bell:
+        made.append(Bell(stage, folder))
+        return made[-1]
+
+    yield bell
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
 def listen(heard: queue.Queue):
     """Starts a consumer on a folder's paint bell; stops them all at the end."""
     started = []
@@ -35,32 +49,32 @@ def listen(heard: queue.Queue):
         bell.close()
 
 
-def test_a_ring_is_heard_in_another_instance(tmp_path, listen, heard):
+def test_a_ring_is_heard_in_another_instance(tmp_path, bell, listen, heard):
     listen(tmp_path)
-    bell = Bell("paint", tmp_path)
+    ringer = bell("paint", tmp_path)
     for generation_id in ("one", "two"):
-        bell.ring(generation_id)
+        ringer.ring(generation_id)
     assert [heard.get(timeout=5), heard.get(timeout=5)] == ["one", "two"]
 
 
-def test_a_ring_before_anyone_listens_is_kept(tmp_path, listen, heard):
-    Bell("paint", tmp_path).ring("early")
+def test_a_ring_before_anyone_listens_is_kept(tmp_path, bell, listen, heard):
+    bell("paint", tmp_path).ring("early")
     listen(tmp_path)
     assert heard.get(timeout=5) == "early"
 
 
-def test_the_stages_do_not_hear_each_other(tmp_path, listen, heard):
+def test_the_stages_do_not_hear_each_other(tmp_path, bell, listen, heard):
     listen(tmp_path)
-    Bell("enhance", tmp_path).ring("not for painters")
-    Bell("paint", tmp_path).ring("for painters")
+    bell("enhance", tmp_path).ring("not for painters")
+    bell("paint", tmp_path).ring("for painters")
     assert heard.get(timeout=5) == "for painters"
 
 
-def test_without_a_datagram_the_reader_polls(tmp_path, listen, heard, monkeypatch):
-    bell = Bell("paint", tmp_path)
+def test_without_a_datagram_the_reader_polls(tmp_path, bell, listen, heard, monkeypatch):
+    ringer = bell("paint", tmp_path)
     listen(tmp_path)
     monkeypatch.delattr(socket, "AF_UNIX")
-    bell.ring("quiet")
+    ringer.ring("quiet")
     assert heard.get(timeout=5 + POLL_SECONDS) == "quiet"
 
 
@@ -77,18 +91,17 @@ def test_an_answer_that_raises_does_not_end_the_listening(tmp_path, listen, hear
             raise ValueError("on purpose")
         heard.put(generation_id)
 
-    bell = listen(tmp_path, answer)
-    bell.ring("bad")
-    bell.ring("good")
+    ringer = listen(tmp_path, answer)
+    ringer.ring("bad")
+    ringer.ring("good")
     assert heard.get(timeout=5) == "good"
     assert "on purpose" in caplog.text
 
 
-def test_a_queue_that_cannot_be_written_is_only_logged(tmp_path, caplog):
-    bell = Bell("paint", tmp_path)
+def test_a_queue_that_cannot_be_written_is_only_logged(tmp_path, bell, caplog):
+    ringer = bell("paint", tmp_path)
     with sqlite3.connect(tmp_path / "queue.db") as connection:
         connection.execute("DROP TABLE task")
     connection.close()
-    bell.ring("unheard")
+    ringer.ring("unheard")
     assert "could not be rung for unheard" in caplog.text
-    bell.close()

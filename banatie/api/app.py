@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from banatie.api.system import system_router
 from banatie.api.waiting import Waiters
 from banatie.config import Config
 from banatie.intake import Intake
+from banatie.jobs import Bell, Stage
 from banatie.store.changes import Changes
 from banatie.store.database import Database
 from banatie.store.files import Files
@@ -48,8 +49,15 @@ class Services:
     keys: Keys
     workers: Workers
     files: Files
+    bells: Mapping[Stage, Bell]
     intake: Intake
     clock: Callable[[], int]
+
+    def close(self) -> None:
+        """Let go of the files and sockets that the calling thread holds."""
+        for bell in self.bells.values():
+            bell.close()
+        self.database.close()
 
 
 def create_app(services: Services) -> Litestar:

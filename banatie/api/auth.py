@@ -23,6 +23,7 @@ class Authentication:
         self._keys = keys
         self._clock = clock
         self._known: dict[str, Key] = {}
+        self._epoch = 0
 
     async def key_of(self, text: str | None) -> Key:
         """The key with this text. Raises Unauthorized."""
@@ -30,12 +31,15 @@ class Authentication:
             raise Unauthorized("Send an API key in the X-API-Key header")
         key = self._known.get(text)
         if key is None:
+            epoch = self._epoch
             key = await asyncio.to_thread(self._keys.authenticate, text)
             if key is None:
                 raise Unauthorized("This API key is not known here")
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            self._known[text] = key
+            # What was read before a key changed may be what has changed.
+            if epoch == self._epoch:
+                self._known[text] = key
         if not counts_at(key, self._clock()):
             raise Unauthorized("This API key has been revoked or has expired")
         return key
@@ -43,3 +47,4 @@ class Authentication:
     def forget(self) -> None:
         """Ask the database again from now on: a key has changed."""
         self._known.clear()
+        self._epoch += 1

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
+import msgspec
 from litestar import Request, Response
 from litestar.exceptions import (
     ClientException,
@@ -25,6 +27,8 @@ from banatie.api.schemas import ErrorBody, Failure, encode
 from banatie.errors import BanatieError, QueueFull, RateLimitExceeded, ValidationError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STATUS_OF_CODE: Mapping[str, int] = {
     "VALIDATION_ERROR": 400,
@@ -55,13 +59,15 @@ _CODE_OF_STATUS = {
 }
 
 
-def to_response(request: Request, error: Exception) -> Response:
+def to_response(
+    request: Request, error: Exception, more_headers: Mapping[str, str] | None = None
+) -> Response:
     """The answer to a request that ended in `error`."""
     status, body, headers = describe(error, request.scope)
     return Response(
         content=encode(Failure(error=body)),
         status_code=status,
-        headers=headers,
+        headers={**headers, **(more_headers or {})},
         media_type="application/json",
     )
 
@@ -92,10 +98,14 @@ def describe(error: Exception, scope: Scope) -> tuple[int, ErrorBody, dict[str, 
     if isinstance(error.__cause__, SerializationException):
         message = f"The body is not valid JSON: {error.__cause__.__cause__}"
         return 400, ErrorBody("VALIDATION_ERROR", message), {}
+    if isinstance(error, UnicodeDecodeError | RecursionError):
+        # Litestar lets these two out of its JSON reader as they are.
+        message = "The body is not UTF-8, or nested too deeply"
+        return 400, ErrorBody("VALIDATION_ERROR", message), {}
     if isinstance(error, NotFoundException):
-        return 404, ErrorBody("NOT_FOUND", f"Nothing is at {scope['path']}"), {}
+        return 404, ErrorBody("NOT_FOUND", f"Nothing is at {_path(scope)}"), {}
     if isinstance(error, MethodNotAllowedException):
-        message = f"{scope['method']} is not possible at {scope['path']}"
+        message = f"{scope['method']} is not possible at {_path(scope)}"
         return 405, ErrorBody("METHOD_NOT_ALLOWED", message), dict(error.headers or {})
     if isinstance(error, HTTPException) and error.status_code in _CODE_OF_STATUS:
         code = _CODE_OF_STATUS[error.status_code]
@@ -108,6 +118,28 @@ def describe(error: Exception, scope: Scope) -> tuple[int, ErrorBody, dict[str, 
     )
     message = f"Something went wrong here; the server's log has it under {request_id}"
     return 500, ErrorBody("INTERNAL_ERROR", message), {}
+
+
+def strict_body(body: bytes, shape: type[T]) -> T:
+    """The body again, read strictly: Litestar takes `"true"` for true and `"7"` for 7.
+
+    Raises ValidationError naming the field.
+    """
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$.")
+        raise ValidationError.of(place.rstrip("`") or "body", message) from error
+
+
+def _path(scope: Scope) -> str:
+    # A mounted application is given the path below it.
+    return scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 def _validation_body(error: LitestarValidationException) -> ErrorBody:
@@ -123,6 +155,8 @@ def _validation_body(error: LitestarValidationException) -> ErrorBody:
         elif field == "data":
             field = "body"
             message = "is missing" if message == "'data'" else message
+        if item.get("source") == "query":
+            field = _camel(field)
         details.append({"field": field, "message": message})
     summary = "; ".join(f"{detail['field']}: {detail['message']}" for detail in details)
     return ErrorBody("VALIDATION_ERROR", summary or error.detail, details or None)

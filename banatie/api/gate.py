@@ -7,10 +7,10 @@ key, counted and answered like everything else.
 from __future__ import annotations
 
 import logging
+import os
+import re
 import time
-import uuid
 
-from litestar.datastructures import Headers
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from banatie.api.auth import Authentication
@@ -22,6 +22,7 @@ from banatie.records import Generation, Key
 logger = logging.getLogger(__name__)
 
 PROTECTED = "/api/v1"
+POLLED = re.compile(PROTECTED + r"/generations/[0-9a-fA-F-]{36}(/events)?/?")
 ALWAYS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -50,7 +51,7 @@ class Gate:
             await self._inner(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        state["request_id"] = uuid.uuid4().hex
+        state["request_id"] = os.urandom(12).hex()
         started = time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
@@ -58,13 +59,18 @@ class Gate:
                 self._complete(message, scope, started)
             await send(message)
 
+        # As Litestar will read it: several slashes are one.
+        scope["path"] = re.sub("/{2,}", "/", scope["path"])
         if scope["path"] == PROTECTED or scope["path"].startswith(PROTECTED + "/"):
-            headers = Headers.from_scope(scope)
+            headers = dict(scope["headers"])
             try:
-                key = await self._authentication.key_of(headers.get("x-api-key"))
+                key = await self._authentication.key_of(
+                    headers.get(b"x-api-key", b"").decode("latin-1")
+                )
                 state["key"] = key
                 self._count(key, scope)
-                _expect_json(headers)
+                if scope["method"] != "GET":
+                    _expect_json(headers)
             except BanatieError as error:
                 await send_failure(error, scope, send_with_headers)
                 return
@@ -77,7 +83,7 @@ class Gate:
         if allowance.remaining:
             self._limits.count(key)
             scope["state"]["counted"] = True
-        elif scope["method"] == "GET" and scope["path"].startswith(PROTECTED + "/generations/"):
+        elif scope["method"] == "GET" and POLLED.fullmatch(scope["path"]):
             # It may be a poll, which is never refused; whether it is one, `settle` knows.
             scope["state"]["over_limit"] = allowance
         else:
@@ -85,29 +91,29 @@ class Gate:
 
     def _complete(self, message: Message, scope: Scope, started: float) -> None:
         state = scope["state"]
-        headers = list(message.get("headers", []))
+        headers = [*message.get("headers", ()), *ALWAYS]
         headers.append((b"x-request-id", state["request_id"].encode()))
-        headers += ALWAYS
         if "key" in state:
             headers += self._limits.allowance(state["key"]).headers()
         message["headers"] = headers
-        logger.debug(
-            "%s %s %s %.0f ms %s",
-            scope["method"],
-            scope["path"],
-            message["status"],
-            (time.monotonic() - started) * 1000,
-            state["request_id"],
-        )
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "%s %s %s %.0f ms %s",
+                scope["method"],
+                scope["path"],
+                message["status"],
+                (time.monotonic() - started) * 1000,
+                state["request_id"],
+            )
 
 
-def settle(scope: Scope, limits: RequestLimits, generation: Generation) -> None:
+def settle(scope: Scope, limits: RequestLimits, generation: Generation | None) -> None:
     """Count a GET of a generation now that it is known: not at all while it has not ended.
 
     Raises RateLimitExceeded where the request was let in as a poll and is none.
     """
     state = scope["state"]
-    if not generation.is_ended:
+    if generation is not None and not generation.is_ended:
         if state.pop("counted", False):
             limits.refund(state["key"])
     elif "over_limit" in state:
@@ -115,8 +121,8 @@ def settle(scope: Scope, limits: RequestLimits, generation: Generation) -> None:
         raise RateLimitExceeded(allowance.limit, allowance.reset_seconds)
 
 
-def _expect_json(headers: Headers) -> None:
-    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if has_body and media_type != "application/json":
+def _expect_json(headers: dict[bytes, bytes]) -> None:
+    has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if has_body and media_type != b"application/json":
         raise UnsupportedMediaType("Send JSON, with Content-Type: application/json")

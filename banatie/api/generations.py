@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from litestar import Request, Response, Router, delete, get, post
-from litestar.params import HeaderParameter, QueryParameter
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import ServerSentEvent
 from litestar.response.sse import ServerSentEventMessage
 
-from banatie.api.front import front_of, in_thread, key_of
+from banatie.api.errors import strict_body, to_response
+from banatie.api.front import Front, front_of, in_thread, key_of
 from banatie.api.gate import settle
 from banatie.api.responses import FAILURES, json_response
 from banatie.api.schemas import (
@@ -25,7 +27,7 @@ from banatie.api.schemas import (
     encode,
     view,
 )
-from banatie.api.waiting import Waiters, parse_prefer
+from banatie.api.waiting import Preference, Waiters, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
 from banatie.records import MAX_SEED, Generation, Key, Status
 from banatie.store.generations import IdempotentRequest
@@ -47,7 +49,7 @@ Prefer = Annotated[
     "/", operation_id="createGeneration", summary="Make a picture from a prompt", responses=FAILURES
 )
 async def create_generation(
-    data: GenerationCreate,
+    data: JSONBody[GenerationCreate],
     request: Request[Any, Any, Any],
     prefer: Prefer = None,
     idempotency_key: Annotated[
@@ -61,6 +63,7 @@ async def create_generation(
 ) -> Response[Success[GenerationView]]:
     """Accept a generation; the answer carries the enhanced prompt, or comes after a few seconds."""
     front, key = front_of(request), key_of(request)
+    data = strict_body(await request.body(), GenerationCreate)
     submission = data.to_submission()
     idempotent = _idempotent(key, idempotency_key, data)
     submitted = await in_thread(front.intake.submit, key.project.id, submission, idempotent)
@@ -70,13 +73,14 @@ async def create_generation(
     if generation is None:
         raise GenerationNotFound("of the first request with this Idempotency-Key")
 
-    preference = parse_prefer(prefer)
+    preference = _preference(request, prefer)
     url = front.public_url(request)
     if preference.wait is not None:
         latest = await front.waiters.until(generation, lambda g: g.is_ended, preference.wait)
         shown = _still_there(latest, generation)
         if shown.status == "failed":
-            raise GenerationFailed(shown.error_message or "It failed", view(shown, url))
+            failure = GenerationFailed(shown.error_message or "It failed", view(shown, url))
+            return to_response(request, failure, preference.applied())
     elif preference.respond_async or not generation.auto_enhance:
         shown = generation
     else:
@@ -86,7 +90,7 @@ async def create_generation(
 
     answer = encode(Success(data=view(shown, url)))
     if idempotent is not None:
-        await in_thread(front.intake.save_answer, idempotent, answer)
+        answer = await in_thread(front.intake.save_answer, idempotent, answer)
     return Response(
         answer, status_code=201, media_type="application/json", headers=preference.applied()
     )
@@ -100,7 +104,7 @@ async def create_generation(
 )
 async def list_generations(
     request: Request[Any, Any, Any],
-    status: Status | None = None,
+    status: FromQuery[Status | None] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
     offset: Annotated[int, QueryParameter(ge=0, le=MAX_SEED)] = 0,
     include_deleted: Annotated[bool, QueryParameter(name="includeDeleted")] = False,
@@ -132,43 +136,45 @@ async def list_generations(
     responses=FAILURES,
 )
 async def get_generation(
-    generation_id: str,
+    generation_id: FromPath[str],
     request: Request[Any, Any, Any],
     prefer: Prefer = None,
 ) -> Response[Success[GenerationView]]:
     """The generation as it is now, or, if preferred, once it has ended."""
-    front, key = front_of(request), key_of(request)
-    generation = await in_thread(front.intake.get, key.project.id, generation_id)
-    preference = dataclasses.replace(parse_prefer(prefer), respond_async=False)
+    front = front_of(request)
+    generation = await _polled(front, request, generation_id)
+    preference = _preference(request, prefer)
     if preference.wait is not None and not generation.is_ended:
         latest = await front.waiters.until(generation, lambda g: g.is_ended, preference.wait)
         generation = _still_there(latest, generation)
-    settle(request.scope, front.limits, generation)
     answer = Success(data=view(generation, front.public_url(request)))
-    return json_response(answer, headers=preference.applied())
+    return json_response(answer, headers=_applied_to_get(preference))
 
 
 @get(
     "/{generation_id:str}/events",
     operation_id="followGeneration",
+    media_type="text/event-stream",
     summary="Follow a generation",
     responses=FAILURES,
 )
 async def follow_generation(
-    generation_id: str,
+    generation_id: FromPath[str],
     request: Request[Any, Any, Any],
     last_event_id: Annotated[
         str | None, HeaderParameter(name="Last-Event-ID", required=False)
     ] = None,
-) -> ServerSentEvent:
+) -> ServerSentEvent | Response[None]:
     """Server-sent events `status`, `prompt`, `progress`, `success` and `failed`, until the end.
 
     An event's id is the generation's revision; with `Last-Event-ID` only what is newer comes.
     """
-    front, key = front_of(request), key_of(request)
-    generation = await in_thread(front.intake.get, key.project.id, generation_id)
-    settle(request.scope, front.limits, generation)
-    seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else -1
+    front = front_of(request)
+    generation = await _polled(front, request, generation_id)
+    seen = int(last_event_id) if re.fullmatch(r"[0-9]{1,18}", last_event_id or "") else -1
+    if generation.is_ended and seen >= generation.revision:
+        # All was told; this is how a browser's EventSource is kept from asking for ever.
+        return Response(None, status_code=204)
     return ServerSentEvent(_events(generation.id, front.waiters, seen, front.public_url(request)))
 
 
@@ -180,7 +186,7 @@ async def follow_generation(
     status_code=200,
 )
 async def cancel_generation(
-    generation_id: str, request: Request[Any, Any, Any]
+    generation_id: FromPath[str], request: Request[Any, Any, Any]
 ) -> Response[Success[GenerationView]]:
     """Stop it within one denoising step; one that has ended stays as it is."""
     front, key = front_of(request), key_of(request)
@@ -196,7 +202,7 @@ async def cancel_generation(
     status_code=200,
 )
 async def restore_generation(
-    generation_id: str, request: Request[Any, Any, Any]
+    generation_id: FromPath[str], request: Request[Any, Any, Any]
 ) -> Response[Success[GenerationView]]:
     """Bring a soft-deleted generation back; one that is not in the bin stays as it is."""
     front, key = front_of(request), key_of(request)
@@ -212,7 +218,7 @@ async def restore_generation(
     status_code=200,
 )
 async def delete_generation(
-    generation_id: str, request: Request[Any, Any, Any], soft: bool = False
+    generation_id: FromPath[str], request: Request[Any, Any, Any], soft: FromQuery[bool] = False
 ) -> Response[Done]:
     """Delete for good, or with `soft=true` into the bin; what has not ended is cancelled."""
     front, key = front_of(request), key_of(request)
@@ -237,6 +243,25 @@ def generations_router() -> Router:
         security=[{"apiKey": []}],
         tags=["Generations"],
     )
+
+
+async def _polled(front: Front, request: Request[Any, Any, Any], generation_id: str) -> Generation:
+    """The generation that is asked for, once the request is counted or found to be a poll."""
+    generation = None
+    try:
+        generation = await in_thread(front.intake.get, key_of(request).project.id, generation_id)
+        return generation
+    finally:
+        settle(request.scope, front.limits, generation)
+
+
+def _preference(request: Request[Any, Any, Any], prefer: str | None) -> Preference:
+    # The field may stand on several lines, which are one list (RFC 9110, section 5.3).
+    return parse_prefer(",".join(request.headers.getall("prefer")) if prefer else None)
+
+
+def _applied_to_get(preference: Preference) -> dict[str, str] | None:
+    return preference.applied() if preference.wait is not None else None
 
 
 def _idempotent(
@@ -277,8 +302,11 @@ async def _events(
             yield KEEP_ALIVE
             continue
         if now.revision > seen:
-            for event, data in _differences(before, now, url):
-                yield ServerSentEventMessage(encode(data), event=event, id=now.revision)
+            events = _differences(before, now, url)
+            for number, (event, data) in enumerate(events, 1):
+                # Only with the last of a revision's events is that revision told.
+                revision = now.revision if number == len(events) else None
+                yield ServerSentEventMessage(encode(data), event=event, id=revision)
         before = now
 
 

@@ -6,12 +6,16 @@ last second's requests. Windows begin with a key's first request and last an hou
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from banatie.errors import BanatieError
 from banatie.records import Key
 from banatie.store.keys import Keys
+
+logger = logging.getLogger(__name__)
 
 WINDOW_MILLISECONDS = 3_600_000
 
@@ -35,6 +39,9 @@ class Allowance:
         ]
 
 
+NOTHING_COUNTED = Allowance(0, 0, 0)
+
+
 class RequestLimits:
     """Every key's window."""
 
@@ -49,6 +56,8 @@ class RequestLimits:
     def allowance(self, key: Key) -> Allowance:
         """Where the key stands now."""
         limit = self._default_limit if key.requests_per_hour is None else key.requests_per_hour
+        if not limit:
+            return NOTHING_COUNTED
         start, requests = self._window(key)
         reset = -(-(start + WINDOW_MILLISECONDS - self._clock()) // 1000)
         return Allowance(limit, max(0, limit - requests), reset)
@@ -66,8 +75,14 @@ class RequestLimits:
         with self._lock:
             unsaved = {key_id: self._windows[key_id] for key_id in self._unsaved}
             self._unsaved.clear()
-        if unsaved:
+        if not unsaved:
+            return
+        try:
             self._keys.save_request_counts(unsaved)
+        except BanatieError as error:
+            logger.warning("request counts could not be saved yet: %s", error)
+            with self._lock:
+                self._unsaved |= unsaved.keys()
 
     def _window(self, key: Key) -> tuple[int, int]:
         now = self._clock()

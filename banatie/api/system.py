@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from importlib import resources
 from typing import Any
 
 from litestar import Request, Response, Router, get
 from litestar.exceptions import NotFoundException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath
 
 import banatie
 from banatie.api.front import front_of, in_thread
-from banatie.api.responses import json_response
+from banatie.api.responses import FAILURES, json_response
 from banatie.api.schemas import ErrorBody, Success, Wire
+from banatie.errors import DatabaseUnusable, ServiceUnavailable
 from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES
 from banatie.store.workers import WorkerState
+
+logger = logging.getLogger(__name__)
 
 DOCUMENTS = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -85,12 +91,22 @@ class Unhealthy(Wire, kw_only=True):
     data: HealthView
 
 
-@get("/health", operation_id="health", summary="Whether the server can make pictures")
+@get(
+    "/health",
+    operation_id="health",
+    summary="Whether the server can make pictures",
+    responses={503: ResponseSpec(Unhealthy, description="SERVICE_UNAVAILABLE and the reason")},
+)
 async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView]]:
     """200 when a worker is ready; 503 and the reason otherwise."""
     front = front_of(request)
-    worker = await in_thread(front.workers.present, front.clock())
-    state = worker.state if worker else "gone"
+    worker, state = None, "gone"
+    try:
+        worker = await in_thread(front.workers.present, front.clock())
+        state = worker.state if worker else "gone"
+    except (ServiceUnavailable, DatabaseUnusable) as error:
+        logger.error("the database cannot be used: %s", error)
+        state = "database gone"
     shown = HealthView(
         status="ok" if state == "ready" else "starting" if state == "starting" else "unavailable",
         version=banatie.__version__,
@@ -103,13 +119,19 @@ async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView
         return json_response(Success(data=shown))
     reason = {
         "starting": "The worker is loading its models",
+        "database gone": "The database cannot be used; the log says why",
         "gone": "No worker is running; `banatie serve` or `banatie worker` starts one",
     }.get(state) or (worker.reason if worker else None)
     error = ErrorBody("SERVICE_UNAVAILABLE", reason or "The worker is broken; its log says why")
     return json_response(Unhealthy(error=error, data=shown), status=503)
 
 
-@get("/api/info", operation_id="info", summary="Limits, templates, ratios and models")
+@get(
+    "/api/info",
+    operation_id="info",
+    summary="Limits, templates, ratios and models",
+    responses={401: FAILURES[401]},
+)
 async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
     """What this server can do; with a key, also where that key stands."""
     front, key_view = front_of(request), None
@@ -153,7 +175,7 @@ def docs_page() -> Response[bytes]:
 
 
 @get("/docs/{name:str}", include_in_schema=False, sync_to_thread=False)
-def docs_file(name: str) -> Response[bytes]:
+def docs_file(name: FromPath[str]) -> Response[bytes]:
     """What that page consists of."""
     if name not in DOCUMENTS:
         raise NotFoundException()

@@ -35,14 +35,20 @@ class Preference:
         return {"Preference-Applied": "respond-async"} if self.respond_async else {}
 
 
+NO_PREFERENCE = Preference()
+
+
 def parse_prefer(header: str | None) -> Preference:
     """The preferences known here; others, and malformed ones, are ignored as the RFC has it."""
+    if not header:
+        return NO_PREFERENCE
     wait, respond_async = None, False
-    for preference in (header or "").split(","):
+    for preference in header.split(","):
         name, _, value = preference.split(";")[0].partition("=")
         name, value = name.strip().lower(), value.strip().strip('"')
-        if name == "wait" and wait is None and re.fullmatch(r"\d{1,9}", value, re.ASCII):
-            wait = min(int(value), MAX_WAIT_SECONDS)
+        if name == "wait" and wait is None and re.fullmatch(r"\d+", value, re.ASCII):
+            # Python refuses to read numbers of thousands of digits; nine are enough to be too many.
+            wait = min(int(value.lstrip("0")[:9] or "0"), MAX_WAIT_SECONDS)
         elif name == "respond-async":
             respond_async = True
     return Preference(wait, respond_async)

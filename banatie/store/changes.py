@@ -6,15 +6,20 @@ has moved and somebody waits; how many clients do makes no difference to it.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
+from banatie.errors import BanatieError
 from banatie.records import Generation
 from banatie.store.database import Database
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
 
+logger = logging.getLogger(__name__)
+
 INTERVAL_SECONDS = 0.005
+PAUSE_SECONDS = 1.0
 
 
 class Changes:
@@ -49,17 +54,25 @@ class Changes:
     def _watch(self) -> None:
         version, keys = -1, self._keys.state()
         while not self._stop.wait(INTERVAL_SECONDS):
-            current = self._database.data_version()
-            if current == version:
-                continue
-            version = current
-            if self._keys.state() != keys:
-                keys = self._keys.state()
-                self._on_keys()
-            # In this order: whoever begins to wait after `wanted` was asked, reads the row later
-            # than `latest` was read.
-            latest = self._generations.latest_revision()
-            if self._wanted() and latest > self._revision:
-                self._on_change(self._generations.changed_since(self._revision))
-            self._revision = latest
+            try:
+                version, keys = self._look(version, keys)
+            except BanatieError as error:
+                # A disk that is full for a while must not leave the waiting ones alone for ever.
+                logger.warning("the database could not be watched: %s", error)
+                self._stop.wait(PAUSE_SECONDS)
         self._database.close()
+
+    def _look(self, version: int, keys: tuple[object, ...]) -> tuple[int, tuple[object, ...]]:
+        current = self._database.data_version()
+        if current == version:
+            return version, keys
+        current_keys = self._keys.state()
+        if current_keys != keys:
+            self._on_keys()
+        # In this order: whoever begins to wait after `wanted` was asked, reads the row later than
+        # `latest` was read.
+        latest = self._generations.latest_revision()
+        if self._wanted() and latest > self._revision:
+            self._on_change(self._generations.changed_since(self._revision))
+        self._revision = latest
+        return current, current_keys

@@ -1,7 +1,8 @@
 """The SQLite file: opening it, its tables, and one way to read and one to write.
 
-Connections belong to threads; whoever writes holds the only pen of this process, so that SQLite's
-own lock is fought over by processes alone. What the rows mean is for the other modules here.
+Each thread reads through a connection of its own. Whoever writes holds the only pen of this
+process, so that SQLite's own lock is fought over by processes alone. What the rows mean is for the
+other modules here.
 """
 
 from __future__ import annotations
@@ -10,15 +11,27 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
-from banatie.errors import DatabaseUnusable
+from banatie.errors import DatabaseUnusable, ServiceUnavailable
 
 BUSY_SECONDS = 60
 """How long a statement waits for another process's write: longer than a backup holds the file."""
+
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+}
 
 migrations = Migrations("banatie")
 
@@ -182,13 +195,39 @@ CREATE TABLE workers (
 """
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turns SQLite's errors into Banatie's: what may pass by itself, and what will not."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.Error as error:
+        # The low byte is the kind; SQL that is wrong is kind 1 (https://sqlite.org/rescode.html).
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING:
+            raise ServiceUnavailable("The database cannot be reached at the moment") from error
+        raise DatabaseUnusable(f"The database refused: {error}") from error
+
+
+class _Group:
+    """The parts that are committed together."""
+
+    def __init__(self) -> None:
+        self.committed = threading.Event()
+        self.error: sqlite3.Error | None = None
+
+
 class Database:
     """The database file of one process, shared by its threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
+        # Whoever has the pen writes, whatever its thread, through one connection.
         self._pen = threading.Lock()
+        self._group: _Group | None = None
+        self._queueing = threading.Lock()
+        self._queue_length = 0
 
     def migrate(self) -> list[str]:
         """Bring the tables up to date; the names of the migrations that were applied.
@@ -205,45 +244,99 @@ class Database:
 
     def query(self, sql: str, parameters: object = ()) -> list[sqlite3.Row]:
         """All rows of a statement that only reads."""
-        return self._connection().execute(sql, parameters).fetchall()
+        with _told():
+            return self._connection().execute(sql, parameters).fetchall()
 
     def first(self, sql: str, parameters: object = ()) -> sqlite3.Row | None:
         """The first row of a statement that only reads, if there is one."""
-        return self._connection().execute(sql, parameters).fetchone()
+        with _told():
+            return self._connection().execute(sql, parameters).fetchone()
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction with the write lock from its beginning: all of it happens or nothing."""
-        connection = self._connection()
-        with self._pen:
-            connection.execute("BEGIN IMMEDIATE")
+        """All of what is done to the connection happens, durably when this returns, or nothing.
+
+        Threads that write at the same time share one transaction, and so one wait for the disk.
+        """
+        with _told():
+            yield from self._write()
+
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._queueing:
+            self._queue_length += 1
+        try:
+            self._pen.acquire()
+        finally:
+            with self._queueing:
+                self._queue_length -= 1
+        try:
+            group = self._begin()
             try:
-                yield connection
-                connection.execute("COMMIT")
+                self._writer.execute("SAVEPOINT part")
+                yield self._writer
+                self._writer.execute("RELEASE part")
             except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK TO part")
                 raise
+            finally:
+                # The last in the queue commits for all; so does one whose own part has failed.
+                if self._queue_length == 0:
+                    self._commit(group)
+        finally:
+            self._pen.release()
+        group.committed.wait()
+        if group.error is not None:
+            raise group.error
+
+    def _begin(self) -> _Group:
+        if self._group is None:
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._group = _Group()
+        return self._group
+
+    def _commit(self, group: _Group) -> None:
+        self._group = None
+        try:
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            group.error = error
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        group.committed.set()
 
     def data_version(self) -> int:
         """A number that changes whenever another connection has changed the file."""
-        return self._connection().execute("PRAGMA data_version").fetchone()[0]
+        return self.first("PRAGMA data_version")[0]
 
     def close(self) -> None:
-        """Close the calling thread's connection."""
+        """Close the calling thread's connection, and the one that all write through."""
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             connection.close()
             del self._local.connection
+        with self._pen:
+            if "_writer" in vars(self):
+                self._writer.close()
+                del self._writer
+
+    @cached_property
+    def _writer(self) -> sqlite3.Connection:
+        return self._connect(check_same_thread=False)
 
     def _connection(self) -> sqlite3.Connection:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
-            # FULL, so that an accepted job survives a power cut and not only a crash.
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            self._local.connection = connection
+            connection = self._local.connection = self._connect()
+        return connection
+
+    def _connect(self, **options: bool) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, **options
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL, so that an accepted job survives a power cut and not only a crash.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
         return connection

@@ -111,14 +111,15 @@ class Generations:
                 )
             return Submitted(find(connection, generation_id), is_new=True)
 
-    def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> None:
-        """Keep what the first of the same requests was answered, for those that come again."""
+    def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:
+        """Keep the answer for the same request sent again, unless there is one; the kept one."""
         with self._database.writing() as connection:
-            connection.execute(
-                "UPDATE idempotent_requests SET answer = ? "
-                "WHERE key_id = ? AND idempotency_key = ? AND answer IS NULL",
+            kept = connection.execute(
+                "UPDATE idempotent_requests SET answer = coalesce(answer, ?) "
+                "WHERE key_id = ? AND idempotency_key = ? RETURNING answer",
                 (answer, idempotent.key_id, idempotent.idempotency_key),
-            )
+            ).fetchone()
+            return kept["answer"] if kept else answer
 
     # Finding them
 

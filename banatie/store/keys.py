@@ -6,6 +6,7 @@ A key's text exists once, in the answer to whoever made it; here there is only i
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import sqlite3
 import uuid
@@ -18,6 +19,7 @@ from banatie.store.database import Database
 KEY_PREFIX = "bnt_"
 HINT_LENGTH = 8
 DEFAULT_SLUG = "default"
+SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 _SELECT = """
     SELECT keys.*, projects.slug AS project_slug, organizations.slug AS organization_slug
@@ -46,6 +48,10 @@ class Keys:
         """Make a key, and its organisation and project where they are new; returns its text."""
         if not name.strip():
             raise ValidationError.of("name", "must not be blank")
+        for what, slug in (("organization", organization_slug), ("project", project_slug)):
+            # It becomes a folder and a part of URLs.
+            if not SLUG.fullmatch(slug):
+                raise ValidationError.of(what, "takes letters a to z, digits and hyphens, up to 64")
         # 256 random bits: nothing to guess, so that a plain fast hash of it is enough.
         text = KEY_PREFIX + secrets.token_urlsafe(32)
         with self._database.writing() as connection:

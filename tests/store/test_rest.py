@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import sqlite3
+import threading
+import time
 
 import pytest
 
@@ -73,6 +75,35 @@ def test_a_failed_transaction_leaves_nothing(database, project_id):
     with pytest.raises(sqlite3.IntegrityError), database.writing() as connection:
         connection.executemany(insert, [("first",), ("second",)])
     assert database.first("SELECT 1 FROM organizations WHERE slug = 'new'") is None
+
+
+def test_threads_that_write_at_once_share_a_commit_and_only_the_faulty_part_is_lost(database):
+    insert = "INSERT INTO organizations VALUES (?, ?, 1)"
+    failed, commits = [], []
+    writer = database._writer
+    writer.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+
+    def write(number: int) -> None:
+        try:
+            with database.writing() as connection:
+                connection.execute(insert, (f"id-{number}", f"slug-{number // 2 * 2}"))
+        except sqlite3.IntegrityError:
+            failed.append(number)
+
+    with database.writing() as connection:
+        connection.execute(insert, ("first", "first"))
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        # All of them queue for the pen that is held here.
+        while database._queue_length < 20:
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    writer.set_trace_callback(None)
+    assert len(failed) == 10
+    assert database.first("SELECT count(*) FROM organizations WHERE slug LIKE 'slug-%'")[0] == 10
+    assert len(commits) == 1
 
 
 def test_files_appear_whole_and_are_swept_when_unknown(tmp_path):

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.api.harness import GENERATIONS, following
+
+pytestmark = pytest.mark.anyio
+
+
+def told(events):
+    return [(event.name, event.data) for event in events]
+
+
+async def story(server, client, stream, generation_id):
+    """A generation's whole life, each change told before the next one is made; its events."""
+    worker, events = server.worker, [await stream.next()]
+    worker.enhance(generation_id, "A fox\nin the snow \u2028 ❄")
+    events.append(await stream.next())
+    worker.begin(generation_id, steps=2)
+    events += [await stream.next(), await stream.next()]
+    for step in (1, 2):
+        worker.step(generation_id, step)
+        events.append(await stream.next())
+    worker.succeed(generation_id)
+    return events + await stream.rest()
+
+
+async def test_the_events_tell_the_whole_story_in_order(server, client):
+    created = await client.create()
+    async with following(server, client, created["id"]) as stream:
+        events = await story(server, client, stream, created["id"])
+    assert told(events) == [
+        ("status", {"status": "pending"}),
+        (
+            "prompt",
+            {"prompt": "A fox\nin the snow \u2028 ❄", "originalPrompt": "a red fox"},
+        ),
+        ("status", {"status": "processing"}),
+        ("progress", {"step": 0, "steps": 2}),
+        ("progress", {"step": 1, "steps": 2}),
+        ("progress", {"step": 2, "steps": 2}),
+        ("status", {"status": "success"}),
+        ("success", await client.record(created["id"])),
+    ]
+
+
+async def test_the_stream_is_one_of_server_sent_events(client, worker):
+    created = await client.create(autoEnhance=False)
+    worker.paint(created["id"])
+    response = await client.get(f"{GENERATIONS}/{created['id']}/events")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-request-id"]
+    assert "x-ratelimit-remaining" in response.headers
+
+
+async def test_a_failure_ends_the_stream(server, client, worker):
+    created = await client.create(autoEnhance=False)
+    async with following(server, client, created["id"]) as stream:
+        await stream.next()
+        worker.fail(created["id"], "no paint left")
+        events = await stream.rest()
+    assert events[-1].name == "failed"
+    assert events[-1].data == await client.record(created["id"])
+    assert events[-1].data["errorMessage"] == "no paint left"
+
+
+async def test_a_cancelled_generation_ends_the_stream(server, client):
+    created = await client.create()
+    async with following(server, client, created["id"]) as stream:
+        await stream.next()
+        await client.post(f"{GENERATIONS}/{created['id']}/cancel")
+        events = await stream.rest()
+    assert [event.name for event in events] == ["status", "failed"]
+    assert events[-1].data["errorMessage"] == "Cancelled"
+
+
+async def test_what_has_ended_is_told_at_once(server, client, worker):
+    created = await client.create()
+    worker.enhance(created["id"], "an enhanced fox")
+    worker.paint(created["id"])
+    async with following(server, client, created["id"]) as stream:
+        events = await stream.rest()
+    assert [event.name for event in events] == ["status", "prompt", "success"]
+
+
+async def test_ids_grow_and_stand_on_the_last_event_of_each_change(server, client):
+    created = await client.create()
+    async with following(server, client, created["id"]) as stream:
+        events = await story(server, client, stream, created["id"])
+    ids = [event.id for event in events if event.id]
+    assert events[-1].id
+    assert all(id.isascii() for id in ids)
+    assert list(dict.fromkeys(ids)) == sorted(
+        set(ids), key=lambda id: tuple(map(int, id.split(".")))
+    )
+
+
+async def test_last_event_id_resumes_where_it_broke_off(server, client):
+    created = await client.create()
+    async with following(server, client, created["id"]) as stream:
+        events = await story(server, client, stream, created["id"])
+    for count in range(1, len(events)):
+        # As a browser does it: the last id that came is sent, wherever the connection broke.
+        last = next((event.id for event in reversed(events[:count]) if event.id), None)
+        async with following(server, client, created["id"], last) as stream:
+            resumed = [event.name for event in await stream.rest()]
+        assert "success" in resumed, f"lost after {count} events, id {last}"
+    # Nothing is left to tell: 204 keeps an EventSource from asking again.
+    response = await client.get(
+        f"{GENERATIONS}/{created['id']}/events", headers={"Last-Event-ID": events[-1].id}
+    )
+    assert response.status_code == 204
+
+
+async def test_last_event_id_in_the_middle_of_the_painting(server, client, worker):
+    created = await client.create(autoEnhance=False)
+    async with following(server, client, created["id"]) as stream:
+        await stream.next()
+        worker.begin(created["id"])
+        await stream.next()
+        progress = await stream.next()
+    assert progress.name == "progress"
+    async with following(server, client, created["id"], progress.id) as stream:
+        await asyncio.sleep(0.03)
+        worker.step(created["id"], 3)
+        event = await stream.next()
+        assert (event.name, event.data) == ("progress", {"step": 3, "steps": 4})
+        worker.succeed(created["id"])
+        assert (await stream.rest())[-1].name == "success"
+
+
+@pytest.mark.parametrize("last_event_id", ["", "x", "-1", "1.5", "²", "9" * 5000])
+async def test_a_strange_last_event_id_breaks_nothing(client, worker, last_event_id):
+    created = await client.create(autoEnhance=False)
+    worker.paint(created["id"])
+    response = await client.get(
+        f"{GENERATIONS}/{created['id']}/events",
+        headers={"Last-Event-ID": last_event_id.encode()},
+    )
+    assert response.status_code == 200, response.text
+
+
+async def test_a_client_that_goes_away_leaves_nobody_waiting(server, client):
+    waiters = server.app.state.front.waiters
+    created = await client.create()
+    assert not waiters.anyone()
+    async with following(server, client, created["id"]) as stream:
+        assert (await stream.next()).name == "status"
+        assert waiters.anyone()
+    del stream
+    await asyncio.sleep(0.05)
+    assert not waiters.anyone()
+
+
+async def test_a_deleted_generation_ends_the_stream(server, client):
+    created = await client.create()
+    async with following(server, client, created["id"]) as stream:
+        await stream.next()
+        await client.delete(f"{GENERATIONS}/{created['id']}")
+        assert await stream.rest() == []
+
+
+async def test_several_follow_the_same_generation(server, client, worker):
+    created = await client.create(autoEnhance=False)
+    async with (
+        following(server, client, created["id"]) as one,
+        following(server, client, created["id"]) as other,
+    ):
+        await one.next()
+        await other.next()
+        worker.fail(created["id"], "no")
+        first, second = await one.rest(), await other.rest()
+    assert first[-1] == second[-1]
+    assert first[-1].name == "failed"

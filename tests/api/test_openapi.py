@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from banatie.store.workers import WorkerState
+from tests.api.harness import GENERATIONS
+from tests.api.test_failures import UNKNOWN_ID
+
+pytestmark = pytest.mark.anyio
+
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "null": type(None),
+    "integer": int,
+    "number": (int, float),
+}
+
+
+@pytest.fixture
+async def document(server):
+    response = await server.visitor().get("/openapi.json")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith(("application/json", "application/vnd.oai"))
+    return response.json()
+
+
+def problems(document, schema, value, place="$"):
+    """What is wrong with the value, as far as the words go that these schemas use."""
+    if "$ref" in schema:
+        target = document
+        for name in schema["$ref"].removeprefix("#/").split("/"):
+            target = target[name]
+        return problems(document, target, value, place)
+    for word in ("oneOf", "anyOf"):
+        if word in schema:
+            tried = [problems(document, each, value, place) for each in schema[word]]
+            fitting = sum(not each for each in tried)
+            if fitting == 0 or (word == "oneOf" and fitting > 1):
+                return [f"{place}: fits {fitting} of {word}: {tried}"]
+    if "enum" in schema and value not in schema["enum"]:
+        return [f"{place}: {value!r} is none of {schema['enum']}"]
+    types = schema.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    fits = any(
+        isinstance(value, TYPES[name]) and (name == "boolean" or not isinstance(value, bool))
+        for name in types
+    )
+    if types and not fits:
+        return [f"{place}: {value!r} is no {types}"]
+    found = []
+    if isinstance(value, dict):
+        found += [f"{place}: no {name}" for name in schema.get("required", []) if name not in value]
+        properties = schema.get("properties", {})
+        for name, item in value.items():
+            if name in properties:
+                found += problems(document, properties[name], item, f"{place}.{name}")
+            elif isinstance(schema.get("additionalProperties"), dict):
+                extra = schema["additionalProperties"]
+                found += problems(document, extra, item, f"{place}.{name}")
+            elif properties or schema.get("additionalProperties") is False:
+                found.append(f"{place}: {name} is not documented")
+    if isinstance(value, list) and "items" in schema:
+        for index, item in enumerate(value):
+            found += problems(document, schema["items"], item, f"{place}[{index}]")
+    return found
+
+
+def assert_documented(document, response, method, path):
+    operation = document["paths"][path][method.lower()]
+    documented = operation["responses"]
+    assert str(response.status_code) in documented, f"{method} {path}: {response.status_code}"
+    content = documented[str(response.status_code)]["content"]
+    assert response.headers["content-type"] in content
+    schema = content[response.headers["content-type"]]["schema"]
+    assert problems(document, schema, response.json()) == []
+
+
+async def test_the_document_lists_every_route(document):
+    listed = {
+        f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item
+    }
+    assert listed == {
+        "POST /api/v1/generations",
+        "GET /api/v1/generations",
+        "GET /api/v1/generations/{generation_id}",
+        "DELETE /api/v1/generations/{generation_id}",
+        "GET /api/v1/generations/{generation_id}/events",
+        "POST /api/v1/generations/{generation_id}/cancel",
+        "POST /api/v1/generations/{generation_id}/restore",
+        "GET /health",
+        "GET /api/info",
+    }
+
+
+async def test_every_operation_has_a_name_of_its_own_and_a_summary(document):
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(set(ids)) == len(ids) == 9
+    assert all(re.fullmatch(r"[a-z][A-Za-z]+", id) for id in ids)
+    assert all(operation["summary"] for operation in operations)
+
+
+async def test_the_key_is_asked_for_where_it_is_needed_and_nowhere_else(document):
+    scheme = document["components"]["securitySchemes"]["apiKey"]
+    assert (scheme["type"], scheme["name"], scheme["in"]) == ("apiKey", "X-API-Key", "header")
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            needed = path.startswith("/api/v1/")
+            assert ({"apiKey": []} in operation.get("security", [])) is needed
+
+
+async def test_the_body_is_documented_as_the_contract_has_it(document):
+    operation = document["paths"][GENERATIONS]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    body = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    assert body["required"] == ["prompt"]
+    assert set(body["properties"]) == {
+        "prompt",
+        "aspectRatio",
+        "autoEnhance",
+        "enhancementOptions",
+        "meta",
+        "seed",
+        "negativePrompt",
+        "steps",
+        "guidanceScale",
+    }
+    assert body["properties"]["aspectRatio"]["enum"] == ["1:1", "16:9", "9:16", "3:2", "21:9"]
+    headers = {p["name"] for p in operation["parameters"] if p["in"] == "header"}
+    assert headers == {"Prefer", "Idempotency-Key"}
+
+
+async def test_the_query_is_documented_as_the_contract_has_it(document):
+    parameters = document["paths"][GENERATIONS]["get"]["parameters"]
+    assert {p["name"] for p in parameters} == {"status", "limit", "offset", "includeDeleted"}
+    limit = next(p["schema"] for p in parameters if p["name"] == "limit")
+    assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 20)
+
+
+async def test_real_answers_are_as_documented(server, client, worker, document):
+    one = GENERATIONS + "/{generation_id}"
+    post = await client.post(GENERATIONS, json={"prompt": "a cat", "meta": {"a": [1, {}]}})
+    assert_documented(document, post, "POST", GENERATIONS)
+    generation_id = post.json()["data"]["id"]
+    url = f"{GENERATIONS}/{generation_id}"
+    worker.enhance(generation_id, "an enhanced cat")
+    worker.begin(generation_id)
+    worker.step(generation_id, 1)
+    assert_documented(document, await client.get(url), "GET", one)
+    worker.succeed(generation_id)
+    assert_documented(document, await client.get(url), "GET", one)
+    assert_documented(document, await client.get(GENERATIONS), "GET", GENERATIONS)
+    cancelled = await client.post(f"{url}/cancel")
+    assert_documented(document, cancelled, "POST", f"{one}/cancel")
+    await client.delete(f"{url}?soft=true")
+    restored = await client.post(f"{url}/restore")
+    assert_documented(document, restored, "POST", f"{one}/restore")
+    assert_documented(document, await client.delete(url), "DELETE", one)
+    server.services.workers.report(WorkerState("w", 1, "ready"), server.clock())
+    assert_documented(document, await client.get("/health"), "GET", "/health")
+    assert_documented(document, await client.get("/api/info"), "GET", "/api/info")
+    assert_documented(document, await server.visitor().get("/api/info"), "GET", "/api/info")
+
+
+async def test_real_failures_are_as_documented(server, client, worker, document):
+    one = GENERATIONS + "/{generation_id}"
+    visitor, limited = server.visitor(), server.client(requests_per_hour=1)
+    await limited.get(GENERATIONS)
+    failing = asyncio.create_task(
+        client.post(
+            GENERATIONS,
+            json={"prompt": "a cat", "autoEnhance": False},
+            headers={"Prefer": "wait=10"},
+        )
+    )
+    worker.fail(await server.accepted(client), "no paint left")
+    answers = [
+        (await client.post(GENERATIONS, json={}), "POST", GENERATIONS, 400),
+        (await visitor.get(GENERATIONS), "GET", GENERATIONS, 401),
+        (await client.get(f"{GENERATIONS}/{UNKNOWN_ID}"), "GET", one, 404),
+        (await client.post(GENERATIONS, content=b"x" * 2_000_000), "POST", GENERATIONS, 415),
+        (
+            await client.post(GENERATIONS, json={"prompt": "x" * 1_100_000}),
+            "POST",
+            GENERATIONS,
+            413,
+        ),
+        (await limited.get(GENERATIONS), "GET", GENERATIONS, 429),
+        (await failing, "POST", GENERATIONS, 500),
+    ]
+    for response, method, path, status in answers:
+        assert response.status_code == status
+        assert_documented(document, response, method, path)
+
+
+async def test_the_failures_of_the_system_routes_are_as_documented(server, document):
+    visitor = server.visitor()
+    server.services.workers.forget_all()
+    unhealthy = await visitor.get("/health")
+    assert unhealthy.status_code == 503
+    assert_documented(document, unhealthy, "GET", "/health")
+    refused = await visitor.get("/api/info", headers={"X-API-Key": "bnt_unknown"})
+    assert refused.status_code == 401
+    assert_documented(document, refused, "GET", "/api/info")
+
+
+async def test_the_events_are_documented_as_a_stream(document):
+    responses = document["paths"][GENERATIONS + "/{generation_id}/events"]["get"]["responses"]
+    assert "text/event-stream" in responses["200"]["content"]
