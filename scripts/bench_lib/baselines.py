@@ -1,4 +1,4 @@
-"""What Banatie is compared with, each a process of its own: `python -m scripts.bench_lib.baselines`.
+"""What Banatie is compared with, each a process: `python -m scripts.bench_lib.baselines`.
 
 row PORT DATABASE     a bare Litestar handler that reads one generation's row
 list PORT DATABASE    the same for a page of the list: the same SQL, nothing around it

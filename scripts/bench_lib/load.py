@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 
 BUFFER_BYTES = 1 << 20
+CHUNKED = -2
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 @dataclass
@@ -18,7 +20,7 @@ class _Connection:
     socket: socket.socket
     received: bytearray = field(default_factory=bytearray)
     left: int = -1
-    """Bytes of the body still to come; -1 while the head is not complete."""
+    """Bytes of the body still to come; -1 while the head is not complete, -2 if it is chunked."""
 
 
 def requests_per_second(
@@ -66,7 +68,7 @@ def _read(connection: _Connection, buffer: memoryview) -> bool:
     size = connection.socket.recv_into(buffer)
     if not size:
         raise RuntimeError("the server closed the connection")
-    if connection.left < 0:
+    if connection.left == -1:
         connection.received += buffer[:size]
         end = connection.received.find(b"\r\n\r\n")
         if end < 0:
@@ -74,10 +76,23 @@ def _read(connection: _Connection, buffer: memoryview) -> bool:
         head = bytes(connection.received[:end]).lower()
         if not head.startswith(b"http/1.1 2"):
             raise RuntimeError(bytes(connection.received[:500]).decode("latin-1"))
-        length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-        size = len(connection.received) - end - 4
-        connection.left = length
-        connection.received.clear()
+        body = connection.received[end + 4 :]
+        size = len(body)
+        if b"content-length:" in head:
+            connection.left = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            body.clear()
+        else:
+            connection.left = CHUNKED
+        connection.received = body[-len(LAST_CHUNK) :]
+    elif connection.left == CHUNKED:
+        connection.received += buffer[max(0, size - len(LAST_CHUNK)) : size]
+    if connection.left == CHUNKED:
+        ended = connection.received.endswith(LAST_CHUNK)
+        del connection.received[: -len(LAST_CHUNK)]
+        if ended:
+            connection.received.clear()
+            connection.left = -1
+        return ended
     connection.left -= size
     if connection.left == 0:
         connection.left = -1
