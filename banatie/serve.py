@@ -110,7 +110,7 @@ async def _serve(
         log_level=LogLevels.error,
     )
     serving = asyncio.create_task(server.serve())
-    supervising = asyncio.create_task(_keep_worker(worker_command or ()))
+    supervising = asyncio.create_task(_keep_worker(worker_command or (), services.workers))
     stopping = asyncio.create_task(stop.wait())
     try:
         announcing = asyncio.create_task(_announce_when_answering(services.config, announce))
@@ -139,7 +139,7 @@ async def _announce_when_answering(config: Config, announce: Callable[[str], Non
     announce(config.server.public_url or f"http://{shown}:{config.server.port}")
 
 
-async def _keep_worker(command: Sequence[str]) -> None:
+async def _keep_worker(command: Sequence[str], workers: Workers) -> None:
     """Run the worker, again and again; when cancelled, stop it."""
     loop = asyncio.get_running_loop()
     if not command:
@@ -153,6 +153,8 @@ async def _keep_worker(command: Sequence[str]) -> None:
         except asyncio.CancelledError:
             await _stop_worker(process)
             raise
+        # At once, not when its silence is noticed.
+        await asyncio.to_thread(workers.forget_all)
         deaths = 0 if loop.time() - started > STEADY_SECONDS else deaths + 1
         pause = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1] if deaths else 0.0
         logger.error("the worker ended with status %s; starting it again in %g s", status, pause)

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,8 @@ from banatie.store.workers import Workers, WorkerState
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 3.0
+HEARTBEAT_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 HOUSEKEEPING_SECONDS = 3600.0
 GRACE_SECONDS = 4.0
 """How long the threads get to put things down when the worker is told to stop."""
@@ -172,16 +174,15 @@ class Worker:
             consumer.start()
         self._report()
         next_housekeeping = 0.0
-        while True:
-            # A message may be lost, a row never: look for rows nobody was told of.
-            for stage, bell in self._bells.items():
-                if self._claims.waiting(stage):
-                    bell.ring("")
-            if time.monotonic() >= next_housekeeping:
-                next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
-                self._keep_house()
-            if self._stop.wait(HEARTBEAT_SECONDS):
-                break
+        while not self._stop.wait(LOOK_SECONDS):
+            with self._whatever_the_database_does():
+                # A message may be lost, a row never: look for rows nobody was told of.
+                for stage, bell in self._bells.items():
+                    if self._claims.waiting(stage):
+                        bell.ring("")
+                if time.monotonic() >= next_housekeeping:
+                    next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
+                    self._keep_house()
         runner.stopping.set()
         for consumer in consumers:
             consumer.stop()
@@ -203,7 +204,16 @@ class Worker:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            self._report()
+            with self._whatever_the_database_does():
+                self._report()
+
+    @contextmanager
+    def _whatever_the_database_does(self) -> Iterator[None]:
+        """A disk that is full for a while is no reason to end: the next round tries again."""
+        try:
+            yield
+        except BanatieError as error:
+            logger.warning("%s", error)
 
     def _report(self) -> None:
         self._workers.report(self._state, self._clock())

@@ -1,0 +1,500 @@
+"""The language model that enriches prompts: loads one from a folder and lets it write.
+
+Two ways. *Led*, for small models: the text opens with the template's medium and the user's words
+and the model continues, several rows at once: two go on freely, and where the model is known to
+drift, each further one finishes the stem of one of the template's slots. A row ends at the first
+clause that fails the filters, so a model that drifts costs little and one that writes well is heard
+to its end. *Free*, for larger models: instruction, examples, one sentence. What is picture and what
+is talk, `phrasing` decides; this module knows tokens and caches.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+import jinja2
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from banatie.errors import BanatieError, ModelBroken
+from banatie.inference import phrasing
+from banatie.inference.catalog import LanguageModel
+from banatie.inference.phrasing import Subject
+from banatie.inference.runtime import Runtime
+from banatie.inference.templates import Example, Template, load_templates
+from banatie.inference.vocabulary import Vocabulary
+
+UNLED_ROWS = 2
+"""Rows of the led way that continue without a stem."""
+ROWS_A_STEM = 2
+MOST_PHRASES = 6
+LED_TOKENS = 36
+STEM_TOKENS = 10
+FREE_TOKENS = 110
+THINKING_TOKENS = 600
+"""Granted on top to a model that opens with `<think>`."""
+SEEN_TOKENS = 96
+"""How much of a long prompt the led way reads: its end, which is what is continued."""
+LED_TEMPERATURE = 0.6
+FREE_TEMPERATURE = 0.7
+TOP_K = 40
+TOP_P = 0.9
+EXAMPLES_SHOWN = 3
+KEPT_PREFIX_BYTES = 64 * 2**20
+
+Count = Callable[[str], int]
+"""How many tokens a text is to the painter."""
+
+
+class Stopped(BanatieError):
+    """The caller asked to stop while the model was writing."""
+
+
+class _OutOfTime(Exception):
+    pass
+
+
+class _Nonsense(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Enhancement:
+    """What became of a prompt."""
+
+    text: str
+    """The enhanced prompt, or the original one when `warning` is set."""
+    template: str
+    model: str
+    way: str
+    seconds: float
+    warning: str | None
+    """Why the original prompt is used, in a sentence for the user."""
+    from_model: tuple[str, ...] = ()
+    from_slots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Written:
+    text: str
+    from_model: tuple[str, ...] = ()
+    from_slots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """The end of the caller's patience."""
+
+    deadline: float
+    stop: Callable[[], bool]
+
+    def look(self) -> None:
+        if self.stop():
+            raise Stopped("The enhancement was stopped")
+        if time.monotonic() > self.deadline:
+            raise _OutOfTime
+
+
+@dataclass
+class _Row:
+    """One continuation as it grows."""
+
+    slot: str | None
+    forced: list[int]
+    """Tokens that the row begins with, whatever the model thinks."""
+    tokens: list[int] = field(default_factory=list)
+    clauses: list[str] = field(default_factory=list)
+    seen: int = 0
+    """How many clauses were looked at, good or not."""
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    ids: tuple[int, ...]
+    cache: DynamicCache
+
+    @property
+    def bytes(self) -> int:
+        tensors = (tensor for layer in self.cache.layers for tensor in (layer.keys, layer.values))
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+class Enhancer:
+    """A loaded language model with the templates."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        description: LanguageModel,
+        device: str,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._description = description
+        self._device = device
+        self._templates = load_templates()
+        self._vocabulary = Vocabulary.load()
+        self._prefixes: OrderedDict[str, _Prefix] = OrderedDict()
+        # A model that was taught on worked examples says so in its configuration.
+        self._drifts = getattr(model.config, "merged_adapter", None) is None
+        self._ends = _end_tokens(model, tokenizer)
+        drift = self._vocabulary.drift if self._drifts else frozenset()
+        self._mask = _mask(model, tokenizer, self._vocabulary.talk | drift, self._ends)
+
+    @classmethod
+    def load(cls, model: LanguageModel, runtime: Runtime) -> Enhancer:
+        """Load a model from its folder.
+
+        Raises ModelBroken, naming the folder and the remedy, when its files are not usable.
+        """
+        remedy = f"run: banatie models pull {model.name}" if model.source else "put it there anew"
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+            network, report = AutoModelForCausalLM.from_pretrained(
+                model.folder,
+                local_files_only=True,
+                dtype=runtime.language_dtype,
+                # On a CPU, plain attention needs two thirds of the fused one's time a token.
+                attn_implementation="eager" if runtime.device == "cpu" else None,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelBroken(
+                f"the language model in {model.folder} cannot be loaded ({reason}); "
+                f"remove the folder and {remedy}"
+            ) from error
+        if report["missing_keys"]:
+            raise ModelBroken(
+                f"the language model in {model.folder} lacks weights "
+                f"({min(report['missing_keys'])}); remove the folder and {remedy}"
+            )
+        return cls(network.to(runtime.device).eval(), tokenizer, model, runtime.device)
+
+    def unload(self) -> None:
+        """Give the memory back; the enhancer is of no use afterwards."""
+        self._prefixes.clear()
+        self._model = None
+        gc.collect()
+        if self._device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    def enhance(
+        self,
+        prompt: str,
+        template: str,
+        *,
+        seed: int,
+        count_tokens: Count,
+        time_limit: float,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Enhancement:
+        """Enrich a prompt in the manner of a template; the same seed gives the same text.
+
+        `count_tokens` counts as the painter's encoders do, without their special tokens;
+        `time_limit` is in seconds; `stop` is asked between tokens, and Stopped raised on its yes.
+        Too little time, or nonsense from the model, gives the original prompt with a warning.
+        """
+        started = time.monotonic()
+        watch = _Watch(started + time_limit, stop)
+        style = self._templates[template]
+        subject = phrasing.read(prompt, self._vocabulary)
+        way = self._description.way
+
+        warning = None
+        write = self._write_led if way == "led" else self._write_free
+        try:
+            with torch.inference_mode():
+                written = write(subject, style, seed, count_tokens, watch)
+            text = phrasing.with_tags(written.text, subject)
+        except _OutOfTime:
+            warning = f"The language model needed more than {time_limit:g} seconds"
+        except _Nonsense:
+            warning = "The language model wrote nothing usable"
+        if warning:
+            text, written = prompt, _Written(prompt)
+            warning += "; the prompt is used as it was written"
+        return Enhancement(
+            text=text,
+            template=template,
+            model=self._description.name,
+            way=way,
+            seconds=time.monotonic() - started,
+            warning=warning,
+            from_model=written.from_model,
+            from_slots=written.from_slots,
+        )
+
+    # --- led ------------------------------------------------------------------------------------
+
+    def _write_led(
+        self, subject: Subject, template: Template, seed: int, count_tokens: Count, watch: _Watch
+    ) -> _Written:
+        base = phrasing.opening(subject, template, self._vocabulary)
+        prefix = self._prefix(phrasing.showing(template), watch)
+        seen = self._encode(" ".join(base.split()) + ",")[-SEEN_TOKENS:]
+        rows = [_Row(None, []) for _ in range(UNLED_ROWS)]
+        for slot in template.slots:
+            if self._drifts and slot.stem and phrasing.suits(slot.stem, subject):
+                stem = self._encode(f" {slot.stem.text}")
+                rows += [_Row(slot.name, list(stem)) for _ in range(ROWS_A_STEM)]
+        copied = {clause for e in template.examples for clause in self._split(e.adds)}
+        for row in self._grow(rows, copy.deepcopy(prefix.cache), seen, seed, watch):
+            self._look_at(row, subject, copied)
+
+        written = max((row.clauses for row in rows if row.slot is None), key=len)
+        finished = {row.slot: row.clauses[0] for row in reversed(rows) if row.slot and row.clauses}
+        most = subject.wanted if subject.detailed else MOST_PHRASES
+        phrases, slots = phrasing.fill(
+            template, subject, written[:most], finished, self._vocabulary, seed
+        )
+        kept = phrasing.fit(base, phrases, count_tokens)
+        return _Written(
+            phrasing.join_phrases(base, kept),
+            from_model=tuple(phrase for phrase in kept if phrase not in slots),
+            from_slots=tuple(phrase for phrase in kept if phrase in slots),
+        )
+
+    def _grow(
+        self, rows: list[_Row], cache: DynamicCache, seen: list[int], seed: int, watch: _Watch
+    ) -> Iterator[_Row]:
+        """Let all rows grow, a token at a time, until each is done; yields those with new text."""
+        chance = torch.Generator().manual_seed(seed % 2**63)
+        logits = self._forward([seen], cache).expand(len(rows), -1)
+        cache.batch_repeat_interleave(len(rows))
+        for _ in range(LED_TOKENS):
+            watch.look()
+            drawn = self._draw(logits, LED_TEMPERATURE, chance, self._mask)
+            for row, token in zip(rows, drawn, strict=True):
+                row.tokens.append(row.forced.pop(0) if row.forced else token)
+                if not row.done and not row.forced:
+                    yield row
+            if all(row.done for row in rows):
+                break
+            logits = self._forward([[row.tokens[-1]] for row in rows], cache)
+
+    def _look_at(self, row: _Row, subject: Subject, copied: set[str]) -> None:
+        """Take in the clause that a row's last token may have ended."""
+        text = self._decode(row.tokens)
+        # A full stop behind a digit may be that of an aperture: f/1.8.
+        over = row.tokens[-1] in self._ends or bool(re.search(r"\n$|[^\d]\.$", text))
+        if row.slot is not None:
+            over = over or len(row.tokens) >= STEM_TOKENS
+        if not over and not text.endswith(","):
+            return
+        clauses = self._split(text)
+        if (
+            row.slot is not None
+            and not over
+            and len(clauses) == 1
+            and "palette" in self._vocabulary.classes_of(text)
+        ):
+            # The list of colours may go on.
+            return
+        for clause in clauses[row.seen :]:
+            row.seen += 1
+            good = phrasing.judge(
+                clause, subject, row.clauses, self._vocabulary, strict=self._drifts
+            ).good
+            if not good:
+                row.done = True
+                return
+            if clause not in copied:
+                row.clauses.append(clause)
+            if row.slot is not None:
+                break
+        row.done = over or row.slot is not None
+
+    def _split(self, text: str) -> list[str]:
+        return phrasing.split_clauses(text, self._vocabulary)
+
+    # --- free -----------------------------------------------------------------------------------
+
+    def _write_free(
+        self, subject: Subject, template: Template, seed: int, count_tokens: Count, watch: _Watch
+    ) -> _Written:
+        before, after = self._conversation(subject, template)
+        prefix = self._prefix(before, watch)
+        answer = self._answer(prefix, self._encode_whole(before + after), seed, watch)
+        sentence = phrasing.sentence_of(answer)
+        base = phrasing.opening(subject, template, self._vocabulary)
+        clauses = self._split(sentence)
+        if clauses and phrasing.keeps(clauses[0], subject, self._vocabulary):
+            base, *clauses = clauses
+            words = self._vocabulary.content_words
+            if not set(words(template.medium)) & set(words(base)):
+                named = phrasing.read(base, self._vocabulary)
+                base = phrasing.opening(named, template, self._vocabulary)
+        kept: list[str] = []
+        for clause in clauses:
+            if phrasing.judge(clause, subject, kept, self._vocabulary, strict=False).good:
+                kept.append(clause)
+        if not kept:
+            raise _Nonsense
+        kept = phrasing.fit(base, kept, count_tokens)
+        return _Written(phrasing.join_phrases(base, kept), from_model=tuple(kept))
+
+    def _conversation(self, subject: Subject, template: Template) -> tuple[str, str]:
+        """The chat up to the user's words, and from there on."""
+        turns = []
+        for example in self._nearest(subject, template.examples):
+            turns.append({"role": "user", "content": example.subject})
+            answer = f"{template.medium} of {example.subject}, {example.adds}."
+            turns.append({"role": "assistant", "content": answer})
+        mark = "\u2042 what the user asks for \u2042"
+        turns.append({"role": "user", "content": mark})
+        instruction = {"role": "system", "content": template.instruction}
+        try:
+            chat = self._render([instruction, *turns])
+        except jinja2.TemplateError:
+            # Some models' templates refuse a system turn (Gemma's, for one).
+            turns[0] = {
+                "role": "user",
+                "content": f"{template.instruction}\n\n{turns[0]['content']}",
+            }
+            chat = self._render(turns)
+        before, after = chat.split(mark)
+        return before, " ".join(subject.text.split()) + after
+
+    def _render(self, turns: list[dict[str, str]]) -> str:
+        if self._tokenizer.chat_template is None:
+            return "\n".join(turn["content"] for turn in turns) + "\n"
+        return self._tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+
+    def _nearest(self, subject: Subject, examples: Sequence[Example]) -> list[Example]:
+        """The examples that share most with the subject, the nearest last, where it weighs most."""
+
+        def kinship(example: Example) -> int:
+            return len(self._vocabulary.classes_of(example.subject) & subject.classes)
+
+        return sorted(examples, key=kinship)[-EXAMPLES_SHOWN:]
+
+    def _answer(self, prefix: _Prefix, ids: list[int], seed: int, watch: _Watch) -> str:
+        """What the model says: a line, or what follows a line of thinking."""
+        chance = torch.Generator().manual_seed(seed % 2**63)
+        # The last token before the user's words may have become one with what follows.
+        pairs = zip(prefix.ids, ids, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        cache = copy.deepcopy(prefix.cache)
+        if surplus := len(prefix.ids) - shared:
+            cache.crop(-surplus)
+        logits = self._forward([ids[shared:]], cache)
+        tokens: list[int] = []
+        text = ""
+        while True:
+            watch.look()
+            [token] = self._draw(logits, FREE_TEMPERATURE, chance, None)
+            if token in self._ends:
+                return text
+            tokens.append(token)
+            text = self._decode(tokens)
+            thinking = text.lstrip().startswith("<think>")
+            said = text.rpartition("</think>")[2].strip() if thinking else text.strip()
+            limit = FREE_TOKENS + (THINKING_TOKENS if thinking else 0)
+            if text.endswith("\n") and said and not said.endswith(":"):
+                return text
+            if len(tokens) >= limit:
+                # The clause that was cut off says nothing.
+                return text.rpartition(",")[0]
+            logits = self._forward([[token]], cache)
+
+    # --- tokens ---------------------------------------------------------------------------------
+
+    def _prefix(self, text: str, watch: _Watch) -> _Prefix:
+        """The state of the model after `text`, computed once and kept."""
+        if text in self._prefixes:
+            self._prefixes.move_to_end(text)
+            return self._prefixes[text]
+        watch.look()
+        ids = self._encode_whole(text)
+        cache = DynamicCache(config=self._model.config)
+        self._forward([ids], cache)
+        self._prefixes[text] = _Prefix(tuple(ids), cache)
+        while (
+            sum(p.bytes for p in self._prefixes.values()) > KEPT_PREFIX_BYTES
+            and len(self._prefixes) > 1
+        ):
+            self._prefixes.popitem(last=False)
+        return self._prefixes[text]
+
+    def _forward(self, ids: list[list[int]], cache: DynamicCache) -> torch.Tensor:
+        """The logits after the last tokens, as float32 on the CPU: rows by vocabulary."""
+        batch = torch.tensor(ids, device=self._device)
+        output = self._model(batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits = output.logits[:, -1].float().cpu()
+        if not torch.isfinite(logits).all():
+            raise _Nonsense
+        return logits
+
+    def _draw(
+        self,
+        logits: torch.Tensor,
+        warmth: float,
+        chance: torch.Generator,
+        mask: torch.Tensor | None,
+    ) -> list[int]:
+        """A token for each row."""
+        if mask is not None:
+            logits = logits + mask
+        best, tokens = logits.topk(min(TOP_K, logits.shape[-1]))
+        shares = torch.softmax(best / warmth, dim=-1)
+        # A token stays while the ones before it have not yet made up the share.
+        shares[shares.cumsum(-1) - shares > TOP_P] = 0
+        choice = torch.multinomial(shares, 1, generator=chance)
+        return tokens.gather(-1, choice)[:, 0].tolist()
+
+    def _encode_whole(self, text: str) -> list[int]:
+        """The tokens of a text from its beginning, marked once where the model expects a mark."""
+        ids = self._encode(text)
+        start = self._tokenizer("").input_ids[:1]
+        marked = start != [self._tokenizer.bos_token_id] or ids[:1] == start
+        return ids if marked else start + ids
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False).input_ids
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    ends = model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return frozenset(t for t in (*listed, tokenizer.eos_token_id) if t is not None)
+
+
+def _mask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    refused: frozenset[str],
+    ends: frozenset[int],
+) -> torch.Tensor:
+    """Minus infinity for the tokens that the led way never takes: other scripts, signs, talk."""
+    mask = torch.zeros(model.config.get_text_config().vocab_size)
+    mask[len(tokenizer) :] = -torch.inf
+    allowed = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,.-'/\n")
+    for token, text in enumerate(tokenizer.batch_decode([[i] for i in range(len(tokenizer))])):
+        talk = text.startswith(" ") and text.strip().lower() in refused
+        if not text or not allowed.issuperset(text) or talk:
+            mask[token] = -torch.inf
+    mask[tokenizer.all_special_ids] = -torch.inf
+    mask[list(ends)] = 0
+    return mask
