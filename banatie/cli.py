@@ -251,6 +251,9 @@ def run(arguments: list[str] | None = None) -> int:
     """Carry out a command line; its exit code."""
     try:
         status = cli.main(arguments, prog_name="banatie", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help(), err=True)
+        return 2
     except click.UsageError as error:
         help_line = error.ctx.command_path if error.ctx else "banatie"
         message = " ".join(error.format_message().split())

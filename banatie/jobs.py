@@ -16,13 +16,15 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huey import Huey
 from huey.consumer import Consumer
 from huey.storage import SqliteStorage
 
 logger = logging.getLogger(__name__)
+
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 Stage = Literal["enhance", "paint"]
 
@@ -51,6 +53,7 @@ class Bell:
             answer(generation_id)
 
         self._task = self._huey.task(name=stage)(answer_bell)
+        self._huey.storage.wake_message = self._huey.serialize_task(self._task.s(""))
 
     def ring(self, generation_id: str) -> None:
         """Say that this generation waits; its row must be committed already.
@@ -93,10 +96,46 @@ class _WakingStorage(SqliteStorage):
         self._sender: socket.socket | None = None
         self._reader: socket.socket | None = None
         self._reader_is_open = False
+        self.wake_message: bytes | None = None
+        """What a datagram stands for when the queue has nothing: the file may have been lost."""
         super().__init__(name, **options)
 
+    def initialize_schema(self) -> None:
+        self._mending(super().initialize_schema)
+
+    def flush_queue(self) -> None:
+        self._mending(super().flush_queue)
+
     def enqueue(self, data: bytes, priority: float | None = None) -> None:
-        super().enqueue(data, priority)
+        try:
+            self._mending(super().enqueue, data, priority)
+        finally:
+            self._wake()
+
+    def dequeue(self) -> bytes | None:
+        data = self._mending(super().dequeue)
+        if data is None:
+            woken = self._wait()
+            data = self._mending(super().dequeue)
+            if data is None and woken:
+                data = self.wake_message
+        return data
+
+    def _mending(self, work: Callable[..., Any], *arguments: object) -> Any:
+        """Do `work`; a damaged file is replaced by a new one, since no message is worth keeping."""
+        try:
+            return work(*arguments)
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+                raise
+            logger.warning("%s is damaged (%s); it is made anew", self.filename, error)
+            super().close()
+            for suffix in ("", "-wal", "-shm"):
+                Path(self.filename + suffix).unlink(missing_ok=True)
+            super().initialize_schema()
+            return work(*arguments)
+
+    def _wake(self) -> None:
         if self._sender is None and hasattr(socket, "AF_UNIX"):
             self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._sender.setblocking(False)
@@ -104,13 +143,6 @@ class _WakingStorage(SqliteStorage):
             # No reader, a full socket, a path too long for a socket: the reader will poll.
             with contextlib.suppress(OSError):
                 self._sender.sendto(b"", str(self._socket_path))
-
-    def dequeue(self) -> bytes | None:
-        data = super().dequeue()
-        if data is None:
-            self._wait()
-            data = super().dequeue()
-        return data
 
     def close(self) -> bool:
         for end in (self._sender, self._reader):
@@ -126,14 +158,18 @@ class _WakingStorage(SqliteStorage):
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
+        """Sleep until a datagram comes, or for a moment; whether one came."""
         if not self._reader_is_open:
             self._reader_is_open = True
             self._reader = self._open_reader()
         if self._reader is None:
             time.sleep(POLL_SECONDS)
-        elif select.select([self._reader], [], [], POLL_SECONDS)[0]:
-            self._reader.recv(1)
+            return False
+        if not select.select([self._reader], [], [], POLL_SECONDS)[0]:
+            return False
+        self._reader.recv(1)
+        return True
 
     def _open_reader(self) -> socket.socket | None:
         if not hasattr(socket, "AF_UNIX"):

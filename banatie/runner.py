@@ -21,6 +21,7 @@ from banatie.imaging import Picture, encode_png, parameters_text
 from banatie.inference.catalog import PaintingModel
 from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
 from banatie.inference.painter import Painter, PaintJob
+from banatie.jobs import Stage
 from banatie.records import EnhancementNote, Generation, Image
 from banatie.store.claims import Claims
 from banatie.store.files import Files, generated_key
@@ -65,21 +66,42 @@ class Runner:
         self._wants_painting = wants_painting
         self._config = config
         self._clock = clock
+        self._in_hand: set[str] = set()
+        self._taking = threading.Lock()
         self.stopping = threading.Event()
 
     def enhance_waiting(self, _id: str = "") -> None:
         """Enhance every row that waits for it, oldest first."""
-        while not self.stopping.is_set() and self._claims.waiting("enhance"):
-            generation = self._claims.take("enhance", self._clock())
-            if generation is not None:
+        while generation := self._take("enhance"):
+            try:
                 self._enhance(generation)
+            finally:
+                self._in_hand.discard(generation.id)
 
     def paint_waiting(self, _id: str = "") -> None:
         """Paint every row that waits for it, oldest first."""
-        while not self.stopping.is_set() and self._claims.waiting("paint"):
-            generation = self._claims.take("paint", self._clock())
-            if generation is not None:
+        while generation := self._take("paint"):
+            try:
                 self._attempt(self._paint, generation)
+            finally:
+                self._in_hand.discard(generation.id)
+
+    def pick_up_fallen(self) -> int:
+        """Let the rows wait again that were taken and then dropped; how many there were.
+
+        That happens when the database could not be written at the very end of the work.
+        """
+        with self._taking:
+            return self._claims.take_back(self._clock(), after_crash=False, but=self._in_hand)
+
+    def _take(self, stage: Stage) -> Generation | None:
+        with self._taking:
+            if self.stopping.is_set() or not self._claims.waiting(stage):
+                return None
+            generation = self._claims.take(stage, self._clock())
+            if generation is not None:
+                self._in_hand.add(generation.id)
+            return generation
 
     def _enhance(self, generation: Generation) -> None:
         enhancement = self._attempt(self._ask_enhancer, generation)

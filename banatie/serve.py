@@ -23,7 +23,7 @@ from granian.server.embed import Server
 
 from banatie.api.app import Services, create_app
 from banatie.config import Config
-from banatie.errors import ConfigError, DataFolderBusy
+from banatie.errors import BanatieError, ConfigError, DataFolderBusy
 from banatie.intake import Intake
 from banatie.jobs import Bell
 from banatie.store.database import Database
@@ -100,8 +100,9 @@ async def _serve(
         # Windows has no such call; there Ctrl-C ends asyncio.run itself.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(signal_number, stop.set)
+    app = create_app(services)
     server = Server(
-        create_app(services),
+        app,
         address=services.config.server.host,
         port=services.config.server.port,
         interface=Interfaces.ASGI,
@@ -117,11 +118,12 @@ async def _serve(
         await asyncio.wait({serving, stopping, supervising}, return_when=asyncio.FIRST_COMPLETED)
         announcing.cancel()
     finally:
-        supervising.cancel()
-        await asyncio.gather(supervising, return_exceptions=True)
+        # granian lets open requests end first, so those that only wait are let go.
+        app.state.front.waiters.close()
         server.stop()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(serving, STOP_SECONDS)
+        supervising.cancel()
+        await asyncio.wait({serving, supervising}, timeout=STOP_SECONDS)
+        services.close()
 
 
 async def _announce_when_answering(config: Config, announce: Callable[[str], None]) -> None:
@@ -144,6 +146,8 @@ async def _keep_worker(command: Sequence[str], workers: Workers) -> None:
     loop = asyncio.get_running_loop()
     if not command:
         await loop.create_future()
+    # Whatever was there when everything was killed is no more.
+    await asyncio.to_thread(workers.forget_all)
     deaths = 0
     while True:
         started = loop.time()
@@ -153,8 +157,9 @@ async def _keep_worker(command: Sequence[str], workers: Workers) -> None:
         except asyncio.CancelledError:
             await _stop_worker(process)
             raise
-        # At once, not when its silence is noticed.
-        await asyncio.to_thread(workers.forget_all)
+        # At once, not when its silence is noticed, unless the disk is full just now.
+        with contextlib.suppress(BanatieError):
+            await asyncio.to_thread(workers.forget_all)
         deaths = 0 if loop.time() - started > STEADY_SECONDS else deaths + 1
         pause = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1] if deaths else 0.0
         logger.error("the worker ended with status %s; starting it again in %g s", status, pause)

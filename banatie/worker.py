@@ -54,22 +54,23 @@ def run_worker(
         lock.acquire(blocking=False)
     except Timeout as error:
         raise DataFolderBusy(f"Another worker is at work in {data}; stop it first") from error
-    stop = threading.Event()
+    worker = Worker(config, clock)
     for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda *_: stop.set())
+        signal.signal(signal_number, lambda *_: worker.stop())
     if until_stdin_closes:
-        threading.Thread(target=_wait_for_stdin, args=(stop,), daemon=True).start()
+        threading.Thread(target=_wait_for_stdin, daemon=True).start()
     with lock:
-        Worker(config, clock, stop).run()
+        worker.run()
 
 
 class Worker:
     """One worker's life."""
 
-    def __init__(self, config: Config, clock: Callable[[], int], stop: threading.Event) -> None:
+    def __init__(self, config: Config, clock: Callable[[], int]) -> None:
         self._config = config
         self._clock = clock
-        self._stop = stop
+        self._stop = threading.Event()
+        self._loading = False
         self._database = Database(config.storage.data / "banatie.db")
         self._files = Files(config.storage.data / "storage")
         self._generations = Generations(self._database)
@@ -78,19 +79,31 @@ class Worker:
         self._claims = Claims(self._database, self._state.id)
         self._bells: dict[Stage, Bell] = {}
 
+    def stop(self) -> None:
+        """Put things down and end; while models are loaded, at once, for nothing is held then."""
+        self._stop.set()
+        if self._loading:
+            raise SystemExit(0)
+
     def run(self) -> None:
         """Recover, load, answer, and give everything back at the end."""
         self._recover()
         heart = threading.Thread(target=self._beat, daemon=True)
         heart.start()
-        runner = self._load()
-        if runner is None:
-            self._stop.wait()
-        else:
-            self._answer(runner)
-        returned = self._claims.take_back(self._clock(), after_crash=False)
-        self._workers.forget_all()
-        logger.info("the worker stops; %d generations wait again", returned)
+        try:
+            self._loading = True
+            runner = self._load()
+            self._loading = False
+            if runner is None:
+                self._stop.wait()
+            else:
+                self._answer(runner)
+        finally:
+            self._loading = False
+            self._stop.set()
+            returned = self._claims.take_back(self._clock(), after_crash=False)
+            self._workers.forget_all()
+            logger.info("the worker stops; %d generations wait again", returned)
 
     def _recover(self) -> None:
         self._database.migrate()
@@ -112,14 +125,21 @@ class Worker:
     def _load(self):
         """The runner with its models; None when there is nothing to paint with."""
         from banatie.inference.catalog import Catalog
+
+        painting, enhancement = self._config.painting, self._config.enhancement
+        started = time.monotonic()
+        catalog = Catalog(self._config.storage.models)
+        try:
+            # Before torch is imported, which takes seconds.
+            model = catalog.painting_model(painting.model)
+        except BanatieError as error:
+            return self._cannot_paint(error)
+
         from banatie.inference.enhancer import Enhancer
         from banatie.inference.painter import Painter
         from banatie.inference.runtime import choose_runtime
         from banatie.runner import Runner
 
-        painting, enhancement = self._config.painting, self._config.enhancement
-        started = time.monotonic()
-        catalog = Catalog(self._config.storage.models)
         runtime = choose_runtime(painting.device, painting.threads)
         language_model = enhancer = None
         try:
@@ -129,15 +149,9 @@ class Worker:
             # Pictures can be made without it: their records will carry a warning.
             logger.error("no prompt will be enhanced: %s", error)
         try:
-            model = catalog.painting_model(painting.model)
             painter = Painter.load(model, runtime)
         except BanatieError as error:
-            logger.error("nothing can be painted: %s", error)
-            # Whoever asks /health needs no key, so the paths stay in the log.
-            reason = f"The model {Path(painting.model).name!r} cannot be used; the log says why"
-            self._state = replace(self._state, state="broken", reason=reason)
-            self._report()
-            return None
+            return self._cannot_paint(error)
         organizations = Keys(self._database).organization_of
         runner = Runner(
             self._claims,
@@ -162,6 +176,14 @@ class Worker:
         )
         return runner
 
+    def _cannot_paint(self, error: BanatieError) -> None:
+        logger.error("nothing can be painted: %s", error)
+        # Whoever asks /health needs no key, so the paths stay in the log.
+        name = Path(self._config.painting.model).name
+        reason = f"The model {name!r} cannot be used; the log says why"
+        self._state = replace(self._state, state="broken", reason=reason)
+        self._report()
+
     def _answer(self, runner) -> None:
         folder = self._config.storage.data
         self._bells["enhance"] = Bell("enhance", folder, runner.enhance_waiting)
@@ -174,8 +196,10 @@ class Worker:
             consumer.start()
         self._report()
         next_housekeeping = 0.0
-        while not self._stop.wait(LOOK_SECONDS):
+        while True:
             with self._whatever_the_database_does():
+                if dropped := runner.pick_up_fallen():
+                    logger.warning("%d generations were dropped and wait again", dropped)
                 # A message may be lost, a row never: look for rows nobody was told of.
                 for stage, bell in self._bells.items():
                     if self._claims.waiting(stage):
@@ -183,6 +207,8 @@ class Worker:
                 if time.monotonic() >= next_housekeeping:
                     next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
                     self._keep_house()
+            if self._stop.wait(LOOK_SECONDS):
+                break
         runner.stopping.set()
         for consumer in consumers:
             consumer.stop()
@@ -230,7 +256,7 @@ def _stay_offline() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _wait_for_stdin(stop: threading.Event) -> None:
+def _wait_for_stdin() -> None:
     while sys.stdin.buffer.read(1):
         pass
-    stop.set()
+    signal.raise_signal(signal.SIGTERM)

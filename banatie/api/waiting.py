@@ -59,7 +59,8 @@ class Waiters:
 
     def __init__(self, find: Callable[[str], Generation | None]) -> None:
         self._find = find
-        self._queues: dict[str, set[asyncio.Queue[Generation]]] = defaultdict(set)
+        self._queues: dict[str, set[asyncio.Queue[Generation | None]]] = defaultdict(set)
+        self._closed = False
 
     def anyone(self) -> bool:
         """Whether anybody waits; may be asked from any thread."""
@@ -71,6 +72,13 @@ class Waiters:
             for queue in self._queues.get(generation.id, ()):
                 queue.put_nowait(generation)
 
+    def close(self) -> None:
+        """Let everybody go who waits, now and from now on: the server stops."""
+        self._closed = True
+        for queues in self._queues.values():
+            for queue in queues:
+                queue.put_nowait(None)
+
     async def until(
         self, generation: Generation, reached: Callable[[Generation], bool], seconds: float
     ) -> Generation | None:
@@ -80,7 +88,7 @@ class Waiters:
         with self._following(generation.id) as queue:
             # Once more after the queue is there: a change in between would be missed.
             latest = await asyncio.to_thread(self._find, generation.id)
-            while latest is not None and not reached(latest):
+            while latest is not None and not reached(latest) and not self._closed:
                 left = deadline - asyncio.get_running_loop().time()
                 if left <= 0:
                     break
@@ -98,21 +106,22 @@ class Waiters:
             while latest is not None:
                 yield latest if latest.revision > revision else None
                 revision = max(revision, latest.revision)
-                if latest.is_ended:
+                if latest.is_ended or self._closed:
                     return
                 latest = await self._next(queue, generation_id, DELETED_CHECK_SECONDS)
 
     async def _next(
-        self, queue: asyncio.Queue[Generation], generation_id: str, seconds: float
+        self, queue: asyncio.Queue[Generation | None], generation_id: str, seconds: float
     ) -> Generation | None:
         try:
-            return await asyncio.wait_for(queue.get(), seconds)
+            changed = await asyncio.wait_for(queue.get(), seconds)
         except TimeoutError:
-            return await asyncio.to_thread(self._find, generation_id)
+            changed = None
+        return changed or await asyncio.to_thread(self._find, generation_id)
 
     @contextmanager
     def _following(self, generation_id: str):
-        queue: asyncio.Queue[Generation] = asyncio.Queue()
+        queue: asyncio.Queue[Generation | None] = asyncio.Queue()
         self._queues[generation_id].add(queue)
         try:
             yield queue

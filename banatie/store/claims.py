@@ -7,6 +7,7 @@ longer (cancelled, deleted, given back) changes nothing and answers False.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -34,12 +35,18 @@ class Claims:
         )
 
     def take(self, stage: str, now: int) -> Generation | None:
-        """Take the row that has waited longest for this stage; when painted, it is processing."""
+        """Take the row that has waited longest for this stage; when painted, it is processing.
+
+        A row that was held in a crash is worked on alone: should it bring the worker down again,
+        no other row pays for it.
+        """
         status = "processing" if stage == "paint" else "pending"
         return self._change(
             "claimed_by = :worker, status = :status, step = 0",
             "number = (SELECT number FROM generations WHERE stage = :stage "
-            "AND claimed_by IS NULL ORDER BY number LIMIT 1)",
+            "AND claimed_by IS NULL ORDER BY number LIMIT 1) AND NOT EXISTS (SELECT 1 "
+            "FROM generations AS held WHERE held.claimed_by IS NOT NULL "
+            "AND (held.crashes > 0 OR generations.crashes > 0))",
             {"worker": self.worker_id, "status": status, "stage": stage},
             now,
         )
@@ -66,8 +73,8 @@ class Claims:
         """Give the row its prompt and let it wait for painting."""
         changed = self._change_held(
             generation_id,
-            "stage = 'paint', claimed_by = NULL, prompt = :prompt, enhancement = :note, "
-            "warnings = :warnings, enhanced_at = :now",
+            "stage = 'paint', claimed_by = NULL, crashes = 0, prompt = :prompt, "
+            "enhancement = :note, warnings = :warnings, enhanced_at = :now",
             {
                 "prompt": prompt,
                 "note": json.dumps(asdict(note)) if note else None,
@@ -121,16 +128,18 @@ class Claims:
         values = {"why": message}
         return self._change_held(generation_id, assignments, values, now) is not None
 
-    def take_back(self, now: int, *, after_crash: bool) -> int:
-        """Let every row that a worker holds wait again; how many there were.
+    def take_back(self, now: int, *, after_crash: bool, but: Collection[str] = ()) -> int:
+        """Let every row that a worker holds, `but` these, wait again; how many there were.
 
-        For when that worker is gone or going: `after_crash` counts it against the row.
+        For when that worker is gone, going, or has let them fall: `after_crash` counts it against
+        the row.
         """
+        find = "SELECT id FROM generations WHERE claimed_by IS NOT NULL"
+        if all(row["id"] in but for row in self._database.query(find)):
+            return 0
         with self._database.writing() as connection:
-            held = connection.execute(
-                "SELECT id FROM generations WHERE claimed_by IS NOT NULL"
-            ).fetchall()
-            for (generation_id,) in held:
+            held = [row["id"] for row in connection.execute(find) if row["id"] not in but]
+            for generation_id in held:
                 update(
                     connection,
                     "claimed_by = NULL, status = 'pending', step = 0, "
@@ -144,21 +153,14 @@ class Claims:
     def give_up(self, max_retries: int, now: int) -> int:
         """End the rows that brought the worker down more than `max_retries` times; how many.
 
-        Those that did so while they were enhanced are painted from the original prompt instead,
-        and a crash earlier, so that the picture painted meanwhile does not pay for them.
+        Those that did so while they were enhanced are painted from the original prompt instead.
         """
-        enhance_limit = min(1, max_retries)
-        values = {
-            "warnings": json.dumps(
-                ["The language model broke down on this prompt; the original prompt is used."]
-            ),
-            "crashes": enhance_limit,
-        }
+        warning = "The language model broke down on this prompt; the original prompt is used."
         while self._change(
-            "stage = 'paint', warnings = :warnings, enhanced_at = :now",
+            "stage = 'paint', crashes = 0, warnings = :warnings, enhanced_at = :now",
             "number = (SELECT number FROM generations WHERE stage = 'enhance' "
-            "AND crashes > :crashes LIMIT 1)",
-            values,
+            "AND crashes > :max_retries LIMIT 1)",
+            {"warnings": json.dumps([warning]), "max_retries": max_retries},
             now,
         ):
             pass

@@ -132,6 +132,8 @@ CREATE INDEX generations_listed_by_status
 CREATE INDEX generations_waiting ON generations (stage, number)
     WHERE stage IN ('enhance', 'paint');
 
+CREATE INDEX generations_claimed ON generations (claimed_by) WHERE claimed_by IS NOT NULL;
+
 CREATE INDEX generations_by_revision ON generations (revision);
 
 CREATE INDEX generations_binned ON generations (deleted_at) WHERE deleted_at IS NOT NULL;

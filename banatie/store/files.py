@@ -27,11 +27,16 @@ class Files:
         path = self.path(storage_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + UNFINISHED)
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        try:
+            with unfinished.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            # Most likely the disk is full, and this would keep it so.
+            unfinished.unlink(missing_ok=True)
+            raise
         _sync_folder(path.parent)
 
     def remove(self, storage_key: str) -> None:

@@ -112,13 +112,24 @@ def test_a_row_that_crashes_the_worker_is_given_up(submit, claims, generations):
 
 def test_a_prompt_that_crashes_the_worker_is_painted_as_it_is(submit, claims, generations):
     poison, painted = submit(), submit(auto_enhance=False)
-    for _ in range(2):
+    for crash in range(3):
         claims.give_up(2, 4)
-        claims.take("enhance", 5)
-        claims.take("paint", 5)
+        assert claims.take("enhance", 5).id == poison.id
+        # Only the first crash can hit its neighbour: then it is worked on alone.
+        assert (claims.take("paint", 5) is not None) == (crash == 0)
         claims.take_back(6, after_crash=True)
     claims.give_up(2, 7)
     spared = generations.find(poison.id)
     assert (spared.stage, spared.prompt, spared.status) == ("paint", "a cat", "pending")
     assert "original prompt" in spared.warnings[0]
-    assert generations.find(painted.id).status == "pending"
+    assert spared.crashes == 0
+    assert generations.find(painted.id).crashes == 1
+
+
+def test_what_the_worker_dropped_waits_again_but_not_what_it_holds(submit, claims, generations):
+    held, dropped = submit(auto_enhance=False), submit(auto_enhance=False)
+    claims.take("paint", 2)
+    claims.take("paint", 2)
+    assert claims.take_back(3, after_crash=False, but={held.id}) == 1
+    assert generations.find(held.id).status == "processing"
+    assert generations.find(dropped.id).status == "pending"
