@@ -70,7 +70,7 @@ class Worker:
         self._config = config
         self._clock = clock
         self._stop = threading.Event()
-        self._loading = False
+        self._begun = False
         self._database = Database(config.storage.data / "banatie.db")
         self._files = Files(config.storage.data / "storage")
         self._generations = Generations(self._database)
@@ -80,10 +80,11 @@ class Worker:
         self._bells: dict[Stage, Bell] = {}
 
     def stop(self) -> None:
-        """Put things down and end; while models are loaded, at once, for nothing is held then."""
+        """Put things down and end; before anything is held, at once."""
         self._stop.set()
-        if self._loading:
-            raise SystemExit(0)
+        if not self._begun:
+            # An exception would have to find its way out of half-made imports first.
+            os._exit(0)
 
     def run(self) -> None:
         """Recover, load, answer, and give everything back at the end."""
@@ -91,15 +92,13 @@ class Worker:
         heart = threading.Thread(target=self._beat, daemon=True)
         heart.start()
         try:
-            self._loading = True
             runner = self._load()
-            self._loading = False
+            self._begun = True
             if runner is None:
                 self._stop.wait()
             else:
                 self._answer(runner)
         finally:
-            self._loading = False
             self._stop.set()
             returned = self._claims.take_back(self._clock(), after_crash=False)
             self._workers.forget_all()
@@ -259,4 +258,8 @@ def _stay_offline() -> None:
 def _wait_for_stdin() -> None:
     while sys.stdin.buffer.read(1):
         pass
-    signal.raise_signal(signal.SIGTERM)
+    # To the main thread itself: only there is it noticed at once, and not after its next wait.
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+    else:
+        signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,168 @@
+"""The command line beside a running service, and without one."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.e2e.service import Service, free_port
+
+MISTAKES = {
+    "no such command": ["paint"],
+    "no such option": ["serve", "--fast"],
+    "no prompt": ["generate"],
+    "unknown ratio": ["generate", "a cat", "--aspect-ratio", "4:3"],
+    "seed too large": ["generate", "a cat", "--seed", str(2**53)],
+    "no folder for the output": ["generate", "a cat", "-o", "nowhere/cat.png"],
+    "port that is none": ["serve", "--port", "many"],
+    "key without a name": ["keys", "create"],
+    "setting without a value": ["--set", "server.port", "serve"],
+    "unknown setting": ["--set", "server.prot=1", "serve"],
+    "setting out of range": ["--set", "limits.queue_size=0", "migrate"],
+    "no such settings file": ["--config", "nowhere.toml", "serve"],
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_answered_with_one_line(service: Service, arguments: list[str]) -> None:
+    ended = service.run(*arguments, BANATIE_SERVER__PORT=str(free_port()))
+    assert_refused(ended, 2)
+
+
+@pytest.mark.parametrize("arguments", [[], ["keys"]], ids=["banatie", "banatie keys"])
+def test_no_command_is_answered_with_the_help(service: Service, arguments: list[str]) -> None:
+    ended = service.run(*arguments)
+    assert ended.returncode == 2
+    assert re.search(r"^Commands:$", ended.stdout + ended.stderr, re.MULTILINE)
+
+
+def test_a_wrong_environment_variable_is_named(service: Service) -> None:
+    ended = service.run("migrate", BANATIE_SERVER__PORT="many")
+    assert_refused(ended, 2)
+    assert "server.port" in ended.stderr
+
+
+def test_serve_refuses_a_host_that_is_none(service: Service) -> None:
+    # Looking it up is all that is done with it, and is not to be told of by the ears.
+    ended = service.run("serve", "--host", "no such host", EARS_LOG="")
+    assert_refused(ended, 2)
+    assert "server.host" in ended.stderr
+
+
+def test_serve_refuses_a_port_that_is_taken(
+    service: Service, another: Callable[..., Service]
+) -> None:
+    ended = another(server__port=str(service.port)).run("serve")
+    assert_refused(ended, 2)
+    assert str(service.port) in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_data_folder_has_one_server_and_one_worker(service: Service, command: str) -> None:
+    ended = service.run(command, BANATIE_SERVER__PORT=str(free_port()))
+    assert_refused(ended, 1)
+    assert "stop it first" in ended.stderr
+    assert service.health().status_code == 200
+
+
+def test_a_key_counts_from_when_it_is_made_until_it_is_revoked(service: Service) -> None:
+    made = service.run("keys", "create", "--name", "guest")
+    assert made.returncode == 0
+    assert re.fullmatch(r"bnt_[A-Za-z0-9_-]+\n", made.stdout)
+    key = made.stdout.strip()
+
+    def status() -> int:
+        headers = {"X-API-Key": key}
+        return service.request("GET", "/api/v1/generations", headers=headers).status_code
+
+    assert status() == 200
+    listed = service.run("keys", "list").stdout
+    assert "guest" in listed
+    assert key not in listed
+    assert service.run("keys", "revoke", "guest").returncode == 0
+    assert status() == 401
+    assert_refused(service.run("keys", "revoke", "guest"), 1)
+
+
+def test_a_key_of_another_project_sees_nothing_of_this_one(service: Service) -> None:
+    record = service.paint("a cat")
+    made = service.run("keys", "create", "--name", "other", "--project", "other")
+    headers = {"X-API-Key": made.stdout.strip()}
+    path = f"/api/v1/generations/{record['id']}"
+    assert service.request("GET", path, headers=headers).status_code == 404
+    assert service.request("DELETE", path, headers=headers).status_code == 404
+    assert service.request("GET", "/api/v1/generations", headers=headers).json()["data"] == []
+    assert service.get(record["id"]) == record
+
+
+def test_generate_uses_the_running_worker(service: Service, tmp_path: Path) -> None:
+    output = tmp_path / "cat.png"
+    options = ("--no-enhance", "--steps", "2", "--seed", "5", "--aspect-ratio", "16:9")
+    ended = service.run("generate", "a cat", *options, "-o", str(output))
+    assert (ended.returncode, ended.stdout) == (0, f"{output}\n")
+    again = service.run("generate", "a cat", *options)
+    assert again.returncode == 0
+    stored = service.folder / again.stdout.removesuffix("\n")
+    assert stored.is_relative_to(service.data / "storage")
+    assert stored.read_bytes() == output.read_bytes()
+    with Image.open(output) as image:
+        assert image.width > image.height
+    assert len(service.alive("worker")) == 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"),
+    [
+        ("Ctrl-C", 130),
+        ("cancel", 1),
+    ],
+)
+def test_generate_that_is_stopped_leaves_a_cancelled_record(
+    service: Service, stop: str, status: int
+) -> None:
+    prompt = f"a cat that is stopped by {stop}"
+    process = service.start("generate", prompt, "--no-enhance", "--steps", "100")
+
+    def record() -> dict | None:
+        [newest] = service.request("GET", "/api/v1/generations?limit=1").json()["data"]
+        return newest if newest["prompt"] == prompt and newest["progress"] else None
+
+    generation_id = service.wait_for(record, "the record")["id"]
+    before = service.files()
+    if stop == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        service.request("POST", f"/api/v1/generations/{generation_id}/cancel")
+    assert process.wait(10) == status
+    ended = service.get(generation_id)
+    assert (ended["status"], ended["errorMessage"]) == ("failed", "Cancelled")
+    following = service.paint("a dog")
+    assert service.files() == before | {f"{following['outputImageId']}.png"}
+
+
+def test_generate_without_a_server_brings_its_own_worker(
+    another: Callable[..., Service],
+) -> None:
+    alone = another(storage__metadata="false")
+    output = alone.folder / "cat.png"
+    ended = alone.run("generate", "a red cat", "--steps", "2", "-o", "cat.png")
+    assert (ended.returncode, ended.stdout) == (0, "cat.png\n"), ended.stderr
+    assert alone.alive() == []
+    with Image.open(output) as image:
+        image.load()
+        assert image.text == {}
+    [stored] = (alone.data / "storage").rglob("*.png")
+    assert stored.read_bytes() == output.read_bytes()
+
+
+def assert_refused(ended: subprocess.CompletedProcess[str], status: int) -> None:
+    """One line that a person understands, and this exit code."""
+    assert ended.returncode == status, ended.stderr
+    assert ended.stdout == ""
+    assert re.fullmatch(r"banatie: [^\n]+\n", ended.stderr)
