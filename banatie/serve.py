@@ -34,7 +34,7 @@ from banatie.store.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-STORE_THREADS = 8
+STORE_THREADS = 4
 """How many requests may wait for the disk at once."""
 RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
 """How long to wait before a worker that died is started again, the oftener the longer."""

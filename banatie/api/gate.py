@@ -60,7 +60,8 @@ class Gate:
             await send(message)
 
         # As Litestar will read it: several slashes are one.
-        scope["path"] = re.sub("/{2,}", "/", scope["path"])
+        if "//" in scope["path"]:
+            scope["path"] = re.sub("/{2,}", "/", scope["path"])
         if scope["path"] == PROTECTED or scope["path"].startswith(PROTECTED + "/"):
             headers = dict(scope["headers"])
             try:

@@ -17,7 +17,7 @@ from pathlib import Path
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
-from banatie.errors import DatabaseUnusable, ServiceUnavailable
+from banatie.errors import BanatieError, DatabaseUnusable, ServiceUnavailable
 
 BUSY_SECONDS = 60
 """How long a statement waits for another process's write: longer than a backup holds the file."""
@@ -197,18 +197,12 @@ CREATE TABLE workers (
 """
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turns SQLite's errors into Banatie's: what may pass by itself, and what will not."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.Error as error:
-        # The low byte is the kind; SQL that is wrong is kind 1 (https://sqlite.org/rescode.html).
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING:
-            raise ServiceUnavailable("The database cannot be reached at the moment") from error
-        raise DatabaseUnusable(f"The database refused: {error}") from error
+def _told(error: sqlite3.Error) -> BanatieError:
+    """SQLite's error as one of Banatie's: what may pass by itself, and what will not."""
+    # The low byte is the kind; SQL that is wrong is kind 1 (https://sqlite.org/rescode.html).
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING:
+        return ServiceUnavailable("The database cannot be reached at the moment")
+    return DatabaseUnusable(f"The database refused: {error}")
 
 
 class _Group:
@@ -246,13 +240,17 @@ class Database:
 
     def query(self, sql: str, parameters: object = ()) -> list[sqlite3.Row]:
         """All rows of a statement that only reads."""
-        with _told():
+        try:
             return self._connection().execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise _told(error) from error
 
     def first(self, sql: str, parameters: object = ()) -> sqlite3.Row | None:
         """The first row of a statement that only reads, if there is one."""
-        with _told():
+        try:
             return self._connection().execute(sql, parameters).fetchone()
+        except sqlite3.Error as error:
+            raise _told(error) from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -260,8 +258,12 @@ class Database:
 
         Threads that write at the same time share one transaction, and so one wait for the disk.
         """
-        with _told():
+        try:
             yield from self._write()
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as error:
+            raise _told(error) from error
 
     def _write(self) -> Iterator[sqlite3.Connection]:
         with self._queueing:
