@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from banatie.cli import cli
 from banatie.config import Config
@@ -36,7 +35,6 @@ def test_every_command_is_documented():
 
 
 def test_every_route_is_documented():
-    pytest.importorskip("litestar")
     from banatie.api.generations import generations_router
     from banatie.api.system import system_router
 

@@ -71,7 +71,8 @@ async def create_generation(
         return Response(submitted.answer, status_code=201, media_type="application/json")
     generation = submitted.generation
     if generation is None:
-        raise GenerationNotFound("of the first request with this Idempotency-Key")
+        # It was deleted before the first of these requests had been answered.
+        raise GenerationNotFound(idempotency_key or "")
 
     preference = _preference(request, prefer)
     url = front.public_url(request)
