@@ -22,7 +22,7 @@ from pathlib import Path
 from banatie.inference.catalog import Catalog
 from banatie.inference.enhancer import Enhancement, Enhancer
 from banatie.inference.runtime import choose_runtime
-from banatie.inference.templates import TEMPLATE_NAMES
+from banatie.records import TEMPLATE_NAMES
 
 PROMPTS = Path(__file__).with_name("enhance_prompts.toml")
 CLEAN_BAR, SECONDS_BAR, PHRASES_BAR, PHRASES_BAR_DETAILED = 0.95, 2.5, 3, 1

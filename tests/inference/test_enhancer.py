@@ -21,7 +21,8 @@ from banatie.inference import phrasing
 from banatie.inference.catalog import Catalog, LanguageModel, Way
 from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
 from banatie.inference.runtime import Runtime
-from banatie.inference.templates import TEMPLATE_NAMES, load_templates
+from banatie.inference.templates import load_templates
+from banatie.records import TEMPLATE_NAMES
 
 RUNTIME = Runtime("cpu", torch.float32, torch.float32)
 CHAT = (

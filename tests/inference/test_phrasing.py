@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from banatie.inference import phrasing
-from banatie.inference.templates import TEMPLATE_NAMES, Template, load_templates
+from banatie.inference.templates import Template, load_templates
 from banatie.inference.vocabulary import Vocabulary
+from banatie.records import TEMPLATE_NAMES
 
 
 @pytest.fixture(scope="module")

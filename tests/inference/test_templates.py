@@ -9,8 +9,9 @@ from itertools import combinations
 import pytest
 
 from banatie.inference.phrasing import judge, read
-from banatie.inference.templates import TEMPLATE_NAMES, Template, load_templates
+from banatie.inference.templates import Template, load_templates
 from banatie.inference.vocabulary import Vocabulary
+from banatie.records import TEMPLATE_NAMES
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-TEMPLATE_NAMES = (
-    "general",
-    "photorealistic",
-    "illustration",
-    "minimalist",
-    "sticker",
-    "product",
-    "comic",
-)
-"""In the order in which they are shown."""
+from banatie.records import TEMPLATE_NAMES
 
 
 @dataclass(frozen=True)
