@@ -76,7 +76,7 @@ def serve(
     text of the key that was made. Without a `worker_command` no worker is started.
     Raises DataFolderBusy and ConfigError.
     """
-    _check_address(config)
+    ip_address = _find_address(config)
     data = config.storage.data
     data.mkdir(parents=True, exist_ok=True)
     lock = FileLock(data / "serve.lock")
@@ -87,11 +87,16 @@ def serve(
     with lock:
         services = build_services(config, clock)
         first_key = services.keys.create("default", clock()) if services.keys.is_empty() else None
-        asyncio.run(_serve(services, worker_command, lambda url: announce(url, first_key)))
+        asyncio.run(
+            _serve(services, ip_address, worker_command, lambda url: announce(url, first_key))
+        )
 
 
 async def _serve(
-    services: Services, worker_command: Sequence[str] | None, announce: Callable[[str], None]
+    services: Services,
+    ip_address: str,
+    worker_command: Sequence[str] | None,
+    announce: Callable[[str], None],
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store"))
@@ -103,7 +108,7 @@ async def _serve(
     app = create_app(services)
     server = Server(
         app,
-        address=services.config.server.host,
+        address=ip_address,
         port=services.config.server.port,
         interface=Interfaces.ASGI,
         websockets=False,
@@ -115,8 +120,13 @@ async def _serve(
     stopping = asyncio.create_task(stop.wait())
     try:
         announcing = asyncio.create_task(_announce_when_answering(services.config, announce))
-        await asyncio.wait({serving, stopping, supervising}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            {serving, stopping, supervising}, return_when=asyncio.FIRST_COMPLETED
+        )
         announcing.cancel()
+        for task in done:
+            # Only `stopping` ends as it should; what has failed says why.
+            task.result()
     finally:
         # granian lets open requests end first, so those that only wait are let go.
         app.state.front.waiters.close()
@@ -177,8 +187,8 @@ async def _stop_worker(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _check_address(config: Config) -> None:
-    """Refuse an address that is taken or none, before anything is made."""
+def _find_address(config: Config) -> str:
+    """The IP address to listen on; refuses one that is taken or none, before anything is made."""
     host, port = config.server.host, config.server.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -189,6 +199,7 @@ def _check_address(config: Config) -> None:
             if sys.platform != "win32":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+            return address[0]
     except socket.gaierror as error:
         raise ConfigError(f"server.host: {host!r} is no address of this machine") from error
     except OSError as error:

@@ -114,3 +114,10 @@ def test_a_server_with_clients_that_wait_stops_in_time(
         assert answer.status_code == 200
         assert answer.json()["data"]["status"] == "pending"
     assert "Traceback" not in house.log.read_text()
+
+
+def test_a_host_may_be_given_by_its_name(another: Callable[..., Service]) -> None:
+    house = another()
+    _, said = house.serve("--host", "localhost", "--no-worker", ready=False)
+    assert said.startswith(f"Banatie answers at http://localhost:{house.port}\n")
+    assert httpx.get(f"http://localhost:{house.port}/openapi.json", trust_env=False).is_success
