@@ -21,7 +21,7 @@ from banatie.api.front import Front
 from banatie.api.gate import Gate
 from banatie.api.generations import generations_router
 from banatie.api.limits import RequestLimits
-from banatie.api.storage import storage_route
+from banatie.api.storage import StorageFiles
 from banatie.api.system import system_router
 from banatie.api.waiting import Waiters
 from banatie.config import Config
@@ -96,7 +96,7 @@ def create_app(services: Services) -> Litestar:
             await asyncio.to_thread(limits.save)
 
     app = Litestar(
-        route_handlers=[generations_router(), system_router(), storage_route(services.files)],
+        route_handlers=[generations_router(), system_router()],
         state=State({"front": front}),
         exception_handlers={Exception: to_response},
         lifespan=[lifespan],
@@ -117,7 +117,8 @@ def create_app(services: Services) -> Litestar:
         ),
         logging_config=None,
     )
-    app.asgi_handler = Gate(app.asgi_handler, authentication, limits)
+    files = StorageFiles(app.asgi_handler, services.files)
+    app.asgi_handler = Gate(files, authentication, limits)
     return app
 
 

@@ -6,21 +6,20 @@ random id of an image, and nothing but a well-formed storage key is ever looked 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 
-from litestar import asgi
 from litestar.datastructures import Headers
 from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from banatie.api.errors import send_failure
+from banatie.api.front import in_thread
 from banatie.store.files import Files
 
-ROUTE = "/storage"
+ROUTE = "/storage/"
 CHUNK_BYTES = 256 * 1024
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -28,29 +27,36 @@ _STORAGE_KEY = re.compile(rf"[a-z0-9][a-z0-9-]*/{_UUID}/generated/{_UUID}\.png")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
-def storage_route(files: Files) -> ASGIApp:
-    """The mounted application that serves the files."""
+class StorageFiles:
+    """An ASGI application around `inner` that answers what lies below /storage/ itself.
 
-    @asgi(ROUTE, is_mount=True, copy_scope=True)
-    async def serve_file(scope: Scope, receive: Receive, send: Send) -> None:
+    Around Litestar and not in it: a third of the time that a file took was spent on finding it.
+    """
+
+    def __init__(self, inner: ASGIApp, files: Files) -> None:
+        self._inner = inner
+        self._files = files
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, or say why not."""
+        if scope["type"] != "http" or not scope["path"].startswith(ROUTE):
+            await self._inner(scope, receive, send)
+            return
         if scope["method"] not in ("GET", "HEAD"):
             headers = {"Allow": "GET, HEAD"}
             await send_failure(MethodNotAllowedException(headers=headers), scope, send)
             return
-        # Litestar hands a mounted application the path below it, with a slash at the end.
-        storage_key = scope["path"].removeprefix(ROUTE).strip("/")
+        storage_key = scope["path"].removeprefix(ROUTE)
         if not _STORAGE_KEY.fullmatch(storage_key):
             await send_failure(NotFoundException(), scope, send)
             return
-        path = files.path(storage_key)
+        path = self._files.path(storage_key)
         try:
-            status = await asyncio.to_thread(os.stat, path)
+            status = await in_thread(os.stat, path)
         except FileNotFoundError:
             await send_failure(NotFoundException(), scope, send)
             return
         await _send_file(path, status, scope, send)
-
-    return serve_file
 
 
 async def _send_file(path: Path, status: os.stat_result, scope: Scope, send: Send) -> None:
@@ -103,10 +109,10 @@ async def _answer(
 
 
 async def _stream(send: Send, path: Path, first: int, end: int) -> None:
-    with await asyncio.to_thread(path.open, "rb") as file:
-        await asyncio.to_thread(file.seek, first)
+    with await in_thread(path.open, "rb") as file:
+        await in_thread(file.seek, first)
         while first < end:
-            data = await asyncio.to_thread(file.read, min(CHUNK_BYTES, end - first))
+            data = await in_thread(file.read, min(CHUNK_BYTES, end - first))
             first = first + len(data) if data else end
             await send({"type": "http.response.body", "body": data, "more_body": first < end})
 

@@ -205,12 +205,12 @@ def _generate(server: _Server, steps: int, seed: int) -> None:
 
 
 def _pick_up(server: _Server, folder: Path, idle: float) -> float:
-    """Milliseconds from the POST to the row being taken, as a third process sees it."""
+    """Milliseconds from the 201 to the row being taken, as a third process sees it."""
     database = Database(folder / "banatie.db")
     time.sleep(idle)
     body = {"prompt": PROMPT, "autoEnhance": False, "steps": 1}
-    started = time.perf_counter()
     _, answer = server.call("POST", "/api/v1/generations", body, Prefer="respond-async")
+    started = time.perf_counter()
     sql = "SELECT status FROM generations WHERE id = ?"
     while database.first(sql, (answer["data"]["id"],))["status"] == "pending":
         pass
