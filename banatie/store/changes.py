@@ -41,6 +41,7 @@ class Changes:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="changes", daemon=True)
         self._revision = self._generations.latest_revision()
+        self._keys_at_first = self._keys.state()
 
     def start(self) -> None:
         """Begin with the changes after this object was made."""
@@ -52,7 +53,7 @@ class Changes:
         self._thread.join()
 
     def _watch(self) -> None:
-        version, keys = -1, self._keys.state()
+        version, keys = -1, self._keys_at_first
         while not self._stop.wait(INTERVAL_SECONDS):
             try:
                 version, keys = self._look(version, keys)
