@@ -18,7 +18,6 @@ Status = Literal["pending", "processing", "success", "failed"]
 
 ASPECT_RATIOS: tuple[str, ...] = get_args(AspectRatio)
 TEMPLATE_NAMES: tuple[str, ...] = get_args(TemplateName)
-STATUSES: tuple[str, ...] = get_args(Status)
 
 MAX_SEED = 2**53 - 1
 """The largest whole number that every JSON reader keeps exactly (RFC 8259, section 6)."""

@@ -30,7 +30,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 class StorageFiles:
     """An ASGI application around `inner` that answers what lies below /storage/ itself.
 
-    Around Litestar and not in it: a third of the time that a file took was spent on finding it.
+    Around Litestar and not in it: a file needs no routing, no kwargs and no response object.
     """
 
     def __init__(self, inner: ASGIApp, files: Files) -> None:
