@@ -5,12 +5,14 @@ The folder loads with `StableDiffusionXLPipeline.from_pretrained` and holds the 
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from embedded.autoencoder import load_autoencoder
 from embedded.painting import Reader, build_scheduler
+from embedded.resuming import NOTES, progress
 
 LICENCE = """The pictures that this model was trained on are composed of icons from Fluent Emoji
 (flat), published as the npm package @iconify-json/fluent-emoji-flat under this licence:
@@ -80,6 +82,7 @@ def export(unet: UNet2DConditionModel, reader: Reader, work: Path, target: Path)
             shutil.copy(work / "tokenizer" / name, beside / tokenizer / name)
     (beside / "LICENSE-icons.txt").write_text(LICENCE)
     (beside / "README.md").write_text(CARD)
+    (beside / NOTES).write_text(json.dumps(progress(work), indent=2) + "\n")
     old = target.with_name(target.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

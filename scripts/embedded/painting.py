@@ -164,7 +164,7 @@ class Easel:
         Until `maturity` reaches 1, all is square, of normal size and in the centre.
         """
         chance = self._chance
-        square = 1.0 if maturity < 1 else 0.4
+        square = 1.0 if maturity < 1 else 0.32
         aspect = "1:1" if chance.random() < square else chance.choice(tuple(CANVASES)[1:])
         pool = self._pools[aspect]
         fresh = number if len(pool) < 4 * number else number // 4
