@@ -247,7 +247,8 @@ class Enhancer:
         self, subject: Subject, template: Template, seed: int, count_tokens: Count, watch: _Watch
     ) -> _Written:
         base = phrasing.opening(subject, template, self._vocabulary)
-        prefix = self._prefix(phrasing.showing(template), watch)
+        before = phrasing.showing(template) if self._drifts else phrasing.heading(template)
+        prefix = self._prefix(before, watch)
         seen = self._encode(" ".join(base.split()) + ",")[-SEEN_TOKENS:]
         rows = [_Row(None, []) for _ in range(UNLED_ROWS)]
         for slot in template.slots:

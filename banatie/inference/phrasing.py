@@ -122,8 +122,13 @@ def opening(subject: Subject, template: Template, vocabulary: Vocabulary) -> str
 
 
 def showing(template: Template) -> str:
-    """The worked examples as lines, which the led way puts before the opening."""
+    """The worked examples as lines, put before the opening for a model that was not taught."""
     return "".join(f"{template.medium} of {e.subject}, {e.adds}.\n" for e in template.examples)
+
+
+def heading(template: Template) -> str:
+    """The line that a taught model has learned to read before the opening."""
+    return f"{template.name.capitalize()} pictures:\n"
 
 
 def join_phrases(text: str, phrases: Sequence[str]) -> str:

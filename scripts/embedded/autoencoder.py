@@ -108,7 +108,7 @@ def train_half(
         pool = (pool + fresh)[-4000:]
         pixels = torch.cat([to_tensor(crop) for crop in fresh + old])
         latents = basis.encode(pixels)
-        with torch.autocast("cpu", torch.bfloat16):
+        with optimizing.autocast():
             if half == "decoder":
                 # Shaken, so that what the UNet leaves uncertain does not show.
                 shaken = latents + SHAKE * torch.rand(len(latents), 1, 1, 1) * torch.randn_like(

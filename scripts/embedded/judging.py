@@ -119,7 +119,7 @@ def train_judge(studio: Studio, folder: Path, minutes: float) -> None:
         if chance.random() < 0.4:
             shown = functional.avg_pool2d(shown, 3, 1, 1, count_include_pad=False)
         shown = shown + 0.1 * chance.random() * torch.randn_like(shown)
-        with torch.autocast("cpu", torch.bfloat16):
+        with optimizing.autocast():
             scores = judge(shown)
         truth = _truth(both)
         loss = torch.zeros(())

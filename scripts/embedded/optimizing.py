@@ -1,4 +1,4 @@
-"""The optimizer, the average of weights and the checkpoint file that every training shares."""
+"""What every training shares: optimizer, number format, average of weights, checkpoint file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+
+BFLOAT16 = any(torch.cpu.get_capabilities().get(f"{unit}_bf16") for unit in ("amx", "avx512"))
+"""Whether this processor computes in bfloat16; where it does not, it is far slower than float32."""
+
+
+def autocast() -> torch.autocast:
+    """Return the context in which networks compute, in bfloat16 where that is fast."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16)
 
 
 class Muon(torch.optim.Optimizer):
@@ -60,14 +69,23 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Return roughly the nearest matrix with orthonormal rows or columns (Newton-Schulz)."""
+    """Return roughly the nearest matrix with orthonormal rows or columns (Newton-Schulz).
+
+    Every step multiplies by a polynomial of the small Gram matrix, so the polynomials are taken
+    together there and the long side is met only twice.
+    """
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
+    x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    whole = None
     for _ in range(4):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return (x.T if tall else x).float()
+        factor = -4.7750 * gram + 2.0315 * gram @ gram
+        factor.diagonal().add_(3.4445)
+        gram = factor @ gram @ factor
+        whole = factor if whole is None else factor @ whole
+    x = whole @ x
+    return x.T if tall else x
 
 
 class Average:

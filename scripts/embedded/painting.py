@@ -231,7 +231,8 @@ class Painter:
     @staticmethod
     def load(folder: Path) -> Painter:
         """Return the painter of the checkpoint in `folder`, or a new one."""
-        unet = build_unet()
+        # Convolutions over patches with their channels together take a sixth less time on a CPU.
+        unet = build_unet().to(memory_format=torch.channels_last)
         painter = Painter(unet, optimizing.Average(unet, 0.998), optimizing.Muon(unet, RATE))
         path = folder / "unet.pt"
         if path.exists():
@@ -290,8 +291,9 @@ def train_painter(
         optimizing.set_rate(optimizer, RATE * warm * max(0.03, 1 - share))
         aspect, painted, captions = easel.batch(BATCH, painter.seen / SIMPLE)
         latents = torch.stack([one.latents for one in painted]).float()
+        latents = latents.contiguous(memory_format=torch.channels_last)
         covered = torch.stack([one.covered for one in painted]).float()
-        with torch.autocast("cpu", torch.bfloat16):
+        with optimizing.autocast():
             states, pooled = reader.read(captions)
         states, pooled = states.float(), pooled.float()
         # Whole prompts are dropped for guidance; states alone, so that the pooled vector, whose
@@ -304,7 +306,7 @@ def train_painter(
         sigma = noise_share[timesteps][:, None, None, None]
         noise = torch.randn_like(latents)
         told = {"text_embeds": pooled, "time_ids": time_ids(*CANVASES[aspect], BATCH)}
-        with torch.autocast("cpu", torch.bfloat16):
+        with optimizing.autocast():
             clean = unet(
                 alpha * latents + sigma * noise, timesteps, states, added_cond_kwargs=told
             ).sample

@@ -148,7 +148,7 @@ def train_encoders(
             list(captions), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
         ).input_ids
         wanted = codes.encode(list(scenes))
-        with torch.autocast("cpu", torch.bfloat16):
+        with optimizing.autocast():
             given = second(tokens).text_embeds
             told = head(first(tokens).pooler_output)
         loss = torch.zeros(())
