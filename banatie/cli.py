@@ -5,7 +5,8 @@ Exit codes: 0 done, 1 it failed, 2 the command was not understood.
 
 from __future__ import annotations
 
-import logging
+import dataclasses
+import json
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import click
 
 import banatie
+from banatie import logs
 from banatie.config import Config, load_config
 from banatie.errors import BanatieError, ConfigError
 from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, Submission
@@ -54,13 +56,7 @@ def _config(context: click.Context, **options: Any) -> Config:
     path, overrides = context.find_root().obj
     given = {name.replace("__", "."): value for name, value in options.items() if value is not None}
     config = load_config(path, os.environ, {**overrides, **given})
-    logging.basicConfig(
-        level=config.log.level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("huey", "httpx", "filelock"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.set_up(config.log.level, config.log.format)
     return config
 
 
@@ -82,10 +78,12 @@ def serve(
 
     config = _config(context, server__host=host, server__port=port, storage__data_dir=data_dir)
 
-    def announce(url: str, first_key: str | None) -> None:
+    def announce(url: str, first_key: str | None, warning: str | None) -> None:
         click.echo(f"Banatie answers at {url}")
         if first_key is not None:
             click.echo(_welcome(url, first_key))
+        if warning is not None:
+            click.secho(f"WARNING: {warning}", fg="red", bold=True, err=True)
         sys.stdout.flush()
 
     run(config, now, None if no_worker else _worker_command(context, data_dir), announce)
@@ -242,6 +240,67 @@ def migrate(context: click.Context) -> None:
 
 
 @cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Look at everything a picture takes and say what is wrong; changes nothing."""
+    from banatie.doctor import Finding, examine
+
+    path, _ = context.find_root().obj
+    findings: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        findings.append(finding)
+        if not as_json:
+            remedy = f" → {finding.remedy}" if finding.remedy else ""
+            click.echo(f"{finding.state:<4}  {finding.check:<14}  {finding.found}{remedy}")
+
+    try:
+        config = _config(context)
+    except ConfigError as error:
+        tell(Finding("settings", "FAIL", str(error), "config.toml explains every setting"))
+    else:
+        tell(Finding("settings", "ok", f"{path or 'no file'}: every setting is known and valid"))
+        for finding in examine(config, now()):
+            tell(finding)
+    failed = any(finding.state == "FAIL" for finding in findings)
+    if as_json:
+        checks = [dataclasses.asdict(finding) for finding in findings]
+        click.echo(json.dumps({"ok": not failed, "checks": checks}, indent=2))
+    context.exit(int(failed))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.pass_context
+def backup(context: click.Context, file: Path) -> None:
+    """Copy the database and the pictures into one file; a server may go on meanwhile."""
+    from banatie.store.backup import write_backup
+
+    contents = write_backup(_config(context).storage.data, file, now())
+    click.echo(f"{file}: {contents.generations} generations, {contents.pictures} pictures")
+    if contents.left_out:
+        click.echo(f"{contents.left_out} left out, whose pictures are not there", err=True)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace what is in the data folder.")
+@click.pass_context
+def restore(context: click.Context, file: Path, force: bool) -> None:
+    """Make the data folder what it was when a backup was made."""
+    from banatie.store.backup import restore_backup
+
+    data = _config(context).storage.data
+    contents = restore_backup(file, data, replace=force)
+    made = datetime.fromtimestamp(contents.made_at / 1000, UTC)
+    click.echo(
+        f"{data}: {contents.generations} generations, {contents.pictures} pictures, as they were "
+        f"on {made:%Y-%m-%d at %H:%M} UTC"
+    )
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     click.echo(banatie.__version__)
@@ -283,10 +342,12 @@ def _worker_command(context: click.Context, data_dir: str | None) -> list[str]:
 
 
 def _database(context: click.Context):
+    from banatie.store.backup import finish_restore
     from banatie.store.database import Database
 
     data = _config(context).storage.data
     data.mkdir(parents=True, exist_ok=True)
+    finish_restore(data)
     return Database(data / "banatie.db")
 
 

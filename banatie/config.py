@@ -6,6 +6,7 @@ taken from the folder the program was started in.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
+Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
+"""What a browser sends in its Origin header: no path, no slash at the end."""
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +34,16 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 3000
     public_url: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
+    metrics: bool = True
+
+    def __post_init__(self) -> None:
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError:
+                raise ValueError(f"trusted_proxies: {proxy!r} is no address or network") from None
 
 
 class Storage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +73,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     prompt_characters: Positive = 4000
     meta_bytes: Positive = 16384
     body_bytes: Positive = 1048576
+    body_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    wrong_keys_per_minute: NotNegative = 30
 
 
 class EnhancementSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,9 +100,10 @@ class Worker(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is logged."""
+    """What is logged, and how."""
 
     level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    format: Annotated[str, Meta(pattern="^(text|json)$")] = "text"
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,7 +171,13 @@ def _merge(config: Config, settings: Mapping[str, Any], source: str) -> Config:
     for section, values in settings.items():
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: {section!r} stands outside any section")
-        merged.setdefault(section, {}).update(values)
+        known = merged.setdefault(section, {})
+        for key, value in values.items():
+            if isinstance(value, str) and isinstance(known.get(key), list | tuple):
+                # Outside the file, where there are only texts, commas make a list.
+                known[key] = [each.strip() for each in value.split(",") if each.strip()]
+            else:
+                known[key] = value
     try:
         # Not strict, so that the environment's texts become numbers and booleans.
         return msgspec.convert(merged, Config, strict=False)

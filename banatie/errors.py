@@ -7,11 +7,15 @@
     ├── GenerationNotFound      no such generation in this project
     ├── NotFound                no such thing, whatever it is
     ├── RateLimitExceeded       the key's requests for this hour are used up
+    ├── TooManyWrongKeys        too many unknown keys were tried from one address
+    ├── RequestTimeout          the request's body did not arrive in time
     ├── QueueFull               as many generations wait as the configuration allows
     ├── GenerationFailed        a generation that was waited for has failed
     ├── ServiceUnavailable      the worker or the database is gone
     ├── DataFolderBusy          another process holds the data folder
+    ├── DataFolderUnusable      the data folder cannot be written, or holds what must not be lost
     ├── DatabaseUnusable        the database's file is none, or not ours
+    ├── BackupUnusable          the file is no backup, or not a whole one
     ├── ModelError              a model cannot be found, loaded or used
     │   ├── ModelNotFound       no such folder or catalog name
     │   └── ModelBroken         the files are there, but not what they should be
@@ -97,6 +101,22 @@ class RateLimitExceeded(BanatieError):
         self.retry_after = retry_after
 
 
+class TooManyWrongKeys(BanatieError):
+    """Too many unknown keys were tried from one address."""
+
+    code = "RATE_LIMIT_EXCEEDED"
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"Too many unknown API keys; try again in {retry_after} seconds")
+        self.retry_after = retry_after
+
+
+class RequestTimeout(BanatieError):
+    """The request's body did not arrive in time."""
+
+    code = "REQUEST_TIMEOUT"
+
+
 class QueueFull(BanatieError):
     """As many generations wait as the configuration allows."""
 
@@ -131,10 +151,22 @@ class DataFolderBusy(BanatieError):
     code = "DATA_FOLDER_BUSY"
 
 
+class DataFolderUnusable(BanatieError):
+    """The data folder cannot be written, or holds what must not be lost."""
+
+    code = "DATA_FOLDER_UNUSABLE"
+
+
 class DatabaseUnusable(BanatieError):
     """The database's file is no database, or not one of Banatie's."""
 
     code = "DATABASE_UNUSABLE"
+
+
+class BackupUnusable(BanatieError):
+    """The file is no backup of Banatie's, or it is damaged or incomplete."""
+
+    code = "BACKUP_UNUSABLE"
 
 
 class ModelError(BanatieError):
@@ -160,6 +192,10 @@ class PaintingError(BanatieError):
 class OutOfMemory(PaintingError):
     """The device's memory did not suffice."""
 
+    code = "OUT_OF_MEMORY"
+
 
 class UnusablePicture(PaintingError):
     """Not a number came out of the decoder, even in full precision."""
+
+    code = "UNUSABLE_PICTURE"

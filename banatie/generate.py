@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-from filelock import FileLock, Timeout
 
 from banatie.config import Config
 from banatie.errors import GenerationFailed, ModelError
 from banatie.records import Generation, Submission
 from banatie.serve import Services, build_services
+from banatie.store.locks import is_held
 
 LOOK_SECONDS = 0.05
 STOP_SECONDS = 6.0
@@ -37,7 +37,7 @@ def generate(
     project_id = services.keys.default_project_id(clock())
     generation = services.intake.submit(project_id, submission).generation
     worker = None
-    if not _worker_is_running(config):
+    if not is_held(config.storage.data, "worker"):
         worker = subprocess.Popen([*worker_command], stdin=subprocess.PIPE)
     try:
         ended = _watch(services, generation, worker)
@@ -90,12 +90,3 @@ def _stop(worker: subprocess.Popen) -> None:
         worker.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         worker.kill()
-
-
-def _worker_is_running(config: Config) -> bool:
-    lock = FileLock(config.storage.data / "worker.lock")
-    try:
-        with lock.acquire(blocking=False):
-            return False
-    except Timeout:
-        return True

@@ -6,6 +6,7 @@ nowhere but in `clock`, which is handed in.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from uuid import UUID
 
@@ -14,9 +15,12 @@ import msgspec
 from banatie.config import Limits
 from banatie.errors import GenerationNotFound, ValidationError
 from banatie.jobs import Bell, Stage
-from banatie.records import Generation, Submission
+from banatie.logs import about
+from banatie.records import CANCELLED, Generation, Submission
 from banatie.store.files import Files
 from banatie.store.generations import Generations, IdempotentRequest, Submitted
+
+logger = logging.getLogger(__name__)
 
 META_DEPTH = 64
 """Deeper than anybody means it, and shallow enough for every JSON reader."""
@@ -44,10 +48,11 @@ class Intake:
         project_id: str,
         submission: Submission,
         idempotent: IdempotentRequest | None = None,
+        request_id: str | None = None,
     ) -> Submitted:
         """Accept a generation: once this returns, it is never lost.
 
-        Raises ValidationError and QueueFull.
+        `request_id` goes with it into the worker's logs. Raises ValidationError and QueueFull.
         """
         self._check(submission)
         submitted = self._generations.submit(
@@ -56,9 +61,11 @@ class Intake:
             self._clock(),
             queue_size=self._limits.queue_size,
             idempotent=idempotent,
+            request_id=request_id,
         )
         if submitted.is_new:
             stage = submitted.generation.stage
+            _tell(submitted.generation, "accepted")
             self._bells["enhance" if stage == "enhance" else "paint"].ring(submitted.generation.id)
         return submitted
 
@@ -86,18 +93,25 @@ class Intake:
 
     def cancel(self, project_id: str, generation_id: str) -> Generation:
         """Stop the generation within one denoising step; one that has ended stays as it is."""
-        return self._generations.cancel(project_id, _uuid(generation_id), self._clock())
+        generation = self._generations.cancel(project_id, _uuid(generation_id), self._clock())
+        if generation.error_message == CANCELLED:
+            _tell(generation, "cancelled")
+        return generation
 
     def delete(self, project_id: str, generation_id: str) -> None:
         """Remove the generation and its picture for good."""
         storage_key = self._generations.delete(project_id, _uuid(generation_id))
+        with about(generation_id=generation_id.lower()):
+            logger.info("deleted")
         if storage_key is not None:
             # After the row: a crash in between leaves a file that the next sweep removes.
             self._files.remove(storage_key)
 
     def put_in_bin(self, project_id: str, generation_id: str) -> Generation:
         """Hide the generation from the list, and cancel it if it has not ended."""
-        return self._generations.put_in_bin(project_id, _uuid(generation_id), self._clock())
+        generation = self._generations.put_in_bin(project_id, _uuid(generation_id), self._clock())
+        _tell(generation, "put into the bin")
+        return generation
 
     def restore(self, project_id: str, generation_id: str) -> Generation:
         """Take the generation out of the bin."""
@@ -120,6 +134,11 @@ class Intake:
             raise ValidationError.of(
                 "meta", f"is larger than {self._limits.meta_bytes} bytes of JSON"
             )
+
+
+def _tell(generation: Generation, what: str) -> None:
+    with about(generation_id=generation.id, request_id=generation.request_id):
+        logger.info(what)
 
 
 def _depth(value: object) -> int:

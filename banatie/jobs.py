@@ -22,6 +22,8 @@ from huey import Huey
 from huey.consumer import Consumer
 from huey.storage import SqliteStorage
 
+from banatie.logs import about
+
 logger = logging.getLogger(__name__)
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -64,7 +66,8 @@ class Bell:
         try:
             self._task(generation_id)
         except sqlite3.Error as error:
-            logger.warning("the doorbell could not be rung for %s: %s", generation_id, error)
+            with about(generation_id=generation_id or None):
+                logger.warning("the doorbell could not be rung for %s: %s", generation_id, error)
 
     def consumer(self) -> Consumer:
         """What calls `answer` for each message, in one thread, once it is started."""

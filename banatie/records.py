@@ -126,6 +126,8 @@ class Generation:
     updated_at: int
     enhanced_at: int | None
     deleted_at: int | None
+    request_id: str | None
+    """Of the HTTP request that asked for it, for the logs."""
 
     @property
     def is_ended(self) -> bool:

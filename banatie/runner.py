@@ -16,12 +16,13 @@ from typing import Protocol
 
 import banatie
 from banatie.config import Config
-from banatie.errors import BanatieError
+from banatie.errors import BanatieError, ServiceUnavailable
 from banatie.imaging import Picture, encode_png, parameters_text
 from banatie.inference.catalog import PaintingModel
 from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
 from banatie.inference.painter import Painter, PaintJob
 from banatie.jobs import Stage
+from banatie.logs import about
 from banatie.records import EnhancementNote, Generation, Image
 from banatie.store.claims import Claims
 from banatie.store.files import Files, generated_key
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.25
 """How far apart the progress is written down: a few times a second is enough for a progress bar."""
+
+HUNG_SECONDS = 10.0
+"""The language model looks at its time limit between words; past twice that and this, it hangs."""
 
 
 class LetGo(Exception):
@@ -67,6 +71,7 @@ class Runner:
         self._config = config
         self._clock = clock
         self._in_hand: set[str] = set()
+        self._enhancing: tuple[Generation, float] | None = None
         self._taking = threading.Lock()
         self.stopping = threading.Event()
 
@@ -74,7 +79,8 @@ class Runner:
         """Enhance every row that waits for it, oldest first."""
         while generation := self._take("enhance"):
             try:
-                self._enhance(generation)
+                with about(generation_id=generation.id, request_id=generation.request_id):
+                    self._enhance(generation)
             finally:
                 self._in_hand.discard(generation.id)
 
@@ -82,7 +88,8 @@ class Runner:
         """Paint every row that waits for it, oldest first."""
         while generation := self._take("paint"):
             try:
-                self._attempt(self._paint, generation)
+                with about(generation_id=generation.id, request_id=generation.request_id):
+                    self._attempt(self._paint, generation)
             finally:
                 self._in_hand.discard(generation.id)
 
@@ -94,6 +101,24 @@ class Runner:
         with self._taking:
             return self._claims.take_back(self._clock(), after_crash=False, but=self._in_hand)
 
+    def pick_up_hung(self) -> bool:
+        """Let the row be painted whose prompt the language model does not come back from.
+
+        Whether there was one: the thread is lost then, and the process is to end.
+        """
+        if self._enhancing is None or time.monotonic() < self._enhancing[1]:
+            return False
+        generation, _ = self._enhancing
+        self._claims.finish_enhancement(
+            generation.id,
+            prompt=generation.original_prompt,
+            note=None,
+            warning="The language model hung on this prompt; the original prompt is used.",
+            now=self._clock(),
+        )
+        self._enhancing = None
+        return True
+
     def _take(self, stage: Stage) -> Generation | None:
         with self._taking:
             if self.stopping.is_set() or not self._claims.waiting(stage):
@@ -104,7 +129,13 @@ class Runner:
             return generation
 
     def _enhance(self, generation: Generation) -> None:
+        logger.info("enhancing")
+        started = time.monotonic()
+        patience = 2 * self._config.enhancement.time_limit + HUNG_SECONDS
+        self._enhancing = (generation, started + patience)
         enhancement = self._attempt(self._ask_enhancer, generation)
+        self._enhancing = None
+        seconds = time.monotonic() - started
         if self.stopping.is_set():
             return
         note = None
@@ -112,13 +143,17 @@ class Runner:
             note = EnhancementNote(
                 enhancement.template, enhancement.model, enhancement.way, enhancement.seconds
             )
-        self._claims.finish_enhancement(
+        warning = None if note else _warning(enhancement, self._enhancer)
+        held = self._claims.finish_enhancement(
             generation.id,
             prompt=enhancement.text if note else generation.original_prompt,
             note=note,
-            warning=None if note else _warning(enhancement, self._enhancer),
+            warning=warning,
             now=self._clock(),
+            durations={"enhance": seconds},
         )
+        if held:
+            logger.info(warning or "enhanced", extra=_seconds_since(started))
         self._wants_painting(generation.id)
 
     def _ask_enhancer(self, generation: Generation) -> Enhancement | None:
@@ -136,9 +171,12 @@ class Runner:
     def _paint(self, generation: Generation) -> None:
         started = time.monotonic()
         job = self._start(generation)
+        logger.info("painting")
         image = self._painter.paint(job, self._reporter(generation.id))
+        painted = time.monotonic()
         picture = encode_png(image, self._text_chunks(generation, job))
-        self._save(generation, picture, started)
+        durations = {"paint": painted - started, "encode": time.monotonic() - painted}
+        self._save(generation, picture, started, durations)
 
     def _start(self, generation: Generation) -> PaintJob:
         model = self._painting_model
@@ -197,7 +235,13 @@ class Runner:
         )
         return {"parameters": parameters}
 
-    def _save(self, generation: Generation, picture: Picture, started: float) -> None:
+    def _save(
+        self,
+        generation: Generation,
+        picture: Picture,
+        started: float,
+        durations: dict[str, float],
+    ) -> None:
         image_id = str(uuid.uuid4())
         organization = self._organization_of(generation.project_id)
         image = Image(
@@ -211,26 +255,41 @@ class Runner:
             created_at=self._clock(),
         )
         self._files.save(image.storage_key, picture.data)
-        elapsed = round((time.monotonic() - started) * 1000)
-        if not self._claims.succeed(generation.id, image, elapsed, self._clock()):
+        seconds = time.monotonic() - started
+        durations = {**durations, "save": seconds - sum(durations.values())}
+        elapsed = round(seconds * 1000)
+        if not self._claims.succeed(generation.id, image, elapsed, self._clock(), durations):
             # Cancelled or deleted while the file was being written: it must not appear.
             self._files.remove(image.storage_key)
+            raise LetGo
+        logger.info("finished", extra=_seconds_since(started))
 
     def _attempt(self, work: Callable[[Generation], Enhancement | None], generation: Generation):
         """Do `work`; whatever goes wrong in painting ends in the row, never in the thread."""
+        started = time.monotonic()
         try:
             return work(generation)
         except (LetGo, Stopped):
+            logger.info("let go", extra=_seconds_since(started))
+            return None
+        except ServiceUnavailable as error:
+            # Not its fault, nor for good: the row was dropped, and `pick_up_fallen` finds it.
+            logger.warning("dropped: %s", error, extra=_seconds_since(started))
             return None
         except BanatieError as error:
-            logger.error("generation %s: %s", generation.id, error)
-            reason = str(error)
+            logger.error("failed: %s", error, extra=_seconds_since(started))
+            message, reason = str(error), error.code.lower()
         except Exception as error:
-            logger.exception("generation %s failed", generation.id)
-            reason = f"Unforeseen: {type(error).__name__}; the worker's log has it"
+            logger.exception("failed", extra=_seconds_since(started))
+            message = f"Unforeseen: {type(error).__name__}; the worker's log has it"
+            reason = "unforeseen"
         if generation.stage == "paint":
-            self._claims.fail(generation.id, reason, self._clock())
+            self._claims.fail(generation.id, message, self._clock(), reason)
         return None
+
+
+def _seconds_since(started: float) -> dict[str, float]:
+    return {"seconds": round(time.monotonic() - started, 3)}
 
 
 def _warning(enhancement: Enhancement | None, enhancer: Enhancer | None) -> str:

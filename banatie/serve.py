@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import logging
 import signal
 import socket
@@ -16,20 +17,22 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from filelock import FileLock, Timeout
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
 from banatie.api.app import Services, create_app
 from banatie.config import Config
-from banatie.errors import BanatieError, ConfigError, DataFolderBusy
+from banatie.errors import BanatieError, ConfigError
 from banatie.intake import Intake
 from banatie.jobs import Bell
+from banatie.store.backup import finish_restore
 from banatie.store.database import Database
 from banatie.store.files import Files
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
+from banatie.store.locks import holding
 from banatie.store.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -41,12 +44,19 @@ RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
 STEADY_SECONDS = 300.0
 """A worker that lived this long starts without having to wait again."""
 STOP_SECONDS = 5.0
+MOST_CONNECTIONS = 4000
+"""Past this, new ones wait. Those that wait for a picture, or send their request a byte a minute,
+hold one each."""
+OTHER_FILES = 200
+"""Files that are open besides: the database, pictures on their way, the log."""
+FIRST_KEY_NAME = "default"
 
 
 def build_services(config: Config, clock: Callable[[], int]) -> Services:
     """The objects of the web process, over a data folder that is made if it is not there."""
     data = config.storage.data
     data.mkdir(parents=True, exist_ok=True)
+    finish_restore(data)
     database = Database(data / "banatie.db")
     database.migrate()
     generations, files = Generations(database), Files(data / "storage")
@@ -68,27 +78,27 @@ def serve(
     config: Config,
     clock: Callable[[], int],
     worker_command: Sequence[str] | None,
-    announce: Callable[[str, str | None], None],
+    announce: Callable[[str, str | None, str | None], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    `announce` is called once the server answers, with its address and, on the very first run, the
-    text of the key that was made. Without a `worker_command` no worker is started.
-    Raises DataFolderBusy and ConfigError.
+    `announce` is called once the server answers, with its address; on the very first run the text
+    of the key that was made; and what there is to warn of, if anything. Without a `worker_command`
+    no worker is started.
+    Raises DataFolderBusy, DataFolderUnusable and ConfigError.
     """
-    ip_address = _find_address(config)
-    data = config.storage.data
-    data.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(data / "serve.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise DataFolderBusy(f"Another `banatie serve` has {data}; stop it first") from error
-    with lock:
+    ip_address = find_address(config)
+    with holding(config.storage.data, "serve"):
         services = build_services(config, clock)
-        first_key = services.keys.create("default", clock()) if services.keys.is_empty() else None
+        first_key = None
+        if services.keys.is_empty():
+            first_key = services.keys.create(FIRST_KEY_NAME, clock())
+        if warning := _exposure(services.keys, ip_address):
+            logger.warning("%s", warning)
         asyncio.run(
-            _serve(services, ip_address, worker_command, lambda url: announce(url, first_key))
+            _serve(
+                services, ip_address, worker_command, lambda url: announce(url, first_key, warning)
+            )
         )
 
 
@@ -111,9 +121,24 @@ async def _serve(
         address=ip_address,
         port=services.config.server.port,
         interface=Interfaces.ASGI,
+        # HTTP/2 without TLS is what no browser speaks, and its streams know no time limit.
+        http=HTTPModes.http1,
+        # For a request's head, and for the next request on an open connection.
+        http1_settings=HTTP1Settings(
+            header_read_timeout=round(services.config.limits.body_seconds * 1000)
+        ),
+        # granian's name for how many connections may be open; its default here is 128.
+        backpressure=_connections(),
+        backlog=1024,
         websockets=False,
         # Its only word on the default level is that embedding is young; see docs/decisions.
         log_level=LogLevels.error,
+        # Without handlers of its own: its lines go where all lines go.
+        log_dictconfig={
+            "formatters": {},
+            "handlers": {},
+            "loggers": {"_granian": {"propagate": True}},
+        },
     )
     serving = asyncio.create_task(server.serve())
     supervising = asyncio.create_task(_keep_worker(worker_command or (), services.workers))
@@ -187,7 +212,35 @@ async def _stop_worker(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _find_address(config: Config) -> str:
+def _exposure(keys: Keys, ip_address: str) -> str | None:
+    """What to warn of when others than this machine can reach the server, if anything."""
+    if ipaddress.ip_address(ip_address).is_loopback:
+        return None
+    if {key.name for key in keys.list() if key.revoked_at is None} != {FIRST_KEY_NAME}:
+        return None
+    return (
+        f"Others can reach this server (it listens on {ip_address}), and its only API key is the "
+        "one that the first start printed: whoever has read that can use it. Make another with "
+        f"`banatie keys create --name NAME`, then `banatie keys revoke {FIRST_KEY_NAME}`"
+    )
+
+
+def _connections() -> int:
+    """How many connections may be open at once; raises this process's limit of files for them."""
+    if sys.platform == "win32":
+        return MOST_CONNECTIONS
+    import resource
+
+    wanted = MOST_CONNECTIONS + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard):
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(wanted - OTHER_FILES, wanted // 2)
+
+
+def find_address(config: Config) -> str:
     """The IP address to listen on; refuses one that is taken or none, before anything is made."""
     host, port = config.server.host, config.server.port
     try:

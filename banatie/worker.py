@@ -15,19 +15,23 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+import psutil
 
+from banatie import logs
 from banatie.config import Config
-from banatie.errors import BanatieError, DataFolderBusy
+from banatie.errors import BanatieError, ModelError
 from banatie.jobs import Bell, Stage
+from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files
 from banatie.store.generations import Generations
 from banatie.store.images import Images
 from banatie.store.keys import Keys
+from banatie.store.locks import holding
 from banatie.store.workers import Workers, WorkerState
 
 logger = logging.getLogger(__name__)
@@ -44,22 +48,15 @@ def run_worker(
 ) -> None:
     """Work until SIGTERM or SIGINT, or until standard input closes if that is wanted.
 
-    Raises DataFolderBusy when another worker has the data folder.
+    Raises DataFolderBusy when another worker has the data folder, and DataFolderUnusable.
     """
-    _stay_offline()
-    data = config.storage.data
-    data.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(data / "worker.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise DataFolderBusy(f"Another worker is at work in {data}; stop it first") from error
-    worker = Worker(config, clock)
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda *_: worker.stop())
-    if until_stdin_closes:
-        threading.Thread(target=_wait_for_stdin, daemon=True).start()
-    with lock:
+    stay_offline()
+    with holding(config.storage.data, "worker"):
+        worker = Worker(config, clock)
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_number, lambda *_: worker.stop())
+        if until_stdin_closes:
+            threading.Thread(target=_wait_for_stdin, daemon=True).start()
         worker.run()
 
 
@@ -76,6 +73,8 @@ class Worker:
         self._generations = Generations(self._database)
         self._workers = Workers(self._database)
         self._state = WorkerState(id=str(uuid.uuid4()), pid=os.getpid(), state="starting")
+        self._process = psutil.Process()
+        self._device_memory: Callable[[], tuple[int, int] | None] = lambda: None
         self._claims = Claims(self._database, self._state.id)
         self._bells: dict[Stage, Bell] = {}
 
@@ -105,6 +104,7 @@ class Worker:
             logger.info("the worker stops; %d generations wait again", returned)
 
     def _recover(self) -> None:
+        finish_restore(self._config.storage.data)
         self._database.migrate()
         self._workers.forget_all()
         now = self._clock()
@@ -136,10 +136,12 @@ class Worker:
 
         from banatie.inference.enhancer import Enhancer
         from banatie.inference.painter import Painter
-        from banatie.inference.runtime import choose_runtime
+        from banatie.inference.runtime import choose_runtime, device_memory
         from banatie.runner import Runner
 
+        logs.adopt("transformers", "diffusers", "huggingface_hub")
         runtime = choose_runtime(painting.device, painting.threads)
+        self._device_memory = partial(device_memory, runtime.device)
         language_model = enhancer = None
         try:
             language_model = catalog.language_model(enhancement.model)
@@ -194,9 +196,10 @@ class Worker:
         for consumer in consumers:
             consumer.start()
         self._report()
-        next_housekeeping = 0.0
-        while True:
+        next_housekeeping, hung = 0.0, False
+        while not hung:
             with self._whatever_the_database_does():
+                hung = runner.pick_up_hung()
                 if dropped := runner.pick_up_fallen():
                     logger.warning("%d generations were dropped and wait again", dropped)
                 # A message may be lost, a row never: look for rows nobody was told of.
@@ -215,6 +218,8 @@ class Worker:
         for consumer in consumers:
             for _, thread in consumer.worker_threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
+        if hung:
+            raise ModelError("the language model hangs; the worker has to start anew")
 
     def _wants_painting(self, generation_id: str) -> None:
         self._bells["paint"].ring(generation_id)
@@ -241,11 +246,18 @@ class Worker:
             logger.warning("%s", error)
 
     def _report(self) -> None:
-        self._workers.report(self._state, self._clock())
+        used, total = self._device_memory() or (None, None)
+        state = replace(
+            self._state,
+            memory_bytes=self._process.memory_info().rss,
+            device_memory_used=used,
+            device_memory_total=total,
+        )
+        self._workers.report(state, self._clock())
 
 
-def _stay_offline() -> None:
-    # The libraries are told before they are imported; that they obey is tested.
+def stay_offline() -> None:
+    """Tell the libraries, before they are imported, to fetch nothing; that they obey is tested."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "1"
     # Their progress bars and hints about packages that are not needed would only hide our lines.

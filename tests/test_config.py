@@ -15,7 +15,8 @@ SHIPPED = Path(__file__).parents[1] / "config.toml"
 
 
 def test_the_shipped_file_lists_every_setting_with_its_default():
-    assert tomllib.loads(SHIPPED.read_text("utf-8")) == msgspec.to_builtins(Config())
+    defaults = msgspec.json.decode(msgspec.json.encode(Config()))
+    assert tomllib.loads(SHIPPED.read_text("utf-8")) == defaults
 
 
 def test_the_shipped_file_explains_every_setting():
@@ -45,6 +46,9 @@ def test_later_sources_win(tmp_path):
         ({"BANATIE_SERVER__PORT": "many"}, "server.port: expected `int`, got `str`"),
         ({"BANATIE_SERVER__PORT": "70000"}, "server.port: expected `int` <= 65535"),
         ({"BANATIE_LOG__LEVEL": "loud"}, "log.level"),
+        ({"BANATIE_SERVER__CORS_ORIGINS": "https://a.example/"}, "server.cors_origins"),
+        ({"BANATIE_SERVER__CORS_ORIGINS": "a.example"}, "server.cors_origins"),
+        ({"BANATIE_SERVER__TRUSTED_PROXIES": "::1,nginx"}, "trusted_proxies: 'nginx' is no"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_source(environment, message):
@@ -52,6 +56,17 @@ def test_a_wrong_setting_is_named_with_its_source(environment, message):
         load_config(None, environment)
     assert str(caught.value).startswith("the environment: ")
     assert message in str(caught.value)
+
+
+def test_commas_make_a_list_of_a_text(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text("[server]\ncors_origins = ['https://a.example']\n")
+    environment = {"BANATIE_SERVER__TRUSTED_PROXIES": "10.0.0.0/8, ::1"}
+    config = load_config(file, environment)
+    assert config.server.cors_origins == ("https://a.example",)
+    assert config.server.trusted_proxies == ("10.0.0.0/8", "::1")
+    none = load_config(file, environment, {"server.cors_origins": ""})
+    assert none.server.cors_origins == ()
 
 
 @pytest.mark.parametrize("text", ["port = ", "[server]\nport = 1\nport = 2", "port = 3000", "\xff"])

@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 
 from banatie.cli import cli
-from banatie.config import Config
+from banatie.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]
 
 
 def test_readme_maps_every_module():
@@ -22,7 +23,7 @@ def test_readme_maps_every_module():
 
 
 def test_readme_and_docs_link_to_what_is_there():
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
@@ -47,6 +48,36 @@ def test_every_route_is_documented():
                 assert path in text, f"docs/api.md lacks {path}"
 
 
+def test_every_figure_and_every_check_is_documented(tmp_path, monkeypatch):
+    from banatie.api.metrics import Metrics
+    from banatie.doctor import examine
+    from banatie.serve import build_services
+
+    # The doctor tells the libraries by the environment to stay offline.
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    config = load_config(None, {}, {"storage.data_dir": str(tmp_path), "painting.device": "cpu"})
+    services = build_services(config, lambda: 0)
+    shown = Metrics(services.database, services.workers, services.clock).render().decode()
+    names = set(re.findall(r"^# TYPE (banatie_\w+)", shown, re.MULTILINE))
+    assert len(names) > 8
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+    services.close()
+    checks = {finding.check for finding in examine(config, 0)}
+    assert [check for check in sorted(checks) if f"`{check}`" not in text] == []
+
+
+def test_every_test_that_a_promise_names_exists():
+    text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(named) == text.count("::") > 40
+    for file, test in named:
+        code = (ROOT / file).read_text("utf-8")
+        assert re.search(rf"^(async )?def {test}\(", code, re.MULTILINE), f"{file} lacks {test}"
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "shown by" not in line]
+    assert [row for row in rows if "::" not in row and "scripts/bench" not in row] == []
+
+
 def test_the_changelog_has_a_place_for_what_comes():
     assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
@@ -63,6 +94,13 @@ def test_settings_named_in_the_docs_exist():
         for key in keys
     }
     sections = "|".join(msgspec.to_builtins(Config()))
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in PAGES:
         for name in re.findall(rf"`((?:{sections})\.[a-z_]+)`", page.read_text("utf-8")):
             assert name in known, f"{page.name} names {name}"
+
+
+def test_the_container_runs_as_a_user_without_rights():
+    lines = (ROOT / "Dockerfile.gpu").read_text("utf-8").splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users == ["banatie"]
+    assert lines.index("USER banatie") < next(n for n, x in enumerate(lines) if x[:4] == "CMD ")

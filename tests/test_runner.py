@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import logging
 import threading
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from banatie.inference.catalog import Catalog
 from banatie.inference.enhancer import Enhancer
 from banatie.inference.painter import Painter
 from banatie.inference.runtime import choose_runtime
+from banatie.logs import JsonLines
+from banatie.records import Submission
 from banatie.runner import Runner
 from banatie.store.files import Files
 from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
@@ -150,6 +154,46 @@ def test_an_unforeseen_failure_ends_one_row_and_tells_no_insides(
     assert "secret" not in failed.error_message
     assert "/secret/path" in caplog.text
     assert generations.find(good.id).status == "success"
+
+
+@pytest.fixture
+def json_log():
+    """What the program logs, as JSON."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("banatie")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield stream
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
+
+
+def test_the_log_tells_a_failed_generation_s_life_without_its_prompt(
+    bench, generations, project_id, json_log
+):
+    made = generations.submit(
+        project_id, Submission("a zebra", steps=1), 1, queue_size=9, request_id="r1"
+    ).generation
+    hook = bench.enhancer._model.register_forward_pre_hook(_raise(RuntimeError("broken\ninside")))
+    bench.runner.enhance_waiting()
+    hook.remove()
+    hook = bench.painter._pipeline.unet.register_forward_pre_hook(_raise(MemoryError()))
+    bench.runner.paint_waiting()
+    hook.remove()
+    lines = [json.loads(line) for line in json_log.getvalue().splitlines()]
+    assert {(line["generation_id"], line["request_id"]) for line in lines} == {(made.id, "r1")}
+    assert [(line["level"], line["message"]) for line in lines] == [
+        ("info", "enhancing"),
+        ("error", "failed"),
+        ("info", "The language model failed on this prompt; the original prompt is used."),
+        ("info", "painting"),
+        ("error", f"failed: {generations.find(made.id).error_message}"),
+    ]
+    assert "broken\ninside" in lines[1]["exception"]
+    assert all("seconds" in line for line in lines if line["message"].startswith("failed"))
+    assert "zebra" not in json_log.getvalue()
 
 
 def test_out_of_memory_ends_one_row_with_what_to_do(bench, submit, generations):

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 import banatie
 from banatie.api.auth import Authentication
+from banatie.api.callers import Callers
+from banatie.api.document import Document
 from banatie.api.errors import to_response
 from banatie.api.front import Front
 from banatie.api.gate import Gate
 from banatie.api.generations import generations_router
 from banatie.api.limits import RequestLimits
+from banatie.api.metrics import Metrics
 from banatie.api.storage import StorageFiles
 from banatie.api.system import system_router
 from banatie.api.waiting import Waiters
@@ -62,9 +64,15 @@ class Services:
 
 def create_app(services: Services) -> Litestar:
     """The ASGI application over these services."""
-    authentication = Authentication(services.keys, services.clock)
+    server = services.config.server
+    wrong_keys = services.config.limits.wrong_keys_per_minute
+    callers = Callers(wrong_keys, server.trusted_proxies, services.clock)
+    authentication = Authentication(services.keys, callers, services.clock)
     limits = RequestLimits(services.keys, services.config.limits.requests_per_hour, services.clock)
     waiters = Waiters(services.generations.find)
+    metrics = None
+    if services.config.server.metrics:
+        metrics = Metrics(services.database, services.workers, services.clock)
     front = Front(
         config=services.config,
         intake=services.intake,
@@ -72,6 +80,7 @@ def create_app(services: Services) -> Litestar:
         limits=limits,
         authentication=authentication,
         workers=services.workers,
+        metrics=metrics,
         clock=services.clock,
     )
 
@@ -87,13 +96,13 @@ def create_app(services: Services) -> Litestar:
 
         changes = Changes(services.database, waiters.anyone, on_change, on_keys)
         changes.start()
-        saving = asyncio.create_task(_save_limits(limits))
+        saving = asyncio.create_task(_save_limits(front))
         try:
             yield
         finally:
             saving.cancel()
             await asyncio.to_thread(changes.stop)
-            await asyncio.to_thread(limits.save)
+            await front.write(limits.save)
 
     app = Litestar(
         route_handlers=[generations_router(), system_router()],
@@ -106,7 +115,8 @@ def create_app(services: Services) -> Litestar:
             version=banatie.__version__,
             description="Self-hosted image generation with local models.",
             path="/openapi.json",
-            render_plugins=[JsonRenderPlugin(path="/")],
+            use_handler_docstrings=True,
+            render_plugins=[Document(services.config.limits)],
             components=Components(
                 security_schemes={
                     "apiKey": SecurityScheme(
@@ -118,11 +128,11 @@ def create_app(services: Services) -> Litestar:
         logging_config=None,
     )
     files = StorageFiles(app.asgi_handler, services.files)
-    app.asgi_handler = Gate(files, authentication, limits)
+    app.asgi_handler = Gate(files, authentication, limits, metrics, services.config)
     return app
 
 
-async def _save_limits(limits: RequestLimits) -> None:
+async def _save_limits(front: Front) -> None:
     while True:
         await asyncio.sleep(SAVE_SECONDS)
-        await asyncio.to_thread(limits.save)
+        await front.write(front.limits.save)

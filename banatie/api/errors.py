@@ -24,7 +24,14 @@ from litestar.exceptions import ValidationException as LitestarValidationExcepti
 from litestar.types import Scope, Send
 
 from banatie.api.schemas import ErrorBody, Failure, encode
-from banatie.errors import BanatieError, QueueFull, RateLimitExceeded, ValidationError
+from banatie.errors import (
+    BanatieError,
+    QueueFull,
+    RateLimitExceeded,
+    TooManyWrongKeys,
+    ValidationError,
+)
+from banatie.logs import about
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +43,7 @@ STATUS_OF_CODE: Mapping[str, int] = {
     "GENERATION_NOT_FOUND": 404,
     "NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
+    "REQUEST_TIMEOUT": 408,
     "PAYLOAD_TOO_LARGE": 413,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "RATE_LIMIT_EXCEEDED": 429,
@@ -87,7 +95,7 @@ def describe(error: Exception, scope: Scope) -> tuple[int, ErrorBody, dict[str, 
     if isinstance(error, ValidationError):
         details = [{"field": d.field, "message": d.message} for d in error.details] or None
         return 400, ErrorBody(error.code, str(error), details), {}
-    if isinstance(error, QueueFull | RateLimitExceeded):
+    if isinstance(error, QueueFull | RateLimitExceeded | TooManyWrongKeys):
         headers = {"Retry-After": str(error.retry_after)}
         return STATUS_OF_CODE[error.code], ErrorBody(error.code, str(error)), headers
     if isinstance(error, BanatieError) and error.code in STATUS_OF_CODE:
@@ -113,9 +121,10 @@ def describe(error: Exception, scope: Scope) -> tuple[int, ErrorBody, dict[str, 
     if isinstance(error, ClientException):
         return 400, ErrorBody("VALIDATION_ERROR", error.detail), {}
     request_id = scope.get("state", {}).get("request_id", "")
-    logger.error(
-        "request %s failed: %s %s", request_id, scope["method"], scope["path"], exc_info=error
-    )
+    with about(request_id=request_id):
+        logger.error(
+            "request %s failed: %s %s", request_id, scope["method"], _path(scope), exc_info=error
+        )
     message = f"Something went wrong here; the server's log has it under {request_id}"
     return 500, ErrorBody("INTERNAL_ERROR", message), {}
 

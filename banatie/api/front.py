@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,11 +17,15 @@ from litestar import Request
 
 from banatie.api.auth import Authentication
 from banatie.api.limits import RequestLimits
+from banatie.api.metrics import Metrics
 from banatie.api.waiting import Waiters
 from banatie.config import Config
 from banatie.intake import Intake
 from banatie.records import Key
 from banatie.store.workers import Workers
+
+WRITING_THREADS = 16
+"""How many requests may wait to write at once; those that do share one wait for the disk."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,8 +41,20 @@ class Front:
     limits: RequestLimits
     authentication: Authentication
     workers: Workers
+    metrics: Metrics | None
     clock: Callable[[], int]
     started: float = field(default_factory=time.monotonic)
+    _writers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(WRITING_THREADS, thread_name_prefix="writing")
+    )
+
+    async def write(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Call what changes the database, in threads of their own.
+
+        While somebody else has locked the database these wait, and those that only read must not.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._writers, lambda: work(*arguments, **options))
 
     def public_url(self, request: Request[Any, Any, Any]) -> str:
         """Where the client reaches this server: as configured, or as its own Host header says."""
@@ -59,6 +76,6 @@ def key_of(request: Request[Any, Any, Any]) -> Key:
 
 
 async def in_thread(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Call what may wait for the disk, without holding up other requests."""
+    """Call what reads from the disk, without holding up other requests."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(None, lambda: work(*arguments, **options))

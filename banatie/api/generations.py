@@ -9,14 +9,21 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from litestar import Request, Response, Router, delete, get, post
-from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import (
+    FromQuery,
+    HeaderParameter,
+    JSONBody,
+    PathParameter,
+    QueryParameter,
+)
 from litestar.response import ServerSentEvent
 from litestar.response.sse import ServerSentEventMessage
 
 from banatie.api.errors import strict_body, to_response
 from banatie.api.front import Front, front_of, in_thread, key_of
 from banatie.api.gate import settle
-from banatie.api.responses import FAILURES, json_response
+from banatie.api.responses import failures, json_response, options
 from banatie.api.schemas import (
     Done,
     GenerationCreate,
@@ -34,6 +41,7 @@ from banatie.store.generations import IdempotentRequest
 
 KEEP_ALIVE = ServerSentEventMessage(data=None, comment="still here")
 
+GenerationId = Annotated[str, PathParameter(schema_extra={"format": "uuid"})]
 Prefer = Annotated[
     str | None,
     HeaderParameter(
@@ -46,7 +54,17 @@ Prefer = Annotated[
 
 
 @post(
-    "/", operation_id="createGeneration", summary="Make a picture from a prompt", responses=FAILURES
+    "/",
+    operation_id="createGeneration",
+    summary="Make a picture from a prompt",
+    response_description="The generation, accepted: once this is answered it is never lost.",
+    responses=failures(
+        *(400, 401, 404, 408, 413, 415, 429, 500, 503),
+        more={
+            500: "GENERATION_FAILED: it was waited for; `details` is the generation",
+            503: "QUEUE_FULL: Retry-After says when to come back",
+        },
+    ),
 )
 async def create_generation(
     data: JSONBody[GenerationCreate],
@@ -57,6 +75,7 @@ async def create_generation(
         HeaderParameter(
             name="Idempotency-Key",
             required=False,
+            schema_extra={"min_length": 1, "max_length": 255},
             description="The same key and body again within 24 hours get the first answer again.",
         ),
     ] = None,
@@ -66,7 +85,13 @@ async def create_generation(
     data = strict_body(await request.body(), GenerationCreate)
     submission = data.to_submission()
     idempotent = _idempotent(key, idempotency_key, data)
-    submitted = await in_thread(front.intake.submit, key.project.id, submission, idempotent)
+    submitted = await front.write(
+        front.intake.submit,
+        key.project.id,
+        submission,
+        idempotent,
+        request.scope["state"]["request_id"],
+    )
     if submitted.answer is not None:
         return Response(submitted.answer, status_code=201, media_type="application/json")
     generation = submitted.generation
@@ -91,7 +116,7 @@ async def create_generation(
 
     answer = encode(Success(data=view(shown, url)))
     if idempotent is not None:
-        answer = await in_thread(front.intake.save_answer, idempotent, answer)
+        answer = await front.write(front.intake.save_answer, idempotent, answer)
     return Response(
         answer, status_code=201, media_type="application/json", headers=preference.applied()
     )
@@ -101,7 +126,8 @@ async def create_generation(
     "/",
     operation_id="listGenerations",
     summary="List the project's generations, newest first",
-    responses=FAILURES,
+    response_description="A page of generations.",
+    responses=failures(400, 401, 429, 500, 503),
 )
 async def list_generations(
     request: Request[Any, Any, Any],
@@ -111,6 +137,9 @@ async def list_generations(
     include_deleted: Annotated[bool, QueryParameter(name="includeDeleted")] = False,
 ) -> Response[Page[GenerationView]]:
     """A page of the list."""
+    if "null" in request.query_params.getall("status", []):
+        # Which Litestar takes for None, and so for none given.
+        raise ValidationError.of("status", "Invalid enum value 'null'")
     front, key = front_of(request), key_of(request)
     generations, total = await in_thread(
         front.intake.list,
@@ -134,10 +163,11 @@ async def list_generations(
     "/{generation_id:str}",
     operation_id="getGeneration",
     summary="Get a generation",
-    responses=FAILURES,
+    response_description="The generation.",
+    responses=failures(400, 401, 404, 429, 500, 503),
 )
 async def get_generation(
-    generation_id: FromPath[str],
+    generation_id: GenerationId,
     request: Request[Any, Any, Any],
     prefer: Prefer = None,
 ) -> Response[Success[GenerationView]]:
@@ -157,10 +187,14 @@ async def get_generation(
     operation_id="followGeneration",
     media_type="text/event-stream",
     summary="Follow a generation",
-    responses=FAILURES,
+    response_description="The events, until the generation has ended.",
+    responses={
+        204: ResponseSpec(None, description="All was told up to Last-Event-ID, and it has ended."),
+        **failures(400, 401, 404, 429, 500, 503),
+    },
 )
 async def follow_generation(
-    generation_id: FromPath[str],
+    generation_id: GenerationId,
     request: Request[Any, Any, Any],
     last_event_id: Annotated[
         str | None, HeaderParameter(name="Last-Event-ID", required=False)
@@ -183,15 +217,16 @@ async def follow_generation(
     "/{generation_id:str}/cancel",
     operation_id="cancelGeneration",
     summary="Stop a generation",
-    responses=FAILURES,
+    response_description="The generation as it is now.",
+    responses=failures(400, 401, 404, 415, 429, 500, 503),
     status_code=200,
 )
 async def cancel_generation(
-    generation_id: FromPath[str], request: Request[Any, Any, Any]
+    generation_id: GenerationId, request: Request[Any, Any, Any]
 ) -> Response[Success[GenerationView]]:
     """Stop it within one denoising step; one that has ended stays as it is."""
     front, key = front_of(request), key_of(request)
-    generation = await in_thread(front.intake.cancel, key.project.id, generation_id)
+    generation = await front.write(front.intake.cancel, key.project.id, generation_id)
     return json_response(Success(data=view(generation, front.public_url(request))))
 
 
@@ -199,15 +234,16 @@ async def cancel_generation(
     "/{generation_id:str}/restore",
     operation_id="restoreGeneration",
     summary="Take a generation out of the bin",
-    responses=FAILURES,
+    response_description="The generation as it is now.",
+    responses=failures(400, 401, 404, 415, 429, 500, 503),
     status_code=200,
 )
 async def restore_generation(
-    generation_id: FromPath[str], request: Request[Any, Any, Any]
+    generation_id: GenerationId, request: Request[Any, Any, Any]
 ) -> Response[Success[GenerationView]]:
     """Bring a soft-deleted generation back; one that is not in the bin stays as it is."""
     front, key = front_of(request), key_of(request)
-    generation = await in_thread(front.intake.restore, key.project.id, generation_id)
+    generation = await front.write(front.intake.restore, key.project.id, generation_id)
     return json_response(Success(data=view(generation, front.public_url(request))))
 
 
@@ -215,16 +251,17 @@ async def restore_generation(
     "/{generation_id:str}",
     operation_id="deleteGeneration",
     summary="Delete a generation and its picture",
-    responses=FAILURES,
+    response_description="It is deleted.",
+    responses=failures(400, 401, 404, 415, 429, 500, 503),
     status_code=200,
 )
 async def delete_generation(
-    generation_id: FromPath[str], request: Request[Any, Any, Any], soft: FromQuery[bool] = False
+    generation_id: GenerationId, request: Request[Any, Any, Any], soft: FromQuery[bool] = False
 ) -> Response[Done]:
     """Delete for good, or with `soft=true` into the bin; what has not ended is cancelled."""
     front, key = front_of(request), key_of(request)
     remove = front.intake.put_in_bin if soft else front.intake.delete
-    await in_thread(remove, key.project.id, generation_id)
+    await front.write(remove, key.project.id, generation_id)
     return json_response(Done(message="Generation deleted"))
 
 
@@ -233,6 +270,8 @@ def generations_router() -> Router:
     return Router(
         "/api/v1/generations",
         route_handlers=[
+            options("/", "GET", "POST"),
+            options("/{generation_id:str}", "DELETE", "GET"),
             create_generation,
             list_generations,
             get_generation,

@@ -6,7 +6,7 @@ The contract's part A and C to the letter. Where a value comes from is not known
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -24,6 +24,31 @@ from banatie.records import (
 T = TypeVar("T")
 
 EPOCH = datetime(1970, 1, 1)
+
+ErrorCode = Literal[
+    "VALIDATION_ERROR",
+    "UNAUTHORIZED",
+    "GENERATION_NOT_FOUND",
+    "NOT_FOUND",
+    "METHOD_NOT_ALLOWED",
+    "REQUEST_TIMEOUT",
+    "PAYLOAD_TOO_LARGE",
+    "UNSUPPORTED_MEDIA_TYPE",
+    "RATE_LIMIT_EXCEEDED",
+    "GENERATION_FAILED",
+    "INTERNAL_ERROR",
+    "QUEUE_FULL",
+    "SERVICE_UNAVAILABLE",
+]
+
+# What a shape's type cannot say is said for the OpenAPI document alone.
+Id = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+Time = Annotated[
+    str, Meta(extra_json_schema={"format": "date-time"}, examples=["2025-11-28T10:00:00.000Z"])
+]
+Url = Annotated[str, Meta(extra_json_schema={"format": "uri"})]
+Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]
+No = Annotated[bool, Meta(extra_json_schema={"const": False})]
 
 
 class Wire(Struct, rename="camel", frozen=True):
@@ -43,11 +68,20 @@ class EnhancementOptions(WireIn):
 class GenerationCreate(WireIn):
     """The body of POST /api/v1/generations."""
 
-    prompt: Annotated[str, Meta(description="What the picture shows.", examples=["a red fox"])]
+    prompt: Annotated[
+        str,
+        Meta(
+            description="What the picture shows.",
+            examples=["a red fox"],
+            extra_json_schema={"minLength": 1, "pattern": r"\S"},
+        ),
+    ]
     aspect_ratio: AspectRatio = "1:1"
     auto_enhance: bool = True
     enhancement_options: EnhancementOptions = EnhancementOptions()
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: Annotated[
+        dict[str, Any], Meta(description="Anything of yours; kept and shown, never read.")
+    ] = field(default_factory=dict)
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
     negative_prompt: str = ""
     steps: Annotated[int, Meta(ge=1, le=100)] | None = None
@@ -71,8 +105,8 @@ class GenerationCreate(WireIn):
 class OutputImage(Wire):
     """A finished picture and where it is to be had."""
 
-    id: str
-    storage_url: str
+    id: Id
+    storage_url: Url
     mime_type: str
     width: int
     height: int
@@ -98,22 +132,22 @@ class ProgressView(Wire):
 class GenerationView(Wire):
     """A generation as a client sees it."""
 
-    id: str
-    project_id: str
+    id: Id
+    project_id: Id
     prompt: str
     original_prompt: str
     auto_enhance: bool
     aspect_ratio: AspectRatio
     status: Status
-    output_image_id: str | None
+    output_image_id: Id | None
     output_image: OutputImage | None
     processing_time_ms: int | None
     retry_count: int
     error_message: str | None
     meta: dict[str, Any]
-    created_at: str
-    updated_at: str
-    deleted_at: str | None
+    created_at: Time
+    updated_at: Time
+    deleted_at: Time | None
     seed: int
     negative_prompt: str
     steps: int | None
@@ -137,14 +171,14 @@ class Pagination(Wire):
 class Success(Wire, Generic[T], kw_only=True):
     """An answer."""
 
-    success: bool = True
+    success: Yes = True
     data: T
 
 
 class Page(Wire, Generic[T], kw_only=True):
     """An answer that is one page of a list."""
 
-    success: bool = True
+    success: Yes = True
     data: list[T]
     pagination: Pagination
 
@@ -152,7 +186,7 @@ class Page(Wire, Generic[T], kw_only=True):
 class Done(Wire, kw_only=True):
     """An answer without data."""
 
-    success: bool = True
+    success: Yes = True
     message: str
 
 
@@ -164,17 +198,17 @@ class FieldErrorView(Wire):
 
 
 class ErrorBody(Wire, omit_defaults=True):
-    """What went wrong."""
+    """What went wrong; `details` are the parameters, or the generation that was waited for."""
 
-    code: str
+    code: ErrorCode
     message: str
-    details: Any = None
+    details: list[FieldErrorView] | GenerationView | None = None
 
 
 class Failure(Wire, kw_only=True):
     """The answer to a request that failed."""
 
-    success: bool = False
+    success: No = False
     error: ErrorBody
 
 

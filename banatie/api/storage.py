@@ -42,6 +42,7 @@ class StorageFiles:
         if scope["type"] != "http" or not scope["path"].startswith(ROUTE):
             await self._inner(scope, receive, send)
             return
+        scope["path_template"] = ROUTE + "{storage_key}"
         if scope["method"] not in ("GET", "HEAD"):
             headers = {"Allow": "GET, HEAD"}
             await send_failure(MethodNotAllowedException(headers=headers), scope, send)
@@ -71,6 +72,8 @@ async def _send_file(path: Path, status: os.stat_result, scope: Scope, send: Sen
         "cache-control": "no-cache",
         "accept-ranges": "bytes",
         "content-security-policy": "default-src 'none'",
+        # A page of another origin may show it: whoever knows the URL may have the picture.
+        "cross-origin-resource-policy": "cross-origin",
     }
     if _is_fresh(request, etag, status.st_mtime):
         await _answer(send, 304, headers)

@@ -1,23 +1,24 @@
-"""Health, what the server can do, and the page to try it on."""
+"""Health, what the server can do, its figures, and the page to try it on."""
 
 from __future__ import annotations
 
 import logging
 import time
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from litestar import Request, Response, Router, get
 from litestar.exceptions import NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
+from prometheus_client import CONTENT_TYPE_LATEST
 
 import banatie
 from banatie.api.front import front_of, in_thread
-from banatie.api.responses import FAILURES, json_response
-from banatie.api.schemas import ErrorBody, Success, Wire
+from banatie.api.responses import failures, json_response
+from banatie.api.schemas import ErrorBody, Id, No, Success, Wire
 from banatie.errors import DatabaseUnusable, ServiceUnavailable
-from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES
+from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, AspectRatio, TemplateName
 from banatie.store.workers import WorkerState
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ DOCUMENTS = {
 PAGE_HEADERS = {
     # The page loads nothing from elsewhere, and could not if it tried.
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; frame-ancestors 'none'",
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 
 
@@ -44,10 +45,10 @@ class ModelsView(Wire):
 class HealthView(Wire):
     """How the service is."""
 
-    status: str
+    status: Literal["ok", "starting", "unavailable"]
     version: str
     uptime: float
-    worker: str
+    worker: Literal["ready", "starting", "broken", "gone", "database gone"]
     models: ModelsView
     device: str | None
 
@@ -67,7 +68,7 @@ class KeyView(Wire):
     name: str
     organization: str
     project: str
-    project_id: str
+    project_id: Id
     requests_per_hour: int
     requests_remaining: int
 
@@ -76,8 +77,8 @@ class InfoView(Wire):
     """What this server can do."""
 
     version: str
-    aspect_ratios: list[str]
-    templates: list[str]
+    aspect_ratios: list[AspectRatio]
+    templates: list[TemplateName]
     limits: LimitsView
     models: ModelsView
     key: KeyView | None
@@ -86,7 +87,7 @@ class InfoView(Wire):
 class Unhealthy(Wire, kw_only=True):
     """The answer while the worker or the database is gone."""
 
-    success: bool = False
+    success: No = False
     error: ErrorBody
     data: HealthView
 
@@ -95,7 +96,15 @@ class Unhealthy(Wire, kw_only=True):
     "/health",
     operation_id="health",
     summary="Whether the server can make pictures",
-    responses={503: ResponseSpec(Unhealthy, description="SERVICE_UNAVAILABLE and the reason")},
+    response_description="A worker is ready.",
+    responses={
+        503: ResponseSpec(
+            Unhealthy,
+            description="SERVICE_UNAVAILABLE and the reason",
+            generate_examples=False,
+        ),
+        **failures(400),
+    },
 )
 async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView]]:
     """200 when a worker is ready; 503 and the reason otherwise."""
@@ -130,14 +139,16 @@ async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView
     "/api/info",
     operation_id="info",
     summary="Limits, templates, ratios and models",
-    responses={401: FAILURES[401]},
+    security=[{}, {"apiKey": []}],
+    response_description="What there is.",
+    responses=failures(400, 401, 429, 500, 503),
 )
 async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
     """What this server can do; with a key, also where that key stands."""
     front, key_view = front_of(request), None
     text = request.headers.get("x-api-key")
     if text:
-        key = await front.authentication.key_of(text)
+        key = await front.authentication.key_of(text, request.scope)
         allowance = front.limits.allowance(key)
         key_view = KeyView(
             name=key.name,
@@ -168,6 +179,15 @@ async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
     )
 
 
+@get("/metrics", include_in_schema=False)
+async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The figures for a monitor; nothing is here when `server.metrics` is off."""
+    figures = front_of(request).metrics
+    if figures is None:
+        raise NotFoundException()
+    return Response(await in_thread(figures.render), media_type=CONTENT_TYPE_LATEST)
+
+
 @get("/docs", include_in_schema=False, media_type="text/html", sync_to_thread=False)
 def docs_page() -> Response[bytes]:
     """The page to try the API on."""
@@ -189,7 +209,7 @@ def docs_file(name: FromPath[str]) -> Response[bytes]:
 
 def system_router() -> Router:
     """The routes that need no key."""
-    handlers = [health, info, docs_page, docs_file]
+    handlers = [health, info, metrics, docs_page, docs_file]
     return Router("/", route_handlers=handlers, tags=["System"])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -56,6 +56,8 @@ class LanguageModel:
     way: Way
     folder: Path
     source: WheelSource | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of files in the folder, by their names, where it is known."""
 
 
 @dataclass(frozen=True)

@@ -164,11 +164,19 @@ class Enhancer:
         Raises ModelBroken, naming the folder and the remedy, when its files are not usable.
         """
         remedy = f"run: banatie models pull {model.name}" if model.source else "put it there anew"
+        if model.folder.is_dir() and not any(model.folder.glob("*.safetensors")):
+            raise ModelBroken(
+                f"{model.folder} holds no weights in the safetensors format, the only one that is "
+                f"loaded; convert it, or remove the folder and {remedy}"
+            )
+        # Neither pickled weights nor code that comes with a model: both could do anything.
+        safely = {"local_files_only": True, "trust_remote_code": False}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(model.folder, **safely)
             network, report = AutoModelForCausalLM.from_pretrained(
                 model.folder,
-                local_files_only=True,
+                **safely,
+                use_safetensors=True,
                 dtype=runtime.language_dtype,
                 # On a CPU, plain attention needs two thirds of the fused one's time a token.
                 attn_implementation="eager" if runtime.device == "cpu" else None,

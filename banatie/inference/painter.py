@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import json
 import mmap
 import re
 import textwrap
@@ -27,12 +26,13 @@ from diffusers import (
 )
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
-from banatie.errors import ModelBroken, ModelNotFound, OutOfMemory, PaintingError, UnusablePicture
+from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePicture
 from banatie.inference.catalog import PaintingModel
+from banatie.inference.checking import check_pipeline, is_half
 from banatie.inference.conditioning import PromptEncoder
 from banatie.inference.runtime import Runtime
 
@@ -45,9 +45,6 @@ _MODELS = {
     "text_encoder": CLIPTextModel,
     "text_encoder_2": CLIPTextModelWithProjection,
 }
-_WEIGHTS = re.compile(
-    r"(diffusion_pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?(\.fp16)?\.safetensors"
-)
 _SAMPLERS = {
     "DDIMScheduler": "DDIM",
     "DPMSolverMultistepScheduler": "DPM++ 2M",
@@ -111,7 +108,7 @@ class Painter:
 
         Raises ModelNotFound or ModelBroken, naming the file and the remedy, or OutOfMemory.
         """
-        weights = _check(model.folder)
+        weights = check_pipeline(model.folder)
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
         try:
@@ -296,7 +293,7 @@ def _load_pipeline(
         models[name], report = model_class.from_pretrained(
             folder / name,
             dtype=dtype,
-            variant="fp16" if _is_half(weights[name][0]) else None,
+            variant="fp16" if is_half(weights[name][0]) else None,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -317,61 +314,6 @@ def _load_pipeline(
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(runtime.device)
-
-
-def _check(folder: Path) -> dict[str, list[Path]]:
-    """The files of each model's weights, after a look at all that is cheap to look at."""
-    if not folder.is_dir():
-        raise ModelNotFound(f"{folder} is not there; set painting.model to a folder that is")
-    index_file = folder / "model_index.json"
-    try:
-        index = json.loads(index_file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelBroken(
-            f"{index_file} is missing: {folder} is not a pipeline in the diffusers layout"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelBroken(f"{index_file} cannot be read ({error}); copy it again") from error
-    found = index.get("_class_name") if isinstance(index, dict) else None
-    if found != StableDiffusionXLPipeline.__name__:
-        raise ModelBroken(
-            f"{index_file} describes a {found}, but Banatie paints with a "
-            f"{StableDiffusionXLPipeline.__name__}; set painting.model to such a folder"
-        )
-    for name in (*_MODELS, "tokenizer", "tokenizer_2", "scheduler"):
-        if not (folder / name).is_dir():
-            raise ModelBroken(f"{folder / name} is missing; copy the model's folder again")
-        entry = index.get(name)
-        library, class_name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
-        if library is None or (name in _MODELS and class_name != _MODELS[name].__name__):
-            expected = f"not {_MODELS[name].__name__}" if name in _MODELS else "which is nothing"
-            raise ModelBroken(
-                f"{index_file} says that {name} is {class_name}, {expected}; "
-                "set painting.model to a Stable Diffusion XL pipeline's folder"
-            )
-    return {name: _check_weights(folder / name) for name in _MODELS}
-
-
-def _check_weights(folder: Path) -> list[Path]:
-    """The files to be loaded: those in full precision or, when there are none, the `fp16` ones."""
-    files = sorted(path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name))
-    files = [path for path in files if not _is_half(path)] or files
-    if not files:
-        raise ModelBroken(
-            f"{folder} holds no weights in the safetensors format, the only one that is loaded; "
-            "copy the model's folder again or convert it"
-        )
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ModelBroken(f"{file} is not whole ({error}); copy it again") from error
-    return files
-
-
-def _is_half(weights: Path) -> bool:
-    return ".fp16" in weights.name
 
 
 def _free_memory(device: str) -> None:

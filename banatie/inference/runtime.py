@@ -44,6 +44,18 @@ def choose_runtime(device: str = "auto", threads: int = 0) -> Runtime:
     return Runtime(device, torch.float32, cpu_language_dtype(torch.cpu.get_capabilities()))
 
 
+def device_memory(device: str) -> tuple[int, int] | None:
+    """The bytes in use, by anybody, and the bytes there are on a GPU; None elsewhere."""
+    if not device.startswith("cuda"):
+        return None
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError:
+        # A driver in trouble; whoever computes on it will hear of it.
+        return None
+    return total - free, total
+
+
 def cpu_language_dtype(capabilities: Mapping[str, object]) -> torch.dtype:
     """bfloat16, half of what the memory has to bring, where the processor computes in it.
 

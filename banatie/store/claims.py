@@ -7,14 +7,22 @@ longer (cancelled, deleted, given back) changes nothing and answers False.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
+from banatie.logs import about
 from banatie.records import EnhancementNote, Generation, Image
 from banatie.store.database import Database
 from banatie.store.images import insert_image
+from banatie.store.measures import observe
 from banatie.store.rows import update
+
+logger = logging.getLogger(__name__)
+
+NOTHING_MEASURED: Mapping[str, float] = MappingProxyType({})
 
 
 class Claims:
@@ -41,15 +49,22 @@ class Claims:
         no other row pays for it.
         """
         status = "processing" if stage == "paint" else "pending"
-        return self._change(
-            "claimed_by = :worker, status = :status, step = 0",
-            "number = (SELECT number FROM generations WHERE stage = :stage "
-            "AND claimed_by IS NULL ORDER BY number LIMIT 1) AND NOT EXISTS (SELECT 1 "
-            "FROM generations AS held WHERE held.claimed_by IS NOT NULL "
-            "AND (held.crashes > 0 OR generations.crashes > 0))",
-            {"worker": self.worker_id, "status": status, "stage": stage},
-            now,
-        )
+        with self._database.writing() as connection:
+            taken = update(
+                connection,
+                "claimed_by = :worker, status = :status, step = 0",
+                "number = (SELECT number FROM generations WHERE stage = :stage "
+                "AND claimed_by IS NULL ORDER BY number LIMIT 1) AND NOT EXISTS (SELECT 1 "
+                "FROM generations AS held WHERE held.claimed_by IS NOT NULL "
+                "AND (held.crashes > 0 OR generations.crashes > 0))",
+                {"worker": self.worker_id, "status": status, "stage": stage},
+                now,
+            )
+            # One that is taken up again has not waited all that time.
+            if taken is not None and not taken.retry_count:
+                since = taken.enhanced_at or taken.created_at
+                observe(connection, {f"{stage}_wait": (now - since) / 1000})
+            return taken
 
     def holds(self, generation_id: str) -> bool:
         """Whether the worker still holds the row: not so once it is cancelled or deleted."""
@@ -69,9 +84,10 @@ class Claims:
         note: EnhancementNote | None,
         warning: str | None,
         now: int,
+        durations: Mapping[str, float] = NOTHING_MEASURED,
     ) -> bool:
         """Give the row its prompt and let it wait for painting."""
-        changed = self._change_held(
+        return self._change_held(
             generation_id,
             "stage = 'paint', claimed_by = NULL, crashes = 0, prompt = :prompt, "
             "enhancement = :note, warnings = :warnings, enhanced_at = :now",
@@ -81,8 +97,8 @@ class Claims:
                 "warnings": json.dumps([warning] if warning else []),
             },
             now,
+            durations,
         )
-        return changed is not None
 
     def start_painting(
         self,
@@ -96,13 +112,20 @@ class Claims:
         """Write down what the row is painted with."""
         values = {"model": model, "steps": steps, "guidance": guidance_scale}
         assignments = "model = :model, steps = :steps, guidance_scale = :guidance"
-        return self._change_held(generation_id, assignments, values, now) is not None
+        return self._change_held(generation_id, assignments, values, now)
 
     def record_step(self, generation_id: str, step: int, now: int) -> bool:
         """Write down how many denoising steps are done."""
-        return self._change_held(generation_id, "step = :step", {"step": step}, now) is not None
+        return self._change_held(generation_id, "step = :step", {"step": step}, now)
 
-    def succeed(self, generation_id: str, image: Image, processing_time_ms: int, now: int) -> bool:
+    def succeed(
+        self,
+        generation_id: str,
+        image: Image,
+        processing_time_ms: int,
+        now: int,
+        durations: Mapping[str, float] = NOTHING_MEASURED,
+    ) -> bool:
         """Give the row its image, whose file must be there already."""
         with self._database.writing() as connection:
             held = connection.execute(
@@ -120,13 +143,17 @@ class Claims:
                 {"id": generation_id, "image_id": image.id, "milliseconds": processing_time_ms},
                 now,
             )
+            observe(connection, durations)
             return True
 
-    def fail(self, generation_id: str, message: str, now: int) -> bool:
-        """End the row with a reason."""
-        assignments = "status = 'failed', stage = 'done', claimed_by = NULL, error_message = :why"
-        values = {"why": message}
-        return self._change_held(generation_id, assignments, values, now) is not None
+    def fail(self, generation_id: str, message: str, now: int, reason: str = "unforeseen") -> bool:
+        """End the row with a message for people and a reason in a word."""
+        assignments = (
+            "status = 'failed', stage = 'done', claimed_by = NULL, error_message = :why, "
+            "failure = :reason"
+        )
+        values = {"why": message, "reason": reason}
+        return self._change_held(generation_id, assignments, values, now)
 
     def take_back(self, now: int, *, after_crash: bool, but: Collection[str] = ()) -> int:
         """Let every row that a worker holds, `but` these, wait again; how many there were.
@@ -165,22 +192,34 @@ class Claims:
         ):
             pass
         given_up = 0
-        while self._change(
-            "status = 'failed', stage = 'done', error_message = 'Given up: the worker broke down '"
-            " || crashes || ' times while it made this picture'",
+        while ended := self._change(
+            "status = 'failed', stage = 'done', failure = 'given_up', error_message = "
+            "'Given up: the worker broke down ' || crashes || ' times while it made this picture'",
             "number = (SELECT number FROM generations WHERE stage = 'paint' "
             "AND claimed_by IS NULL AND crashes > :max_retries LIMIT 1)",
             {"max_retries": max_retries},
             now,
         ):
+            with about(generation_id=ended.id, request_id=ended.request_id):
+                logger.error("failed: %s", ended.error_message)
             given_up += 1
         return given_up
 
     def _change_held(
-        self, generation_id: str, assignments: str, values: dict[str, Any], now: int
-    ) -> Generation | None:
+        self,
+        generation_id: str,
+        assignments: str,
+        values: dict[str, Any],
+        now: int,
+        durations: Mapping[str, float] = NOTHING_MEASURED,
+    ) -> bool:
         values = {**values, "id": generation_id, "worker": self.worker_id}
-        return self._change(assignments, "id = :id AND claimed_by = :worker", values, now)
+        where = "id = :id AND claimed_by = :worker"
+        with self._database.writing() as connection:
+            changed = update(connection, assignments, where, values, now) is not None
+            if changed:
+                observe(connection, durations)
+            return changed
 
     def _change(
         self, assignments: str, where: str, values: dict[str, Any], now: int

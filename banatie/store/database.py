@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +40,13 @@ migrations = Migrations("banatie")
 def create_tables(db: sqlite_utils.Database) -> None:
     """Organisations, projects, keys, generations, images, and what keeps requests in bounds."""
     for statement in _SCHEMA.split(";\n\n"):
+        db.execute(statement)
+
+
+@migrations()
+def add_measures(db: sqlite_utils.Database) -> None:
+    """Which request asked for a generation; what is counted for whoever watches the service."""
+    for statement in _MEASURES.split(";\n\n"):
         db.execute(statement)
 
 
@@ -196,6 +203,47 @@ CREATE TABLE workers (
 )
 """
 
+_MEASURES = """
+ALTER TABLE generations ADD COLUMN request_id TEXT;
+
+ALTER TABLE generations ADD COLUMN failure TEXT;
+
+ALTER TABLE workers ADD COLUMN memory_bytes INTEGER;
+
+ALTER TABLE workers ADD COLUMN device_memory_used INTEGER;
+
+ALTER TABLE workers ADD COLUMN device_memory_total INTEGER;
+
+CREATE TABLE stage_durations (
+    stage TEXT NOT NULL,
+    at_most REAL NOT NULL,
+    durations INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    PRIMARY KEY (stage, at_most)
+) WITHOUT ROWID;
+
+CREATE TABLE outcomes (
+    status TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    generations INTEGER NOT NULL,
+    PRIMARY KEY (status, reason)
+) WITHOUT ROWID;
+
+CREATE TRIGGER count_outcome AFTER UPDATE OF stage ON generations
+    WHEN new.stage = 'done' AND old.stage <> 'done' BEGIN
+    INSERT INTO outcomes VALUES (
+        new.status,
+        CASE new.status WHEN 'failed' THEN coalesce(new.failure, 'unknown') ELSE '' END,
+        1
+    ) ON CONFLICT DO UPDATE SET generations = generations + 1;
+END;
+
+CREATE TRIGGER count_deleted_outcome AFTER DELETE ON generations WHEN old.stage <> 'done' BEGIN
+    INSERT INTO outcomes VALUES ('failed', 'cancelled', 1)
+        ON CONFLICT DO UPDATE SET generations = generations + 1;
+END
+"""
+
 
 def _told(error: sqlite3.Error) -> BanatieError:
     """SQLite's error as one of Banatie's: what may pass by itself, and what will not."""
@@ -216,8 +264,10 @@ class _Group:
 class Database:
     """The database file of one process, shared by its threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """`read_only` changes nothing on the disk, whatever is asked, and makes no file."""
         self.path = path
+        self._read_only = read_only
         self._local = threading.local()
         # Whoever has the pen writes, whatever its thread, through one connection.
         self._pen = threading.Lock()
@@ -230,13 +280,41 @@ class Database:
 
         Raises DatabaseUnusable when the file is none, or cannot be read or written.
         """
+        pending = self.pending()
         try:
-            database = sqlite_utils.Database(self._connection())
-            pending = [migration.name for migration in migrations.pending(database)]
-            migrations.apply(database)
+            migrations.apply(sqlite_utils.Database(self._connection()))
         except sqlite3.Error as error:
             raise DatabaseUnusable(f"The database {self.path} cannot be used: {error}") from error
         return pending
+
+    def pending(self) -> list[str]:
+        """The names of the migrations that wait to be applied. Raises DatabaseUnusable."""
+        try:
+            database = sqlite_utils.Database(self._connection())
+            return [migration.name for migration in migrations.pending(database)]
+        except sqlite3.Error as error:
+            raise DatabaseUnusable(f"The database {self.path} cannot be used: {error}") from error
+
+    def check(self, *, quick: bool = False) -> None:
+        """Read the whole file; if `quick`, without comparing the indexes with what they index.
+
+        Raises DatabaseUnusable when it is damaged.
+        """
+        kind = "quick_check" if quick else "integrity_check"
+        try:
+            found = self._connection().execute(f"PRAGMA {kind}").fetchone()[0]
+        except sqlite3.Error as error:
+            raise DatabaseUnusable(f"The database {self.path} cannot be used: {error}") from error
+        if found != "ok":
+            raise DatabaseUnusable(f"The database {self.path} is damaged: {found}")
+
+    def copy_to(self, path: Path) -> None:
+        """Copy the database as it is now into a new file; nobody is held up by it."""
+        try:
+            with closing(sqlite3.connect(path)) as copy:
+                self._connection().backup(copy)
+        except sqlite3.Error as error:
+            raise _told(error) from error
 
     def query(self, sql: str, parameters: object = ()) -> list[sqlite3.Row]:
         """All rows of a statement that only reads."""
@@ -324,6 +402,11 @@ class Database:
                 self._writer.close()
                 del self._writer
 
+    def close_whole(self) -> None:
+        """Close, with everything in the one file and nothing in its log."""
+        self.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.close()
+
     @cached_property
     def _writer(self) -> sqlite3.Connection:
         return self._connect(check_same_thread=False)
@@ -335,6 +418,8 @@ class Database:
         return connection
 
     def _connect(self, **options: bool) -> sqlite3.Connection:
+        if self._read_only:
+            return self._connect_to_read()
         connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, **options
         )
@@ -343,4 +428,12 @@ class Database:
         # FULL, so that an accepted job survives a power cut and not only a crash.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _connect_to_read(self) -> sqlite3.Connection:
+        # Reading a database whose log is not there would make one, unless it is said to be at rest.
+        has_log = self.path.with_name(self.path.name + "-wal").exists()
+        uri = f"{self.path.absolute().as_uri()}?{'mode=ro' if has_log else 'immutable=1'}"
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        connection.row_factory = sqlite3.Row
         return connection

@@ -9,6 +9,8 @@ import os
 from collections.abc import Container
 from pathlib import Path
 
+from banatie.errors import DataFolderUnusable
+
 UNFINISHED = ".part"
 
 
@@ -23,21 +25,26 @@ class Files:
         return self.folder.joinpath(*storage_key.split("/"))
 
     def save(self, storage_key: str, data: bytes) -> None:
-        """Write the file so that it appears complete, on the disk, under its name, or never."""
+        """Write the file so that it appears complete, on the disk, under its name, or never.
+
+        Raises DataFolderUnusable.
+        """
         path = self.path(storage_key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + UNFINISHED)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
-        except BaseException:
-            # Most likely the disk is full, and this would keep it so.
-            unfinished.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+            sync_folder(path.parent)
+        except OSError as error:
+            # Most likely the disk is full, and these would keep it so.
+            for left in (unfinished, path):
+                left.unlink(missing_ok=True)
+            reason = f"The picture could not be saved: {error.strerror}"
+            raise DataFolderUnusable(reason) from error
 
     def remove(self, storage_key: str) -> None:
         """Delete the file; none there is as good."""
@@ -62,8 +69,9 @@ def generated_key(organization_slug: str, project_id: str, image_id: str) -> str
     return f"{organization_slug}/{project_id}/generated/{image_id}.png"
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename is only as durable as the folder that holds the name; Windows has no such call.
+def sync_folder(folder: Path) -> None:
+    """Bring the folder's names to the disk: a rename is only as durable as they are."""
+    # Windows has no such call.
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

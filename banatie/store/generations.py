@@ -65,6 +65,7 @@ class Generations:
         *,
         queue_size: int,
         idempotent: IdempotentRequest | None = None,
+        request_id: str | None = None,
     ) -> Submitted:
         """Add a pending row, unless the same request came before.
 
@@ -90,6 +91,7 @@ class Generations:
             "meta": json.dumps(submission.meta, ensure_ascii=False),
             "created_at": now,
             "updated_at": now,
+            "request_id": request_id,
         }
         with self._database.writing() as connection:
             if idempotent is not None:
@@ -163,6 +165,11 @@ class Generations:
         )
         return [to_generation(row) for row in rows], total
 
+    def count(self) -> int:
+        """How many generations there are, of all projects."""
+        total = "SELECT coalesce(sum(generations), 0) FROM generation_counts"
+        return self._database.first(total)[0]
+
     def changed_since(self, revision: int) -> list[Generation]:
         """What has changed after `revision`, in the order of the changes."""
         rows = self._database.query(SELECT + " WHERE revision > ? ORDER BY revision", (revision,))
@@ -177,7 +184,8 @@ class Generations:
     def cancel(self, project_id: str, generation_id: str, now: int) -> Generation:
         """Stop the generation if it has not ended; as it is then. Raises GenerationNotFound."""
         self._change(
-            "status = 'failed', stage = 'done', claimed_by = NULL, error_message = :why",
+            "status = 'failed', stage = 'done', claimed_by = NULL, error_message = :why, "
+            "failure = 'cancelled'",
             "id = :id AND project_id = :project AND status IN ('pending', 'processing')",
             {"id": generation_id, "project": project_id, "why": CANCELLED},
             now,
@@ -198,12 +206,20 @@ class Generations:
                 raise GenerationNotFound(generation_id)
             return delete_image(connection, gone["image_id"]) if gone["image_id"] else None
 
+    def delete_of_image(self, image_id: str) -> None:
+        """Remove the image's row and the generation that it is of."""
+        row = self._database.first(
+            "SELECT project_id, id FROM generations WHERE image_id = ?", (image_id,)
+        )
+        self.delete(row["project_id"], row["id"])
+
     def put_in_bin(self, project_id: str, generation_id: str, now: int) -> Generation:
         """Mark the row as deleted, and cancel it if it has not ended. Raises GenerationNotFound."""
         ended = "status IN ('success', 'failed')"
         changed = self._change(
             "deleted_at = :now, stage = 'done', claimed_by = NULL, "
             f"error_message = CASE WHEN {ended} THEN error_message ELSE :why END, "
+            f"failure = CASE WHEN {ended} THEN failure ELSE 'cancelled' END, "
             f"status = CASE WHEN {ended} THEN status ELSE 'failed' END",
             "id = :id AND project_id = :project AND deleted_at IS NULL",
             {"id": generation_id, "project": project_id, "why": CANCELLED},

@@ -29,6 +29,11 @@ class Images:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def all(self) -> list[Image]:
+        """All images."""
+        rows = self._database.query(f"SELECT {', '.join(COLUMNS)} FROM images")
+        return [Image(*row) for row in rows]
+
     def storage_keys(self) -> set[str]:
         """The storage keys of all images: what may lie in the storage folder."""
         return {row[0] for row in self._database.query("SELECT storage_key FROM images")}

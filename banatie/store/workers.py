@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Literal
 
 from banatie.store.database import Database
@@ -24,6 +24,14 @@ class WorkerState:
     device: str | None = None
     language_model: str | None = None
     painting_model: str | None = None
+    memory_bytes: int | None = None
+    """What the worker's process holds."""
+    device_memory_used: int | None = None
+    """Bytes in use on the GPU, by anybody; None where there is no GPU."""
+    device_memory_total: int | None = None
+
+
+_COLUMNS = [field.name for field in fields(WorkerState)]
 
 
 class Workers:
@@ -36,17 +44,9 @@ class Workers:
         """Write down the worker's state, and that it was seen."""
         with self._database.writing() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    worker.id,
-                    worker.pid,
-                    worker.state,
-                    worker.reason,
-                    worker.device,
-                    worker.language_model,
-                    worker.painting_model,
-                    now,
-                ),
+                f"INSERT OR REPLACE INTO workers ({', '.join(_COLUMNS)}, seen_at) "
+                f"VALUES ({', '.join('?' * len(_COLUMNS))}, ?)",
+                (*astuple(worker), now),
             )
 
     def forget_all(self) -> None:

@@ -1,13 +1,14 @@
-"""`scripts/bench [service|png|enhance] …`: dispatch to what is measured; all without a word."""
+"""`scripts/bench [service|load|png|enhance] …`: dispatch to what is measured."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 
-USAGE = """usage: scripts/bench [service|png|enhance] [options]
+USAGE = """usage: scripts/bench [service|load|png|enhance] [options]
 
   service   the HTTP front, the queue and the whole way from POST to picture
+  load      a hundred clients at once, and a hundred thousand generations
   png       the PNG encoder against Pillow's default
   enhance   the seven templates on forty prompts, with the embedded language model
 
@@ -25,14 +26,17 @@ def main(arguments: list[str]) -> int:
         if run is None:
             print(f"scripts/bench: no measurement is called {name!r}\n{USAGE}", file=sys.stderr)
             return 2
-        run(arguments[1:])
+        if run(arguments[1:]):
+            return 1
     return 0
 
 
 def _find(name: str) -> Callable[[list[str]], object] | None:
-    # Imported late: two of the three load torch, which the third must do without.
+    # Imported late: some load torch, which the others must do without.
     if name == "service":
         from scripts.bench_lib.service import main as run
+    elif name == "load":
+        from scripts.bench_lib.crowd import main as run
     elif name == "png":
         from scripts.bench_lib.imaging import main as run
     elif name == "enhance":

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-
 BFLOAT16 = any(torch.cpu.get_capabilities().get(f"{unit}_bf16") for unit in ("amx", "avx512"))
 """Whether this processor computes in bfloat16; where it does not, it is far slower than float32."""
 

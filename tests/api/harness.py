@@ -189,9 +189,10 @@ class Server:
         client.project_id = self.services.keys.authenticate(client.key).project.id
         return client
 
-    def visitor(self) -> Client:
-        """A client without a key."""
-        client = Client(transport=httpx.ASGITransport(self.app), base_url=ADDRESS, timeout=PATIENCE)
+    def visitor(self, address: str = "127.0.0.1") -> Client:
+        """A client without a key, at this address."""
+        transport = httpx.ASGITransport(self.app, client=(address, 50000))
+        client = Client(transport=transport, base_url=ADDRESS, timeout=PATIENCE)
         self.clients.append(client)
         return client
 

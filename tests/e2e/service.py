@@ -6,6 +6,7 @@ but for the settings, so that nothing of this machine leaks in; at the end nothi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -13,14 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import httpx
-
-from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 ROOT = Path(__file__).parents[2]
 EARS = Path(__file__).parent / "ears"
@@ -41,6 +40,9 @@ class TinyModels:
     @classmethod
     def make(cls, folder: Path) -> TinyModels:
         """Write both into `folder`."""
+        # Here, because it brings torch, which not every tested service needs.
+        from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
+
         return cls(
             make_tiny_sdxl(folder / "tiny-sdxl"), make_tiny_language_model(folder / "tiny-llm")
         )
@@ -48,6 +50,9 @@ class TinyModels:
 
 class Service:
     """One data folder and the processes on it."""
+
+    launcher: tuple[str, ...] = ()
+    """What the command line of each process begins with."""
 
     def __init__(self, folder: Path, models: TinyModels, **settings: str) -> None:
         self.folder = folder
@@ -88,7 +93,7 @@ class Service:
         output = output or self.folder / f"output-{number}.txt"
         with output.open("wb") as standard_output, self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "banatie", *arguments],
+                [*self.launcher, sys.executable, "-m", "banatie", *arguments],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -118,7 +123,7 @@ class Service:
     def run(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run `python -m banatie` with these arguments to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "banatie", *arguments],
+            [*self.launcher, sys.executable, "-m", "banatie", *arguments],
             cwd=self.folder,
             env=self.environment | settings,
             stdin=subprocess.DEVNULL,
@@ -241,16 +246,24 @@ class Service:
 
     def known_files(self) -> set[str]:
         """What the records say lies there."""
-        response = self.request("GET", "/api/v1/generations?limit=100&includeDeleted=true")
-        page = response.json()
-        assert not page["pagination"]["hasMore"]
-        return {f"{r['outputImageId']}.png" for r in page["data"] if r["outputImageId"]}
+        return {f"{r['outputImageId']}.png" for r in self.records() if r["outputImageId"]}
+
+    def records(self) -> list[dict]:
+        """All records, also those in the bin."""
+        records: list[dict] = []
+        more = True
+        while more:
+            query = f"limit=100&offset={len(records)}&includeDeleted=true"
+            page = self.request("GET", f"/api/v1/generations?{query}").json()
+            records += page["data"]
+            more = page["pagination"]["hasMore"]
+        return records
 
     def strangers(self) -> list[str]:
         """The addresses outside this machine that any of the processes wanted to talk to."""
         if not self._ears.exists():
             return []
-        here = ("127.0.0.1", "::1", "localhost", "None")
+        here = ("127.0.0.1", "::1", "0.0.0.0", "localhost", "None")
         return [line for line in self._ears.read_text().split() if line not in here]
 
     def tail(self) -> str:
@@ -264,6 +277,18 @@ class Service:
             assert time.monotonic() < deadline, f"waited {seconds} s for {what}: {self.tail()}"
             time.sleep(LOOK_SECONDS)
         return seen
+
+
+@contextlib.contextmanager
+def web_alone(folder: Path, *arguments: str, **settings: str) -> Iterator[Service]:
+    """A running server without models and worker, where nothing waits for an enhancement."""
+    nothing = TinyModels(painting=folder / "none", language=folder / "none")
+    service = Service(folder, nothing, **{"enhancement__response_wait": "0", **settings})
+    try:
+        service.serve("--no-worker", *arguments, ready=False)
+        yield service
+    finally:
+        service.close()
 
 
 def free_port() -> int:

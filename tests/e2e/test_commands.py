@@ -67,6 +67,8 @@ def test_serve_refuses_a_port_that_is_taken(
 def test_a_data_folder_has_one_server_and_one_worker(service: Service, command: str) -> None:
     ended = service.run(command, BANATIE_SERVER__PORT=str(free_port()))
     assert_refused(ended, 1)
+    [holder] = service.alive("banatie", command)
+    assert f"`banatie {command}` (process {holder})" in ended.stderr
     assert "stop it first" in ended.stderr
     assert service.health().status_code == 200
 

@@ -1,9 +1,10 @@
-"""Starts workers in half a second, sound ones and wounded ones.
+"""Starts workers in half a second, sound ones and wounded ones; other commands, too.
 
 Importing torch takes most of a worker's start. This process does it once and forks for each
 worker; the child then runs `banatie worker` as the command line does. It reads one JSON object a
-line, `{"environment", "folder", "log", "wounds"}`, and answers with the child's process id. When
-its standard input closes it ends, and its children with it.
+line, `{"arguments", "environment", "folder", "log", "wounds", "place"}`, and answers with the
+child's process id. `place` is a process whose view of the disks the child shares, or none. When its
+standard input closes it ends, and its children with it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,16 @@ def main() -> None:
         print(child, flush=True)
 
 
-def _work(environment: dict[str, str], folder: str, log: str, wounds: dict[str, Any]) -> int:
+def _work(
+    arguments: list[str],
+    environment: dict[str, str],
+    folder: str,
+    log: str,
+    wounds: dict[str, Any],
+    place: int | None,
+) -> int:
+    if place is not None:
+        _enter(place)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
@@ -61,7 +71,15 @@ def _work(environment: dict[str, str], folder: str, log: str, wounds: dict[str, 
 
     for name, parameters in wounds.items():
         getattr(inflicted, name)(**parameters)
-    return run(["worker"])
+    return run(arguments)
+
+
+def _enter(process: int) -> None:
+    # Python has os.setns from 3.12 on.
+    library = ctypes.CDLL(None, use_errno=True)
+    with open(f"/proc/{process}/ns/mnt") as mounts:
+        if library.setns(mounts.fileno(), 0):
+            raise OSError(ctypes.get_errno(), "setns")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import resource
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -21,12 +24,6 @@ def _delete(queue: Path) -> None:
 def _damage(queue: Path) -> None:
     for file in queue.parent.glob(queue.name + "*"):
         file.write_bytes(b"this is no database " * 5000)
-
-
-@pytest.fixture
-def own(build: Callable[..., House]) -> House:
-    """A house of one's own."""
-    return build()
 
 
 @pytest.mark.parametrize("harm", [_delete, _damage])
@@ -66,7 +63,7 @@ def test_a_full_disk_costs_the_jobs_that_needed_it(house: House) -> None:
     house.hire_and_wait(fill_disk={"while_there": str(full)})
     failed = house.ended(house.post("a cat", **PLAIN)["id"])
     assert failed["status"] == "failed"
-    assert failed["errorMessage"]
+    assert failed["errorMessage"] == "The picture could not be saved: No space left on device"
     assert house.files() == house.known_files()
     full.unlink()
     house.paint("a dog")
@@ -105,6 +102,61 @@ def test_a_server_that_cannot_write_accepts_nothing_and_recovers(own: House) -> 
     own.paint("a cat")
     listed = own.request("GET", "/api/v1/generations").json()
     assert listed["pagination"]["total"] == 1
+
+
+def test_a_disk_without_room_loses_nothing_that_was_accepted(own: House) -> None:
+    own.move_to_disk("4m")
+    own.hire_and_wait()
+    jobs = [own.post("a cat", autoEnhance=False, steps=60)]
+    jobs += [own.post("a red cat", prefer="respond-async", steps=2) for _ in range(2)]
+    own.painting(jobs[0]["id"])
+    ballast = own.disk.fill()
+    wish = {"prompt": "a cat", **PLAIN}
+    posts = [own.request("POST", "/api/v1/generations", json=wish) for _ in range(3)]
+    # Some may have found room that was there already.
+    jobs += [answer.json()["data"] for answer in posts if answer.status_code == 201]
+    assert {answer.status_code for answer in posts} <= {201, 503}
+    assert own.request("GET", "/api/v1/generations").status_code == 200
+    own.wait_for(
+        lambda: "be reached" in own.log.read_text() or own.get(jobs[0]["id"])["errorMessage"],
+        "the worker to notice",
+    )
+    ballast.unlink()
+    jobs.append(own.post("a dog", **PLAIN))
+    for record in own.all_ended(jobs):
+        assert record["status"] == "success" or record["errorMessage"]
+    assert len(own.records()) == len(jobs)
+    own.wait_for(lambda: own.health().status_code == 200, "the service to be healthy")
+    own.paint("a dog")
+    # What a worker could not clear away for want of room, the next one does.
+    own.dismiss(signal.SIGTERM)
+    own.hire_and_wait()
+    own.assert_tidy()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["serve"], ["worker"], ["generate", "a cat"], ["keys", "create", "--name", "k"], ["migrate"]],
+    ids=lambda command: command[0],
+)
+def test_a_data_folder_that_cannot_be_written_is_named(protected: House, command: list[str]):
+    ended = protected.run(*command)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    folder = protected.environment["BANATIE_STORAGE__DATA_DIR"]
+    assert re.fullmatch(rf"banatie: [^\n]*{folder}[^\n]* cannot be [^\n]+\n", ended.stderr)
+
+
+@pytest.fixture(scope="module")
+def protected(
+    architect: Callable[..., AbstractContextManager[House]],
+) -> Iterator[House]:
+    """A house with a record and a data folder that nobody can write; nothing runs there."""
+    with architect() as house:
+        house.move_to_disk("4m")
+        house.post("a cat", **PLAIN)
+        house.stop(house.server)
+        house.disk.protect()
+        yield house
 
 
 def _stands_still(house: House, generation_id: str, looks: int = 40) -> None:

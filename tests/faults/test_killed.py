@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable
 
+import httpx
 import pytest
 
 from tests.faults.conftest import House
@@ -17,8 +19,10 @@ PLAIN = {"autoEnhance": False, "steps": 4}
     ("wound", "retries"),
     [
         ({"die_while_enhancing": {}}, 1),
+        ({"die_before_the_bell": {}}, 0),
         ({"die_at_step": {"step": 1}}, 1),
         ({"die_at_step": {"step": 4}}, 1),
+        ({"die_while_encoding": {}}, 1),
         ({"die_in_the_file": {}}, 1),
         ({"die_before_the_row": {}}, 1),
         ({"die_after_the_row": {}}, 0),
@@ -155,15 +159,66 @@ def test_everything_killed_at_once(build: Callable[..., House]) -> None:
     house.assert_tidy()
 
 
-def test_kills_at_random_moments_lose_nothing(build: Callable[..., House]) -> None:
-    house = build(worker__max_retries="50")
+def test_jobs_wait_for_a_worker_that_was_killed_before_it_took_them(house: House) -> None:
+    house.hire()
+    jobs = [house.post("a cat", prefer="respond-async", steps=2), house.post("a dog", **PLAIN)]
+    house.dismiss(signal.SIGKILL)
+    jobs.append(house.post("a dog", **PLAIN))
+    house.hire()
+    assert [record["status"] for record in house.all_ended(jobs)] == ["success"] * 3
+    house.assert_tidy()
+
+
+def test_a_worker_goes_on_without_its_server(own: House) -> None:
+    own.hire_and_wait()
+    jobs = [own.post("a cat", autoEnhance=False, steps=60)]
+    jobs += [own.post("a red cat", prefer="respond-async", steps=2) for _ in range(2)]
+    own.painting(jobs[0]["id"])
+    own.stop(own.server, signal.SIGKILL)
+    own.wait_for(lambda: len(own.files()) == 3, "the pictures")
+    own.serve("--no-worker", ready=False)
+    ended = own.all_ended(jobs)
+    assert [(r["status"], r["retryCount"]) for r in ended] == [("success", 0)] * 3
+    own.assert_tidy()
+
+
+def test_a_server_killed_before_it_rings_has_accepted_all_the_same(own: House) -> None:
+    own.hire_and_wait()
+    server = own.serve_wounded(die_before_the_bell={"tally": own.tally()})
+    with pytest.raises(httpx.TransportError):
+        own.post("a cat", **PLAIN)
+    own.gone(server)
+    own.wait_for(own.files, "the picture")
+    own.serve("--no-worker", ready=False)
+    [record] = own.records()
+    assert (own.ended(record["id"])["status"], record["retryCount"]) == ("success", 0)
+
+
+def test_serve_and_its_own_worker_killed(own: House) -> None:
+    own.stop(own.server)
+    own.serve()
+    jobs = [own.post("a cat", autoEnhance=False, steps=100)]
+    jobs += [own.post("a red cat", prefer="respond-async", steps=2) for _ in range(2)]
+    own.painting(jobs[0]["id"])
+    own.stop(own.server, signal.SIGKILL)
+    own.wait_for(lambda: not own.alive(), "the worker to end", 20)
+    own.serve("--no-worker", ready=False)
+    own.hire()
+    ended = own.all_ended(jobs)
+    assert [record["status"] for record in ended] == ["success"] * 3
+    assert ended[0]["retryCount"] == 1
+    own.assert_tidy()
+
+
+def test_kills_at_random_moments_lose_nothing(build: Callable[..., House], kills: int) -> None:
+    house = build(worker__max_retries=str(kills))
     chance = random.Random(7)
     jobs = []
-    for _ in range(5):
+    for _ in range(kills):
         house.hire()
         jobs += [
-            house.post("a red cat", prefer="respond-async", steps=chance.randint(1, 20)),
-            house.post("a dog", autoEnhance=False, steps=chance.randint(1, 20)),
+            house.post("a red cat", prefer="respond-async", steps=chance.randint(1, 40)),
+            house.post("a dog", autoEnhance=False, steps=chance.randint(1, 40)),
         ]
         doomed = chance.choice(jobs)
         for job in (chance.choice(jobs), doomed):
@@ -171,8 +226,9 @@ def test_kills_at_random_moments_lose_nothing(build: Callable[..., House]) -> No
             assert answer.status_code in (200, 404)
         house.request("DELETE", f"/api/v1/generations/{doomed['id']}")
         jobs = [job for job in jobs if job["id"] != doomed["id"]]
-        begun = chance.choice(jobs)["id"]
+        begun = chance.choice(jobs[-2:])["id"]
         house.record_when(begun, lambda record: record["status"] != "pending")
+        time.sleep(chance.random() / 5)
         house.dismiss(signal.SIGKILL)
     house.hire()
     for record in house.all_ended(jobs):

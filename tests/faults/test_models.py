@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.service import TinyModels
 from tests.faults.conftest import House
+from tests.tiny_models import edit_json
 
 
 def _cut(file: Path) -> None:
@@ -22,12 +24,22 @@ LANGUAGE_DAMAGE = {
     "missing": shutil.rmtree,
     "weights are cut": lambda folder: _cut(folder / "model.safetensors"),
     "tokenizer is cut": lambda folder: _cut(folder / "tokenizer.json"),
+    "another architecture": lambda folder: edit_json(
+        folder / "config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"]
+    ),
+    "no architecture": lambda folder: edit_json(folder / "config.json", model_type="none"),
 }
 PAINTING_DAMAGE = {
     "missing": shutil.rmtree,
     "no text encoder": lambda folder: shutil.rmtree(folder / "text_encoder_2"),
     "weights are cut": lambda folder: _cut(folder / "unet" / "diffusion_pytorch_model.safetensors"),
     "scheduler is cut": lambda folder: _cut(folder / "scheduler" / "scheduler_config.json"),
+    "another pipeline": lambda folder: edit_json(
+        folder / "model_index.json", _class_name="StableDiffusion3Pipeline"
+    ),
+    "another architecture": lambda folder: edit_json(
+        folder / "unet" / "config.json", cross_attention_dim=768
+    ),
 }
 
 
@@ -121,6 +133,28 @@ def test_a_language_model_that_raises_costs_a_warning(house: House, error: str) 
     for record in (bad, good):
         ended = house.ended(record["id"])
         assert (ended["status"], ended["warnings"]) == ("success", record["warnings"])
+
+
+@pytest.mark.parametrize("seconds", [0.4, 10_000], ids=["slow", "hung"])
+def test_a_language_model_without_end_costs_a_warning(
+    build: Callable[..., House], seconds: float
+) -> None:
+    house = build(enhancement__time_limit="1")
+    house.hire_and_wait(slow_language_model={"seconds": seconds, "word": "poison"})
+    long = house.post("a cat", autoEnhance=False, steps=100)
+    house.painting(long["id"])
+    bad = house.post("a bottle of poison", prefer="respond-async", steps=2)
+    good = house.post("a red cat", prefer="respond-async", steps=2)
+    bad, good, long = house.all_ended([bad, good, long])
+    assert (bad["status"], bad["prompt"], bad["autoEnhance"]) == (
+        "success",
+        "a bottle of poison",
+        True,
+    )
+    assert len(bad["warnings"]) == 1
+    assert (good["status"], good["warnings"], good["retryCount"]) == ("success", [], 0)
+    assert (long["status"], long["warnings"]) == ("success", [])
+    house.assert_tidy()
 
 
 def _lines_since(house: House, offset: int) -> list[str]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -19,8 +21,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import LlamaForCausalLM
 
+from banatie import runner
 from banatie.inference.enhancer import Enhancer
 from banatie.inference.painter import Painter, PaintJob
+from banatie.jobs import Bell
 from banatie.store.claims import Claims
 
 ALWAYS = 10**9
@@ -55,6 +59,23 @@ def die_at_step(tally: str, step: int, times: int = 1, word: str = "") -> None:
 
     _wrap(Painter, "paint", begin)
     _wrap(UNet2DConditionModel, "forward", count)
+
+
+def die_before_the_bell(tally: str) -> None:
+    """Die when a row waits for what comes next and nobody was told."""
+
+    def strike(original: Callable, bell: Bell, generation_id: str) -> None:
+        # The worker also rings for rows that it finds, without naming one.
+        if generation_id:
+            _die(tally, 1)
+        original(bell, generation_id)
+
+    _wrap(Bell, "ring", strike)
+
+
+def die_while_encoding(tally: str) -> None:
+    """Die when the picture is painted and not yet encoded."""
+    _wrap(runner, "encode_png", _before(lambda: _die(tally, 1)))
 
 
 def die_in_the_file(tally: str) -> None:
@@ -118,6 +139,47 @@ def break_language_model(error: str, word: str = "") -> None:
             LlamaForCausalLM.forward = healthy
 
     _wrap(Enhancer, "enhance", strike)
+
+
+def slow_language_model(seconds: float, word: str = "") -> None:
+    """Let the language model take so long for each word, on prompts that hold `word`."""
+    slow = False
+
+    def look(original: Callable, enhancer: Enhancer, prompt: str, *rest: Any, **more: Any) -> Any:
+        nonlocal slow
+        slow = word in prompt
+        return original(enhancer, prompt, *rest, **more)
+
+    _wrap(Enhancer, "enhance", look)
+    _wrap(LlamaForCausalLM, "forward", _before(lambda: time.sleep(seconds if slow else 0)))
+
+
+def die_at_change(folder: str, number: int, events: list[str]) -> None:
+    """Die before this one of the changes that the process makes below the folder.
+
+    A change is an audit event (https://docs.python.org/3/library/audit_events.html) of `events`.
+    """
+    changes = 0
+
+    def hear(event: str, arguments: tuple) -> None:
+        nonlocal changes
+        if event not in events:
+            return
+        if event == "open" and not (arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            return
+        path = str(arguments[0])
+        # A name without a path is one in a folder that is being removed.
+        changes += path.startswith(folder) or "/" not in path
+        if changes == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hear)
+
+
+def follow_clock(file: str) -> None:
+    """Have a clock that is wrong by as many milliseconds as the file says."""
+    _wrap(time, "time_ns", lambda original: original() + int(Path(file).read_text()) * 1_000_000)
+    _wrap(time, "time", lambda original: original() + int(Path(file).read_text()) / 1000)
 
 
 def fill_disk(while_there: str) -> None:

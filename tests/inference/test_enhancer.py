@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -23,6 +24,7 @@ from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
 from banatie.inference.runtime import Runtime
 from banatie.inference.templates import load_templates
 from banatie.records import TEMPLATE_NAMES
+from tests.tiny_models import edit_json
 
 RUNTIME = Runtime("cpu", torch.float32, torch.float32)
 CHAT = (
@@ -311,6 +313,37 @@ def test_a_folder_without_weights_is_named_with_the_remedy(folder: Path, tmp_pat
     (broken / "model.safetensors").unlink()
     with pytest.raises(ModelBroken, match=rf"(?s){broken}.*put it there anew"):
         load(broken)
+
+
+def test_weights_in_a_format_that_can_run_code_are_not_loaded(folder: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    file = broken / "model.safetensors"
+    torch.save(load_file(file), broken / "pytorch_model.bin")
+    file.unlink()
+    with pytest.raises(ModelBroken, match=rf"{broken} holds no weights in the safetensors format"):
+        load(broken)
+
+
+def test_beside_a_pickle_only_the_safetensors_are_read(folder: Path, tmp_path: Path) -> None:
+    both = shutil.copytree(folder, tmp_path / "both")
+    (both / "pytorch_model.bin").write_bytes(b"whoever opens this fails")
+    load(both)
+
+
+def test_code_that_comes_with_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
+    foreign, ran = shutil.copytree(folder, tmp_path / "foreign"), tmp_path / "ran"
+    (foreign / "modeling_foreign.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    edit_json(
+        foreign / "config.json",
+        model_type="foreign",
+        auto_map={
+            "AutoConfig": "modeling_foreign.Config",
+            "AutoModelForCausalLM": "modeling_foreign.Model",
+        },
+    )
+    with pytest.raises(ModelBroken, match=rf"(?s){foreign}.*put it there anew"):
+        load(foreign)
+    assert not ran.exists()
 
 
 def test_damaged_weights_are_named_with_the_remedy(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,304 @@
+"""`banatie doctor`: looks at everything a picture takes, and says of each what is the matter.
+
+It only looks: nothing is started, written, locked or migrated, so it may run beside a server. What
+it finds wrong, it leaves to whoever reads what to do about it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import os
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from banatie.config import Config
+from banatie.errors import BanatieError, ConfigError
+from banatie.inference.catalog import Catalog, LanguageModel, PaintingModel
+from banatie.inference.checking import (
+    check_language_model,
+    check_pipeline,
+    numbers_in,
+    sha256_of,
+)
+from banatie.serve import find_address
+from banatie.store.database import Database
+from banatie.store.workers import Workers, WorkerState
+from banatie.worker import stay_offline
+
+DISK_BYTES_NEEDED = 100_000_000
+"""Less is as good as none: a picture and the database's log take some megabytes."""
+DISK_BYTES_WANTED = 2_000_000_000
+ANSWER_SECONDS = 5.0
+LARGE_PIPELINE = 1_000_000_000
+"""Numbers; from here on a processor takes minutes for a picture. SDXL has 3.5 billion."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check has found."""
+
+    check: str
+    state: Literal["ok", "warn", "FAIL"]
+    found: str
+    remedy: str = ""
+    """What to do, where there is something to be done."""
+
+
+def examine(config: Config, now: int) -> Iterator[Finding]:
+    """Check one thing after the other, the quick ones first."""
+    # Before any of the libraries is imported.
+    stay_offline()
+    data = config.storage.data
+    yield _folder(data)
+    yield _disk(data)
+    database, worker = _database(data / "banatie.db", now)
+    yield database
+    yield _worker(worker)
+    yield _port(config)
+    yield _address(config)
+    catalog = Catalog(config.storage.models)
+    numbers = {}
+    for kind, look in (("painting model", _painting_model), ("language model", _language_model)):
+        finding, numbers[kind] = look(kind, catalog, config)
+        yield finding
+    yield from _device(config, numbers, worker)
+    yield _offline()
+
+
+def _folder(data: Path) -> Finding:
+    check = "data folder"
+    there = next(folder for folder in (data.absolute(), *data.absolute().parents) if _is(folder))
+    if not there.is_dir():
+        remedy = "set storage.data_dir to a folder"
+        return Finding(check, "FAIL", f"{there} is not a folder", remedy)
+    if not os.access(there, os.W_OK | os.X_OK):
+        remedy = "let the user who runs the server write there, or set storage.data_dir"
+        return Finding(check, "FAIL", f"{there} cannot be written by this user", remedy)
+    if there != data.absolute():
+        return Finding(check, "ok", f"{data} is not there yet; `banatie serve` makes it")
+    return Finding(check, "ok", f"{data} can be written")
+
+
+def _disk(data: Path) -> Finding:
+    there = next(folder for folder in (data.absolute(), *data.absolute().parents) if _is(folder))
+    free = shutil.disk_usage(there).free
+    found = f"{_bytes(free)} free for {data}"
+    remedy = "make room, or set storage.data_dir to a folder on another disk"
+    if free < DISK_BYTES_NEEDED:
+        return Finding("disk", "FAIL", found, remedy)
+    if free < DISK_BYTES_WANTED:
+        return Finding("disk", "warn", found, remedy)
+    return Finding("disk", "ok", found)
+
+
+def _is(path: Path) -> bool:
+    # Path.exists raises where a file stands in a folder's place.
+    return os.path.lexists(path)
+
+
+def _database(path: Path, now: int) -> tuple[Finding, WorkerState | None]:
+    """What is said of the database, and the worker that is at work on it."""
+    if not path.exists():
+        found = "there is none yet; `banatie serve` makes it"
+        return Finding("database", "ok", found), None
+    log = path.with_name(path.name + "-wal")
+    at_rest = not log.exists()
+    database = Database(path, read_only=True)
+    try:
+        database.check(quick=True)
+        pending = database.pending()
+        worker = Workers(database).present(now)
+    except BanatieError as error:
+        if at_rest and log.exists():
+            # A server has just begun to write, and what was read was of two minds.
+            return _database(path, now)
+        remedy = "stop the server and bring back a backup: banatie restore FILE"
+        return Finding("database", "FAIL", str(error), remedy), None
+    finally:
+        database.close()
+    size = _bytes(path.stat().st_size)
+    if pending:
+        remedy = "run: banatie migrate (`banatie serve` does it by itself)"
+        found = f"whole, {size}; not up to date: {', '.join(pending)}"
+        return Finding("database", "warn", found, remedy), worker
+    return Finding("database", "ok", f"whole, {size}, up to date"), worker
+
+
+def _worker(worker: WorkerState | None) -> Finding:
+    if worker is None:
+        return Finding("worker", "ok", "none is running; `banatie serve` starts one")
+    if worker.state == "broken":
+        remedy = "see the models below and the worker's log"
+        return Finding("worker", "FAIL", worker.reason or "it is broken", remedy)
+    if worker.state == "starting":
+        return Finding("worker", "ok", f"is loading its models (process {worker.pid})")
+    return Finding("worker", "ok", f"ready on {worker.device} (process {worker.pid})")
+
+
+def _port(config: Config) -> Finding:
+    port = config.server.port
+    try:
+        find_address(config)
+    except ConfigError as error:
+        if (status := _health(config)) is None:
+            return Finding("port", "FAIL", str(error), "end what has it, or set server.port")
+        found = f"a Banatie server answers on {port}"
+        if status == "ok":
+            return Finding("port", "ok", found)
+        if status == "starting":
+            return Finding("port", "ok", f"{found} and is starting")
+        remedy = f"see the other lines, and ask http://127.0.0.1:{port}/health for the reason"
+        return Finding("port", "FAIL", f"{found} and cannot make pictures", remedy)
+    return Finding("port", "ok", f"{port} is free; no server is running")
+
+
+def _health(config: Config) -> str | None:
+    """What the Banatie server on the port says of itself; None when there is no such server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.server.host, config.server.host)
+    # Without the proxies of the environment, which this does not look at.
+    connection = http.client.HTTPConnection(host, config.server.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/health")
+        answer = json.loads(connection.getresponse().read(100_000))
+        return str(answer["data"]["status"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        connection.close()
+
+
+def _address(config: Config) -> Finding:
+    host = config.server.host
+    try:
+        is_local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = False
+    if is_local:
+        return Finding("address", "ok", f"{host}: reached from this machine only")
+    found = f"{host}: others can reach the server, and only its keys keep them out"
+    remedy = "put a proxy with TLS in front, or set server.host to 127.0.0.1"
+    return Finding("address", "warn", found, remedy)
+
+
+def _painting_model(check: str, catalog: Catalog, config: Config) -> tuple[Finding, int]:
+    """What is said of the model, and how many numbers are to be loaded."""
+    try:
+        model = catalog.painting_model(config.painting.model)
+        files = [file for parts in check_pipeline(model.folder).values() for file in parts]
+        return _whole(check, model, files)
+    except BanatieError as error:
+        return Finding(check, "FAIL", str(error), "see docs/models.md"), 0
+
+
+def _language_model(check: str, catalog: Catalog, config: Config) -> tuple[Finding, int]:
+    try:
+        model = catalog.language_model(config.enhancement.model)
+    except BanatieError as error:
+        return Finding(check, "FAIL", str(error), "see docs/models.md"), 0
+    remedy = f"run: banatie models pull {model.name}" if model.source else "put it there anew"
+    try:
+        files = check_language_model(model.folder)
+        for name, expected in model.sha256.items():
+            if sha256_of(model.folder / name) != expected:
+                found = f"{model.folder / name} is not what the catalog knows (its SHA-256 differs)"
+                return Finding(check, "FAIL", found, f"remove the folder and {remedy}"), 0
+        return _whole(check, model, files)
+    except BanatieError as error:
+        return Finding(check, "FAIL", str(error), f"remove the folder and {remedy}"), 0
+
+
+def _whole(
+    check: str, model: PaintingModel | LanguageModel, files: list[Path]
+) -> tuple[Finding, int]:
+    size = _bytes(sum(file.stat().st_size for file in files))
+    hashes = "hashes right" if getattr(model, "sha256", None) else "no hashes known"
+    found = f"{model.name}: {len(files)} weight files whole, {size}, {hashes}"
+    return Finding(check, "ok", found), numbers_in(files)
+
+
+def _device(
+    config: Config, numbers: dict[str, int], worker: WorkerState | None
+) -> Iterator[Finding]:
+    """What computes, and whether its memory is enough for the models."""
+    reinstall = "run scripts/set-up again, or install the torch that fits this machine"
+    try:
+        import torch
+
+        from banatie.inference.runtime import choose_runtime, device_memory
+    except (ImportError, OSError) as error:
+        yield Finding("device", "FAIL", f"torch cannot be loaded: {error}", reinstall)
+        return
+    try:
+        wanted = config.painting.device
+        if wanted != "auto" and torch.device(wanted).type == "cuda":
+            # It says why there is none.
+            torch.cuda.init()
+        runtime = choose_runtime(wanted, config.painting.threads)
+        torch.zeros(1, device=runtime.device, dtype=runtime.dtype).add_(1).cpu()
+        memory = device_memory(runtime.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        remedy = f"set painting.device to auto, or {reinstall}"
+        yield Finding("device", "FAIL", f"{config.painting.device}: {reason}", remedy)
+        return
+    name = torch.cuda.get_device_name(runtime.device) if memory else ""
+    formats = f"paints in {_format(runtime.dtype)}, writes in {_format(runtime.language_dtype)}"
+    found = f"{runtime.device}{f' ({name})' if name else ''}: {formats}"
+    if runtime.device == "cpu" and numbers["painting model"] >= LARGE_PIPELINE:
+        remedy = "set painting.model to a smaller one, or use a machine with a GPU"
+        yield Finding("device", "warn", f"{found}; minutes for a picture", remedy)
+    else:
+        yield Finding("device", "ok", found)
+    needed = (
+        numbers["painting model"] * runtime.dtype.itemsize
+        + numbers["language model"] * runtime.language_dtype.itemsize
+    )
+    yield _memory(needed, memory, worker)
+
+
+def _memory(needed: int, device: tuple[int, int] | None, worker: WorkerState | None) -> Finding:
+    if device is not None:
+        free, total, where = device[1] - device[0], device[1], "on the GPU"
+    else:
+        here = psutil.virtual_memory()
+        free, total, where = here.available, here.total, "of main memory"
+    found = f"the models take {_bytes(needed)}; {_bytes(free)} of {_bytes(total)} {where} are free"
+    if needed > total:
+        return Finding("memory", "FAIL", found, "set painting.model or enhancement.model to less")
+    if worker is not None and worker.state == "ready":
+        return Finding("memory", "ok", f"{found}, the worker's models being loaded")
+    if needed > free:
+        return Finding("memory", "warn", found, "close what else uses it")
+    return Finding("memory", "ok", found)
+
+
+def _offline() -> Finding:
+    """Whether the libraries that could fetch something have been told not to, and obey."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        remedy = "run this in a process of its own: banatie doctor"
+        return Finding("offline", "FAIL", "huggingface_hub is not offline", remedy)
+    proxies = ", ".join(sorted(urllib.request.getproxies_environment()))
+    unused = f"; the proxies of the environment ({proxies}) are used by nothing" if proxies else ""
+    return Finding("offline", "ok", f"the libraries are told to fetch nothing{unused}")
+
+
+def _format(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _bytes(number: int) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

@@ -1,0 +1,25 @@
+"""What schemathesis is told besides the document; it imports this by `SCHEMATHESIS_HOOKS`."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import schemathesis
+
+numbers = count()
+
+
+@schemathesis.hook
+def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: Any) -> None:
+    """Send what is valid beyond what a schema can say."""
+    # The same key with another body is refused, so that none is used twice.
+    key = (case.headers or {}).get("Idempotency-Key")
+    if isinstance(key, str) and 1 <= len(key) <= 200:
+        case.headers["Idempotency-Key"] = f"{key}{next(numbers)}"
+    # To JSON Schema 7.0 is an integer.
+    if isinstance(case.body, dict):
+        for name in ("seed", "steps"):
+            value = case.body.get(name)
+            if isinstance(value, float) and value.is_integer():
+                case.body[name] = int(value)

@@ -1,0 +1,329 @@
+"""The doctor: each trouble is caused for real, found, and comes with what to do about it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from banatie.cli import run
+from banatie.config import load_config
+from banatie.doctor import Finding, examine
+from banatie.store.database import Database
+from banatie.store.workers import Workers, WorkerState
+from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
+
+NOW = 1_764_324_000_000
+CHECKS = [
+    *("data folder", "disk", "database", "worker", "port", "address"),
+    *("painting model", "language model", "device", "memory", "offline"),
+]
+
+
+@pytest.fixture(scope="session")
+def good_models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_sdxl(folder / "painting")
+    make_tiny_language_model(folder / "language")
+    return folder
+
+
+@pytest.fixture
+def models(good_models, tmp_path) -> Path:
+    """Models of the test's own, to be damaged."""
+    return Path(shutil.copytree(good_models, tmp_path / "models"))
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def settings(models, tmp_path, port) -> dict[str, object]:
+    return {
+        "server.port": port,
+        "storage.data_dir": str(tmp_path / "data"),
+        "storage.models_dir": str(models),
+        "painting.model": "painting",
+        "painting.device": "cpu",
+        "enhancement.model": "language",
+    }
+
+
+@pytest.fixture
+def examined(settings, monkeypatch):
+    """The findings by their checks, for the settings with these changes."""
+    # The doctor tells the libraries by the environment to stay offline; the other tests' is as was.
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+    def examined(**changes: object) -> dict[str, Finding]:
+        changed = {name.replace("__", "."): value for name, value in changes.items()}
+        config = load_config(None, {}, {**settings, **changed})
+        found = list(examine(config, NOW))
+        names = [finding.check for finding in found]
+        assert names == [name for name in CHECKS if name in names]
+        assert all(finding.found for finding in found)
+        assert all(finding.remedy for finding in found if finding.state != "ok")
+        return {finding.check: finding for finding in found}
+
+    return examined
+
+
+@pytest.fixture
+def database(tmp_path) -> Path:
+    """A database with something in it."""
+    data = tmp_path / "data"
+    data.mkdir()
+    database = Database(data / "banatie.db")
+    database.migrate()
+    Workers(database).report(WorkerState("w", 7, "ready", device="cpu"), NOW)
+    with database.writing() as connection:
+        connection.executemany(
+            "INSERT INTO organizations VALUES (?, ?, 0)",
+            [(f"id-{number}", f"slug-{number}") for number in range(5000)],
+        )
+    database.close_whole()
+    return data / "banatie.db"
+
+
+def test_all_is_well_and_nothing_is_made(examined, tmp_path):
+    found = examined()
+    found.pop("offline")
+    assert {finding.state for finding in found.values()} == {"ok"}
+    assert "painting: 4 weight files whole" in found["painting model"].found
+    assert "cpu: paints in float32" in found["device"].found
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_data_folder_is_left_as_it_is(examined, database):
+    before = _snapshot(database.parent)
+    found = examined()
+    assert found["database"].state == "ok"
+    assert found["database"].found.endswith("up to date")
+    assert found["worker"].found == "ready on cpu (process 7)"
+    assert "the worker's models being loaded" in found["memory"].found
+    assert _snapshot(database.parent) == before
+
+
+def test_a_database_in_use_is_read_with_what_is_only_in_its_log(examined, database):
+    writer = Database(database)
+    workers = Workers(writer)
+    workers.report(WorkerState("w", 8, "broken", "The model 'x' cannot be used"), NOW)
+    assert database.with_name("banatie.db-wal").stat().st_size > 0
+    with writer.writing() as connection:
+        connection.execute("DELETE FROM organizations")
+        # In the middle of somebody's write.
+        found = examined()
+    writer.close()
+    assert found["database"].state == "ok"
+    assert found["worker"] == Finding(
+        "worker",
+        "FAIL",
+        "The model 'x' cannot be used",
+        "see the models below and the worker's log",
+    )
+
+
+def test_a_damaged_database_is_found(examined, database):
+    content = bytearray(database.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = os.urandom(3000)
+    database.write_bytes(content)
+    finding = examined()["database"]
+    assert finding.state == "FAIL"
+    assert "banatie restore" in finding.remedy
+
+
+def test_what_is_no_database_is_found(examined, database):
+    database.write_bytes(b"not a database " * 1000)
+    assert examined()["database"].state == "FAIL"
+
+
+def test_a_database_that_is_not_up_to_date_is_told_of(examined, database):
+    with sqlite3.connect(database) as connection:
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'add_measures'")
+    connection.close()
+    finding = examined()["database"]
+    assert finding.state == "warn"
+    assert "add_measures" in finding.found
+    assert "banatie migrate" in finding.remedy
+
+
+def test_a_worker_that_has_fallen_silent_is_none(examined, database):
+    writer = Database(database)
+    Workers(writer).report(WorkerState("w", 7, "ready", device="cpu"), NOW - 60_000)
+    writer.close_whole()
+    assert "none is running" in examined()["worker"].found
+
+
+def test_a_file_in_the_place_of_the_data_folder_is_found(examined, tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/data"):
+        finding = examined(storage__data_dir=str(tmp_path / place))["data folder"]
+        assert finding.state == "FAIL"
+        assert f"{tmp_path}/file is not a folder" in finding.found
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_that_cannot_be_written_is_found(examined, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    assert examined(storage__data_dir=str(closed / "data"))["data folder"].state == "FAIL"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system without room")
+def test_a_disk_without_room_is_found(examined):
+    finding = examined(storage__data_dir="/proc/banatie")["disk"]
+    assert (finding.state, finding.found) == ("FAIL", "0 bytes free for /proc/banatie")
+
+
+class _Stranger(http.server.BaseHTTPRequestHandler):
+    """Some other server; what it answers is put in `answer`."""
+
+    answer = b"<html>"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"data": 3}', b'{"data": {}}', b""])
+def test_a_port_that_another_program_has_is_found(examined, port, answer):
+    handler = type("Handler", (_Stranger,), {"answer": answer})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as stranger:
+        threading.Thread(target=stranger.serve_forever, args=(0.01,), daemon=True).start()
+        finding = examined()["port"]
+        stranger.shutdown()
+    assert finding.state == "FAIL"
+    assert "is taken" in finding.found
+    assert "server.port" in finding.remedy
+
+
+def test_an_address_that_others_reach_is_warned_about(examined):
+    assert examined(server__host="0.0.0.0")["address"].state == "warn"
+    assert examined(server__host="::1")["address"].state == "ok"
+    assert examined(server__host="localhost")["address"].state == "ok"
+
+
+def test_an_address_that_is_none_is_found(examined):
+    assert examined(server__host="192.0.2.1")["port"].state == "FAIL"
+
+
+def test_models_that_are_not_there_are_found(examined, models):
+    found = examined(painting__model="none", enhancement__model="smollm2-135m-instruct")
+    assert found["painting model"].state == "FAIL"
+    assert "banatie models pull smollm2-135m-instruct" in found["language model"].found
+    assert found["device"].state == "ok"
+
+
+def test_weights_that_are_cut_are_found(examined, models):
+    for name in ("painting/unet/diffusion_pytorch_model", "language/model"):
+        file = models / f"{name}.safetensors"
+        os.truncate(file, file.stat().st_size - 1)
+    found = examined()
+    for check in ("painting model", "language model"):
+        assert found[check].state == "FAIL"
+        assert "is not whole" in found[check].found
+
+
+def test_a_model_that_is_not_what_the_catalog_knows_is_found(examined, models):
+    (models / "language").rename(models / "smollm2-135m-instruct")
+    finding = examined(enhancement__model="smollm2-135m-instruct")["language model"]
+    assert finding.state == "FAIL"
+    assert "SHA-256 differs" in finding.found
+    assert finding.remedy.endswith("run: banatie models pull smollm2-135m-instruct")
+
+
+def test_models_that_no_memory_holds_are_found(examined, models):
+    file = models / "painting" / "unet" / "diffusion_pytorch_model.safetensors"
+    numbers = 10**12
+    tensor = {"dtype": "F32", "shape": [numbers], "data_offsets": [0, 4 * numbers]}
+    head = json.dumps({"w": tensor}).encode()
+    with file.open("wb") as opened:
+        opened.write(len(head).to_bytes(8, "little") + head)
+        # Four terabytes of nothing, which take no room.
+        opened.truncate(8 + len(head) + 4 * numbers)
+    found = examined()
+    assert found["painting model"].state == "ok"
+    assert found["memory"].state == "FAIL"
+    assert "the models take 4000.0 GB" in found["memory"].found
+    # And a processor would take for ever.
+    assert found["device"].state == "warn"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:63", "mps:9"])
+def test_a_device_that_is_not_there_is_found(examined, device):
+    found = examined(painting__device=device)
+    assert found["device"].state == "FAIL"
+    assert found["device"].found.startswith(f"{device}: ")
+    assert "memory" not in found
+
+
+def test_wrong_settings_are_a_finding(capsys):
+    assert run(["--set", "server.prot=1", "doctor"]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("FAIL  settings ")
+    assert "unknown setting 'server.prot'" in line
+
+
+def test_the_command_says_it_in_lines_and_in_json(settings, tmp_path):
+    """In processes of their own, so that what is said about being offline is about them."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "HF_HUB_OFFLINE": "0",
+        "HTTPS_PROXY": "http://proxy.invalid:3128",
+        **{
+            f"BANATIE_{name.upper().replace('.', '__')}": str(value)
+            for name, value in settings.items()
+        },
+    }
+
+    def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "banatie", *arguments],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    well = doctor("doctor")
+    assert (well.returncode, well.stderr) == (0, ""), well.stdout + well.stderr
+    lines = well.stdout.splitlines()
+    assert [line[6:22].rstrip() for line in lines] == ["settings", *CHECKS]
+    assert {line[:4] for line in lines} == {"ok  "}
+    assert "told to fetch nothing" in lines[-1]
+    assert "(https)" in lines[-1]
+    ill = doctor("--set", "painting.model=none", "doctor", "--json")
+    assert (ill.returncode, ill.stderr) == (1, "")
+    told = json.loads(ill.stdout)
+    assert told["ok"] is False
+    [failed] = [check for check in told["checks"] if check["state"] == "FAIL"]
+    assert (failed["check"], set(failed)) == (
+        "painting model",
+        {"check", "state", "found", "remedy"},
+    )
+
+
+def _snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    time.sleep(0.02)
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.*")}
