@@ -25,8 +25,8 @@ PROMPTS = {
     "a red balloon on the beach": ("balloon", "red"),
     "a yellow bell in the snow": ("bell", "yellow"),
     "a pink ghost in the city": ("ghost", "pink"),
-    "a red apple on a white background": ("apple", "red"),
-    "a red mushroom in the forest": ("mushroom", "red"),
+    "a blue apple on a white background": ("apple", "blue"),
+    "a purple mushroom in the forest": ("mushroom", "purple"),
 }
 
 
