@@ -193,7 +193,7 @@ def _painting_model(check: str, catalog: Catalog, config: Config) -> tuple[Findi
     try:
         model = catalog.painting_model(config.painting.model)
         files = [file for parts in check_pipeline(model.folder).values() for file in parts]
-        return _whole(check, model, files)
+        return _whole(check, model, files, "no hashes known")
     except BanatieError as error:
         return Finding(check, "FAIL", str(error), "see docs/models.md"), 0
 
@@ -206,26 +206,22 @@ def _language_model(check: str, catalog: Catalog, config: Config) -> tuple[Findi
     remedy = f"run: banatie models pull {model.name}" if model.source else "put it there anew"
     try:
         files = check_language_model(model.folder)
-        # The catalog knows the plain model; what a taught one was merged with, its folder says.
-        known = (
-            {}
-            if "merged_adapter" in json.loads((model.folder / "config.json").read_text("utf-8"))
-            else model.sha256
-        )
+        settings = json.loads((model.folder / "config.json").read_text("utf-8"))
+        # The catalog knows the plain model only.
+        known = {} if "merged_adapter" in settings else model.sha256
         for name, expected in known.items():
             if sha256_of(model.folder / name) != expected:
                 found = f"{model.folder / name} is not what the catalog knows (its SHA-256 differs)"
                 return Finding(check, "FAIL", found, f"remove the folder and {remedy}"), 0
-        return _whole(check, model, files)
+        return _whole(check, model, files, "hashes right" if known else "no hashes known")
     except BanatieError as error:
         return Finding(check, "FAIL", str(error), f"remove the folder and {remedy}"), 0
 
 
 def _whole(
-    check: str, model: PaintingModel | LanguageModel, files: list[Path]
+    check: str, model: PaintingModel | LanguageModel, files: list[Path], hashes: str
 ) -> tuple[Finding, int]:
     size = _bytes(sum(file.stat().st_size for file in files))
-    hashes = "hashes right" if getattr(model, "sha256", None) else "no hashes known"
     found = f"{model.name}: {len(files)} weight files whole, {size}, {hashes}"
     return Finding(check, "ok", found), numbers_in(files)
 

@@ -71,7 +71,7 @@ def create_app(services: Services) -> Litestar:
     limits = RequestLimits(services.keys, services.config.limits.requests_per_hour, services.clock)
     waiters = Waiters(services.generations.find)
     metrics = None
-    if services.config.server.metrics:
+    if server.metrics:
         metrics = Metrics(services.database, services.workers, services.clock)
     front = Front(
         config=services.config,

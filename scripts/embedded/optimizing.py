@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-BFLOAT16 = any(torch.cpu.get_capabilities().get(f"{unit}_bf16") for unit in ("amx", "avx512"))
-"""Whether this processor computes in bfloat16; where it does not, it is far slower than float32."""
+from banatie.inference.runtime import quickest_cpu_dtype
+
+BFLOAT16 = quickest_cpu_dtype(torch.cpu.get_capabilities()) == torch.bfloat16
 
 
 def autocast() -> torch.autocast:
