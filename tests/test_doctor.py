@@ -251,6 +251,15 @@ def test_a_model_that_is_not_what_the_catalog_knows_is_found(examined, models):
     assert finding.remedy.endswith("run: banatie models pull smollm2-135m-instruct")
 
 
+def test_of_a_taught_model_no_hash_is_claimed(examined, models):
+    folder = (models / "language").rename(models / "smollm2-135m-instruct")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "merged_adapter": "9e0a"}))
+    finding = examined(enhancement__model="smollm2-135m-instruct")["language model"]
+    assert finding.state == "ok"
+    assert "no hashes known" in finding.found
+
+
 def test_models_that_no_memory_holds_are_found(examined, models):
     file = models / "painting" / "unet" / "diffusion_pytorch_model.safetensors"
     numbers = 10**12
