@@ -1,0 +1,75 @@
+"""What a model's folder says of itself: `banatie.json`, written when the model came to this machine.
+
+Where it is from, under which licence, with which settings it does best, and each file's size and
+SHA-256, by which it can be verified later. Pure data; how it got here is told in other modules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from banatie.errors import ModelBroken
+from banatie.inference.checking import sha256_of
+
+MANIFEST_FILE = "banatie.json"
+
+Kind = Literal["painting", "language", "lora"]
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """By what a file is known to be the one that came."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A model that was brought here by Banatie."""
+
+    kind: Kind
+    name: str
+    title: str
+    licence: str
+    source: str
+    """For people: a repository and its revision, or a file's name."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """As in the catalog: steps, guidance_scale, scheduler, sizes; a language model's way."""
+    files: Mapping[str, FileFacts] = field(default_factory=dict)
+    """By their paths below the folder, with forward slashes."""
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """What the folder says of itself; None where it says nothing.
+
+    Raises ModelBroken when it cannot be read.
+    """
+    file = folder / MANIFEST_FILE
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        files = {name: FileFacts(**facts) for name, facts in content.pop("files").items()}
+        return Manifest(**content, files=files)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelBroken(f"{file} cannot be read ({error}); bring the model anew") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it into the folder."""
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", "utf-8")
+
+
+def facts_of(folder: Path) -> dict[str, FileFacts]:
+    """Size and SHA-256 of every file below the folder, but for the manifest itself."""
+    return {
+        path.relative_to(folder).as_posix(): FileFacts(path.stat().st_size, sha256_of(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_FILE
+    }
