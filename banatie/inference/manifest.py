@@ -1,4 +1,4 @@
-"""What a model's folder says of itself: `banatie.json`, written when the model came to this machine.
+"""What a model's folder says of itself: `banatie.json`, written when the model came here.
 
 Where it is from, under which licence, with which settings it does best, and each file's size and
 SHA-256, by which it can be verified later. Pure data; how it got here is told in other modules.
