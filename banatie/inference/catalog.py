@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from banatie.errors import ModelBroken, ModelNotFound
 
@@ -71,6 +71,9 @@ class PaintingModel:
     guidance_scale: float
     sizes: Mapping[str, Size]
     folder: Path
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    """The sampler it wants: a diffusers class under "class", and settings that replace the
+    pipeline's own. Empty: the pipeline's own scheduler as it is."""
 
 
 class Catalog:
