@@ -91,6 +91,12 @@ class Painting(Struct, frozen=True, forbid_unknown_fields=True):
     model: str = "banatie-small"
     device: str = "auto"
     threads: NotNegative = 0
+    memory: Annotated[
+        str, Meta(pattern="^(auto|resident|language-on-cpu|turns|streamed|streamed-fp8)$")
+    ] = "auto"
+    max_batch: NotNegative = 1
+    compile: bool = False
+    previews: bool = True
 
 
 class Worker(Struct, frozen=True, forbid_unknown_fields=True):

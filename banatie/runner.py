@@ -1,8 +1,8 @@
-"""The worker's side: enhance one prompt, paint one picture, and let no failure out of its row.
+"""The worker's side: enhance one prompt, paint pictures, and let no failure out of its row.
 
-Painting is six steps in order: take, start, paint, encode, save, finish. Every way out of them ends
-in the row: a picture, a reason, or the row waiting again. This is the one place that catches what
-nobody foresaw.
+Painting is six steps in order: take, start, paint, encode, save, finish; the last three go on in a
+thread of their own while the next pictures are painted. Every way out of them ends in the row: a
+picture, a reason, or the row waiting again. This is the one place that catches what nobody foresaw.
 """
 
 from __future__ import annotations
@@ -11,16 +11,22 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
+
+from PIL import Image as PillowImage
 
 import banatie
 from banatie.config import Config
-from banatie.errors import BanatieError, ServiceUnavailable
+from banatie.errors import BanatieError, OutOfMemory, PaintingError, ServiceUnavailable
 from banatie.imaging import Picture, encode_png, parameters_text
 from banatie.inference.catalog import PaintingModel
 from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
-from banatie.inference.painter import Painter, PaintJob
+from banatie.inference.painter import PaintJob
+from banatie.inference.residency import Residency
 from banatie.jobs import Stage
 from banatie.logs import about
 from banatie.records import EnhancementNote, Generation, Image
@@ -46,6 +52,15 @@ class OrganizationOf(Protocol):
     def __call__(self, project_id: str) -> str: ...
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A row that is being painted, as what, and since when."""
+
+    generation: Generation
+    job: PaintJob
+    started: float
+
+
 class Runner:
     """Does what the rows ask for, with the models it was given."""
 
@@ -53,9 +68,8 @@ class Runner:
         self,
         claims: Claims,
         files: Files,
-        painter: Painter,
+        residency: Residency,
         painting_model: PaintingModel,
-        enhancer: Enhancer | None,
         organization_of: OrganizationOf,
         wants_painting: Callable[[str], None],
         config: Config,
@@ -63,16 +77,20 @@ class Runner:
     ) -> None:
         self._claims = claims
         self._files = files
-        self._painter = painter
+        self._residency = residency
+        self._painter = residency.painter
+        self._enhancer = residency.enhancer
         self._painting_model = painting_model
-        self._enhancer = enhancer
         self._organization_of = organization_of
         self._wants_painting = wants_painting
         self._config = config
         self._clock = clock
         self._in_hand: set[str] = set()
+        self._at_finish: set[str] = set()
         self._enhancing: tuple[Generation, float] | None = None
         self._taking = threading.Lock()
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
+        self._finishing: list[Future[None]] = []
         self.stopping = threading.Event()
 
     def enhance_waiting(self, _id: str = "") -> None:
@@ -85,13 +103,17 @@ class Runner:
                 self._in_hand.discard(generation.id)
 
     def paint_waiting(self, _id: str = "") -> None:
-        """Paint every row that waits for it, oldest first."""
-        while generation := self._take("paint"):
-            try:
-                with about(generation_id=generation.id, request_id=generation.request_id):
-                    self._attempt(self._paint, generation)
-            finally:
-                self._in_hand.discard(generation.id)
+        """Paint every row that waits for it, oldest first; returns when all are finished."""
+        while True:
+            if batch := self._take_batch():
+                try:
+                    self._paint_batch(batch)
+                finally:
+                    self._in_hand.difference_update(each.id for each in batch)
+            elif self._finishing:
+                self._await_finished()
+            else:
+                return
 
     def pick_up_fallen(self) -> int:
         """Let the rows wait again that were taken and then dropped; how many there were.
@@ -99,7 +121,9 @@ class Runner:
         That happens when the database could not be written at the very end of the work.
         """
         with self._taking:
-            return self._claims.take_back(self._clock(), after_crash=False, but=self._in_hand)
+            return self._claims.take_back(
+                self._clock(), after_crash=False, but=self._in_hand | self._at_finish
+            )
 
     def pick_up_hung(self) -> bool:
         """Let the row be painted whose prompt the language model does not come back from.
@@ -128,12 +152,26 @@ class Runner:
                 self._in_hand.add(generation.id)
             return generation
 
+    def _take_batch(self) -> list[Generation]:
+        first = self._take("paint")
+        if first is None:
+            return []
+        more = self._residency.plan.batch - 1
+        if more < 1:
+            return [first]
+        with self._taking:
+            others = self._claims.take_like(first, more, self._clock())
+            self._in_hand.update(each.id for each in others)
+        return [first, *others]
+
     def _enhance(self, generation: Generation) -> None:
-        logger.info("enhancing")
         started = time.monotonic()
-        patience = 2 * self._config.enhancement.time_limit + HUNG_SECONDS
-        self._enhancing = (generation, started + patience)
-        enhancement = self._attempt(self._ask_enhancer, generation)
+        enhancement = None
+        with self._ending_in_rows([generation], started), self._residency.writing():
+            logger.info("enhancing")
+            patience = 2 * self._config.enhancement.time_limit + HUNG_SECONDS
+            self._enhancing = (generation, time.monotonic() + patience)
+            enhancement = self._ask_enhancer(generation)
         self._enhancing = None
         seconds = time.monotonic() - started
         if self.stopping.is_set():
@@ -159,62 +197,115 @@ class Runner:
     def _ask_enhancer(self, generation: Generation) -> Enhancement | None:
         if self._enhancer is None:
             return None
-        return self._enhancer.enhance(
-            generation.original_prompt,
-            generation.template,
-            seed=generation.seed,
-            count_tokens=self._painter.count_tokens,
-            time_limit=self._config.enhancement.time_limit,
-            stop=lambda: self.stopping.is_set() or not self._claims.holds(generation.id),
-        )
+        while True:
+            try:
+                return self._enhancer.enhance(
+                    generation.original_prompt,
+                    generation.template,
+                    seed=generation.seed,
+                    count_tokens=self._painter.count_tokens,
+                    time_limit=self._config.enhancement.time_limit,
+                    stop=lambda: self.stopping.is_set() or not self._claims.holds(generation.id),
+                )
+            except OutOfMemory:
+                if not self._residency.send_language_away():
+                    raise
 
-    def _paint(self, generation: Generation) -> None:
-        started = time.monotonic()
-        job = self._start(generation)
-        logger.info("painting")
-        image = self._painter.paint(job, self._reporter(generation.id))
+    def _paint_batch(self, generations: Sequence[Generation], *, again: bool = True) -> None:
+        begun = [each for generation in generations if (each := self._start(generation))]
+        pictures: list[PillowImage.Image | PaintingError] = []
+        out_of_memory = False
+        with self._ending_in_rows([each.generation for each in begun], time.monotonic()):
+            try:
+                pictures = self._ask_painter(begun)
+            except OutOfMemory:
+                if not again or not self._residency.step_down():
+                    raise
+                out_of_memory = True
+        if out_of_memory:
+            # Once more on the lower rung, and one by one.
+            for each in begun:
+                self._paint_batch([each.generation], again=False)
+            return
         painted = time.monotonic()
-        picture = encode_png(image, self._text_chunks(generation, job))
-        durations = {"paint": painted - started, "encode": time.monotonic() - painted}
-        self._save(generation, picture, started, durations)
+        self._await_finished()
+        # Without pictures there is nothing left to do: the rows have been told.
+        for each, picture in zip(begun, pictures, strict=False):
+            self._at_finish.add(each.generation.id)
+            self._finishing.append(self._finisher.submit(self._finish, each, picture, painted))
 
-    def _start(self, generation: Generation) -> PaintJob:
-        model = self._painting_model
-        width, height = model.sizes[generation.aspect_ratio]
-        steps = generation.steps or model.steps
-        guidance = generation.guidance_scale
-        job = PaintJob(
-            prompt=generation.prompt,
-            negative_prompt=generation.negative_prompt,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance_scale=model.guidance_scale if guidance is None else guidance,
-            seed=generation.seed,
-        )
-        started = self._claims.start_painting(
-            generation.id,
-            model=model.name,
-            steps=job.steps,
-            guidance_scale=job.guidance_scale,
-            now=self._clock(),
-        )
-        if not started:
-            raise LetGo
-        return job
+    def _start(self, generation: Generation) -> _Begun | None:
+        """Write down what the row is painted with; None when it is no longer this worker's."""
+        started = time.monotonic()
+        begun = None
+        with self._ending_in_rows([generation], started):
+            model = self._painting_model
+            width, height = model.sizes[generation.aspect_ratio]
+            guidance = generation.guidance_scale
+            job = PaintJob(
+                prompt=generation.prompt,
+                negative_prompt=generation.negative_prompt,
+                width=width,
+                height=height,
+                steps=generation.steps or model.steps,
+                guidance_scale=model.guidance_scale if guidance is None else guidance,
+                seed=generation.seed,
+            )
+            if not self._claims.start_painting(
+                generation.id,
+                model=model.name,
+                steps=job.steps,
+                guidance_scale=job.guidance_scale,
+                now=self._clock(),
+            ):
+                raise LetGo
+            logger.info("painting")
+            begun = _Begun(generation, job, started)
+        return begun
 
-    def _reporter(self, generation_id: str) -> Callable[[int, int], None]:
+    def _ask_painter(self, begun: Sequence[_Begun]) -> list[PillowImage.Image | PaintingError]:
+        if not begun:
+            return []
+        with self._residency.painting():
+            return self._painter.paint_batch([each.job for each in begun], self._reporter(begun))
+
+    def _reporter(self, begun: Sequence[_Begun]) -> Callable[[int, int], None]:
         written = time.monotonic()
 
         def report(step: int, steps: int) -> None:
             nonlocal written
-            if self.stopping.is_set() or not self._claims.holds(generation_id):
+            held = [each for each in begun if self._claims.holds(each.generation.id)]
+            if self.stopping.is_set() or not held:
                 raise LetGo
             if step < steps and time.monotonic() - written >= PROGRESS_SECONDS:
                 written = time.monotonic()
-                self._claims.record_step(generation_id, step, self._clock())
+                for each in held:
+                    self._claims.record_step(each.generation.id, step, self._clock())
 
         return report
+
+    def _await_finished(self) -> None:
+        """Wait for the pictures before: no more than one batch of them is ever kept in memory."""
+        for each in wait(self._finishing).done:
+            if error := each.exception():
+                # The database could not be written: `pick_up_fallen` finds the row.
+                logger.warning("dropped: %s", error)
+        self._finishing.clear()
+
+    def _finish(
+        self, begun: _Begun, painted: PillowImage.Image | PaintingError, when: float
+    ) -> None:
+        generation = begun.generation
+        try:
+            with self._ending_in_rows([generation], begun.started):
+                if isinstance(painted, PaintingError):
+                    raise painted
+                encoding = time.monotonic()
+                picture = encode_png(painted, self._text_chunks(generation, begun.job))
+                durations = {"paint": when - begun.started, "encode": time.monotonic() - encoding}
+                self._save(generation, picture, begun.started, durations)
+        finally:
+            self._at_finish.discard(generation.id)
 
     def _text_chunks(self, generation: Generation, job: PaintJob) -> dict[str, str]:
         if not self._config.storage.metadata:
@@ -264,28 +355,39 @@ class Runner:
             raise LetGo
         logger.info("finished", extra=_seconds_since(started))
 
-    def _attempt(self, work: Callable[[Generation], Enhancement | None], generation: Generation):
-        """Do `work`; whatever goes wrong in painting ends in the row, never in the thread."""
-        started = time.monotonic()
-        try:
-            return work(generation)
-        except (LetGo, Stopped):
-            logger.info("let go", extra=_seconds_since(started))
-            return None
-        except ServiceUnavailable as error:
+    @contextmanager
+    def _ending_in_rows(self, generations: Sequence[Generation], started: float) -> Iterator[None]:
+        """Whatever goes wrong with these ends in their rows, never in the thread."""
+        alone = generations[0] if len(generations) == 1 else None
+        with about(
+            generation_id=alone.id if alone else None,
+            request_id=alone.request_id if alone else None,
+        ):
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001
+                for generation in generations:
+                    with about(generation_id=generation.id, request_id=generation.request_id):
+                        self._end(generation, error, started)
+
+    def _end(self, generation: Generation, error: Exception, started: float) -> None:
+        seconds = _seconds_since(started)
+        if isinstance(error, LetGo | Stopped):
+            logger.info("let go", extra=seconds)
+            return
+        if isinstance(error, ServiceUnavailable):
             # Not its fault, nor for good: the row was dropped, and `pick_up_fallen` finds it.
-            logger.warning("dropped: %s", error, extra=_seconds_since(started))
-            return None
-        except BanatieError as error:
-            logger.error("failed: %s", error, extra=_seconds_since(started))
+            logger.warning("dropped: %s", error, extra=seconds)
+            return
+        if isinstance(error, BanatieError):
+            logger.error("failed: %s", error, extra=seconds)
             message, reason = str(error), error.code.lower()
-        except Exception as error:
-            logger.exception("failed", extra=_seconds_since(started))
+        else:
+            logger.error("failed", exc_info=error, extra=seconds)
             message = f"Unforeseen: {type(error).__name__}; the worker's log has it"
             reason = "unforeseen"
         if generation.stage == "paint":
             self._claims.fail(generation.id, message, self._clock(), reason)
-        return None
 
 
 def _seconds_since(started: float) -> dict[str, float]:

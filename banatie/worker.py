@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 LOOK_SECONDS = 2.0
 HOUSEKEEPING_SECONDS = 3600.0
+MOST_AT_ONCE = 8
+"""Pictures in a batch where the configuration leaves it to the memory."""
 GRACE_SECONDS = 4.0
 """How long the threads get to put things down when the worker is told to stop."""
 
@@ -134,32 +136,36 @@ class Worker:
         except BanatieError as error:
             return self._cannot_paint(error)
 
-        from banatie.inference.enhancer import Enhancer
-        from banatie.inference.painter import Painter
+        from banatie.inference.residency import Residency
         from banatie.inference.runtime import choose_runtime, device_memory
         from banatie.runner import Runner
 
         logs.adopt("transformers", "diffusers", "huggingface_hub")
         runtime = choose_runtime(painting.device, painting.threads)
         self._device_memory = partial(device_memory, runtime.device)
-        language_model = enhancer = None
+        language_model = None
         try:
             language_model = catalog.language_model(enhancement.model)
-            enhancer = Enhancer.load(language_model, runtime)
         except BanatieError as error:
             # Pictures can be made without it: their records will carry a warning.
             logger.error("no prompt will be enhanced: %s", error)
         try:
-            painter = Painter.load(model, runtime)
+            residency = Residency.load(
+                model,
+                language_model,
+                runtime,
+                residence=painting.memory,
+                batch=painting.max_batch or MOST_AT_ONCE,
+                compiled=painting.compile,
+            )
         except BanatieError as error:
             return self._cannot_paint(error)
         organizations = Keys(self._database).organization_of
         runner = Runner(
             self._claims,
             self._files,
-            painter,
+            residency,
             model,
-            enhancer,
             organizations,
             self._wants_painting,
             self._config,
@@ -169,7 +175,7 @@ class Worker:
             self._state,
             state="ready",
             device=runtime.device,
-            language_model=language_model.name if enhancer else None,
+            language_model=language_model.name if residency.enhancer else None,
             painting_model=model.name,
         )
         logger.info(

@@ -17,6 +17,7 @@ from banatie.config import load_config
 from banatie.inference.catalog import Catalog
 from banatie.inference.enhancer import Enhancer
 from banatie.inference.painter import Painter
+from banatie.inference.residency import Residency
 from banatie.inference.runtime import choose_runtime
 from banatie.logs import JsonLines
 from banatie.records import Submission
@@ -48,30 +49,32 @@ def models(tmp_path_factory):
     make_tiny_language_model(folder / "language")
     catalog, runtime = Catalog(folder), choose_runtime("cpu")
     painting = catalog.painting_model("sdxl")
-    enhancer = Enhancer.load(catalog.language_model("language"), runtime)
-    return painting, Painter.load(painting, runtime), enhancer
+    residency = Residency.load(painting, catalog.language_model("language"), runtime)
+    return painting, residency
 
 
 @pytest.fixture
 def make_runner(models, claims, keys, tmp_path):
-    painting, painter, enhancer = models
+    painting, residency = models
     files = Files(tmp_path / "storage")
 
     def make_runner(**replaced: object) -> Bench:
         rung: list[str] = []
-        with_enhancer = replaced.pop("enhancer", enhancer)
+        batch = replaced.pop("batch", 1)
+        plan = dataclasses.replace(residency.plan, batch=batch)
+        enhancer = replaced.pop("enhancer", residency.enhancer)
+        own = Residency(plan, replaced.pop("below", ()), "cpu", residency.painter, enhancer)
         runner = Runner(
             claims,
             files,
-            painter,
+            own,
             painting,
-            with_enhancer,
             keys.organization_of,
             rung.append,
             load_config(None, {}, replaced),
             lambda: 1_700_000_000_000,
         )
-        return Bench(runner, painter, enhancer, files, rung)
+        return Bench(runner, residency.painter, residency.enhancer, files, rung)
 
     return make_runner
 

@@ -11,7 +11,6 @@ is talk, `phrasing` decides; this module knows tokens and caches.
 from __future__ import annotations
 
 import copy
-import gc
 import re
 import time
 from collections import OrderedDict
@@ -30,11 +29,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from banatie.errors import BanatieError, ModelBroken
+from banatie.errors import BanatieError, ModelBroken, OutOfMemory
 from banatie.inference import phrasing, sampling
 from banatie.inference.catalog import LanguageModel
 from banatie.inference.phrasing import Subject
-from banatie.inference.runtime import Runtime
+from banatie.inference.runtime import Runtime, free_memory, is_out_of_memory
 from banatie.inference.templates import Example, Template, load_templates
 from banatie.inference.vocabulary import Vocabulary
 
@@ -158,8 +157,8 @@ class Enhancer:
         self._mask = sampling.mask_of(model, tokenizer, self._vocabulary.talk | drift, self._ends)
 
     @classmethod
-    def load(cls, model: LanguageModel, runtime: Runtime) -> Enhancer:
-        """Load a model from its folder.
+    def load(cls, model: LanguageModel, runtime: Runtime, place: str | None = None) -> Enhancer:
+        """Load a model from its folder onto the runtime's device, or first to another place.
 
         Raises ModelBroken, naming the folder and the remedy, when its files are not usable.
         """
@@ -193,15 +192,23 @@ class Enhancer:
                 f"the language model in {model.folder} lacks weights "
                 f"({min(report['missing_keys'])}); remove the folder and {remedy}"
             )
-        return cls(network.to(runtime.device).eval(), tokenizer, model, runtime.device)
+        place = place or runtime.device
+        return cls(network.to(place).eval(), tokenizer, model, place)
 
-    def unload(self) -> None:
-        """Give the memory back; the enhancer is of no use afterwards."""
+    @property
+    def device(self) -> str:
+        """Where the model computes."""
+        return self._device
+
+    def move_to(self, device: str, dtype: torch.dtype | None = None) -> None:
+        """Bring the model there, between two prompts; nothing if it is there."""
+        if device == self._device:
+            return
+        # A few milliseconds each to compute again, where the model is quick.
         self._prefixes.clear()
-        self._model = None
-        gc.collect()
-        if self._device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        self._model.to(device, dtype)
+        before, self._device = self._device, device
+        free_memory(before)
 
     def enhance(
         self,
@@ -218,6 +225,7 @@ class Enhancer:
         `count_tokens` counts as the painter's encoders do, without their special tokens;
         `time_limit` is in seconds; `stop` is asked between tokens, and Stopped raised on its yes.
         Too little time, or nonsense from the model, gives the original prompt with a warning.
+        Raises OutOfMemory, with the memory freed.
         """
         started = time.monotonic()
         watch = _Watch(started + time_limit, stop)
@@ -225,7 +233,7 @@ class Enhancer:
         subject = phrasing.read(prompt, self._vocabulary)
         way = self._description.way
 
-        warning = None
+        warning, written = None, _Written(prompt)
         write = self._write_led if way == "led" else self._write_free
         try:
             with torch.inference_mode():
@@ -235,8 +243,16 @@ class Enhancer:
             warning = f"The language model needed more than {time_limit:g} seconds"
         except _Nonsense:
             warning = "The language model wrote nothing usable"
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            written = None
+        if written is None:
+            # Out here, where no frame of the error holds what was too much.
+            free_memory(self._device)
+            raise OutOfMemory(f"the memory of {self._device} did not suffice to write")
         if warning:
-            text, written = prompt, _Written(prompt)
+            text = prompt
             warning += "; the prompt is used as it was written"
         return Enhancement(
             text=text,

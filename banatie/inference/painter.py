@@ -1,22 +1,24 @@
-"""The painter: a Stable Diffusion XL pipeline that turns one job into one picture.
+"""The painter: a Stable Diffusion XL pipeline that turns jobs into pictures.
 
-It loads a folder in the diffusers layout, paints, tells of each step and says in Banatie's own
-errors what went wrong, after which it is ready for the next job. The same job gives the same
-picture whatever was painted before. Knows no file formats, no queue and no database.
+It loads a folder in the diffusers layout, paints one job or several of one shape, tells of each
+step and says in Banatie's own errors what went wrong, after which it is ready for the next job. The
+same job gives the same picture whatever was painted before. Where its parts lie, a memory plan
+says. Knows no file formats, no queue and no database.
 """
 
 from __future__ import annotations
 
-import gc
+import functools
 import hashlib
+import logging
 import mmap
-import re
 import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -24,9 +26,11 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import SafetensorError
+from torch._dynamo.exc import TorchDynamoException
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
@@ -34,7 +38,11 @@ from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePict
 from banatie.inference.catalog import PaintingModel
 from banatie.inference.checking import check_pipeline, is_half
 from banatie.inference.conditioning import PromptEncoder
-from banatie.inference.runtime import Runtime
+from banatie.inference.plan import RESIDENT, TILE_SHARE, Plan
+from banatie.inference.previewing import LatentColours
+from banatie.inference.runtime import Runtime, free_memory, is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]
 """Called with the number of steps done and the number of all; may raise to stop the painting."""
@@ -53,12 +61,9 @@ _SAMPLERS = {
     "EulerDiscreteScheduler": "Euler",
     "HeunDiscreteScheduler": "Heun",
     "LCMScheduler": "LCM",
+    "TCDScheduler": "TCD",
     "UniPCMultistepScheduler": "UniPC",
 }
-# Allocators say it in a plain RuntimeError: torch's on the CPU, cuBLAS and cuDNN on their own.
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE
-)
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -87,10 +92,14 @@ class PaintJob:
 
 
 class Painter:
-    """One loaded model; for one thread at a time."""
+    """One loaded model; for one thread at a time, but for what counts tokens."""
 
     def __init__(
-        self, pipeline: StableDiffusionXLPipeline, runtime: Runtime, weights: Sequence[Path]
+        self,
+        pipeline: StableDiffusionXLPipeline,
+        model: PaintingModel,
+        runtime: Runtime,
+        weights: Sequence[Path],
     ) -> None:
         self._pipeline = pipeline
         self._runtime = runtime
@@ -99,30 +108,88 @@ class Painter:
             (pipeline.text_encoder, pipeline.text_encoder_2),
             pipeline.config.force_zeros_for_empty_prompt,
         )
-        self._scheduler = pipeline.scheduler
+        self._scheduler = _scheduler(pipeline.scheduler, model)
         self._fingerprint = _Fingerprint(weights)
+        self._device = "cpu"
+        self._streams = False
+        self._clean: torch.Tensor | None = None
+        """What the scheduler takes the finished latents for, while a picture is painted."""
+        factor = pipeline.vae_scale_factor
+        self._colours = LatentColours(
+            pipeline.unet.config.in_channels, factor, max(map(max, model.sizes.values())) // factor
+        )
 
     @classmethod
-    def load(cls, model: PaintingModel, runtime: Runtime) -> Painter:
-        """Load the model from its folder onto the runtime's device; no network is used.
+    def load(
+        cls, model: PaintingModel, runtime: Runtime, plan: Plan = RESIDENT, compiled: bool = False
+    ) -> Painter:
+        """Load the model from its folder onto the runtime's device, as the plan has it.
 
-        Raises ModelNotFound or ModelBroken, naming the file and the remedy, or OutOfMemory.
+        `compiled` has the UNet's repeated blocks compiled while the first picture of each size is
+        painted. No network is used. Raises ModelNotFound or ModelBroken, naming the file and the
+        remedy, or OutOfMemory.
         """
         weights = check_pipeline(model.folder)
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
         try:
             pipeline = _load_pipeline(model.folder, weights, runtime)
+            painter = cls(pipeline, model, runtime, weights["unet"])
+            painter.arrange(plan)
+            if compiled:
+                # The blocks are alike, so that one compilation serves all of them.
+                pipeline.unet.compile_repeated_blocks(fullgraph=True)
         except _LOADING_ERRORS as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 reason = textwrap.shorten(str(error), 300)
                 raise ModelBroken(
                     f"{model.folder} cannot be loaded ({reason}); copy the model's folder again"
                 ) from error
         else:
-            return cls(pipeline, runtime, weights["unet"])
-        _free_memory(runtime.device)
+            return painter
+        free_memory(runtime.device)
         raise OutOfMemory(f"the model {model.name!r} does not fit the memory of {runtime.device}")
+
+    def arrange(self, plan: Plan) -> None:
+        """Lay the model out as the plan says; between two pictures, and only ever downwards."""
+        pipeline = self._pipeline
+        if plan.tiled:
+            pipeline.vae.enable_tiling()
+            # As it comes, a tile is as large as SDXL's whole picture, and nothing would be saved.
+            pipeline.vae.tile_sample_min_size = pipeline.vae.config.sample_size // TILE_SHARE
+            pipeline.vae.tile_latent_min_size = (
+                pipeline.vae.tile_sample_min_size // pipeline.vae_scale_factor
+            )
+        if plan.residence == "streamed-fp8":
+            pipeline.unet.enable_layerwise_casting(
+                storage_dtype=torch.float8_e4m3fn, compute_dtype=self._runtime.dtype
+            )
+            _maybe_remove_and_reapply_group_offloading(pipeline.unet)
+        if plan.residence.startswith("streamed") and not self._streams:
+            self._streams = True
+            pipeline.unet.to("cpu")
+            pipeline.unet.enable_group_offload(
+                onload_device=torch.device(self._runtime.device),
+                offload_device=torch.device("cpu"),
+                offload_type="leaf_level",
+                # Brings the next layer while this one computes.
+                use_stream=self._runtime.device.startswith("cuda"),
+            )
+        self.move_to(self._runtime.device)
+        free_memory(self._runtime.device)
+
+    def move_to(self, device: str) -> None:
+        """Bring all parts there, but for a UNet that is streamed; nothing if they are there."""
+        if self._device == device:
+            return
+        pipeline = self._pipeline
+        for part in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae):
+            part.to(device)
+        if not self._streams:
+            pipeline.unet.to(device)
+        self._encoder.forget()
+        self._device = device
+        free_memory(self._runtime.device)
 
     @property
     def fingerprint(self) -> str:
@@ -144,54 +211,86 @@ class Painter:
         return self._encoder.count_tokens(text)
 
     def paint(self, job: PaintJob, on_step: OnStep) -> Image.Image:
-        """Paint one picture and call `on_step` after each denoising step.
+        """Paint one picture; as `paint_batch`, but raises what would stand in its place."""
+        [picture] = self.paint_batch([job], on_step)
+        if isinstance(picture, PaintingError):
+            raise picture
+        return picture
 
-        Whatever `on_step` raises stops the painting there. Raises OutOfMemory, with the memory
-        freed, UnusablePicture, or PaintingError when the model cannot paint in that many steps.
+    def paint_batch(
+        self, jobs: Sequence[PaintJob], on_step: OnStep
+    ) -> list[Image.Image | UnusablePicture]:
+        """Paint jobs of one size, number of steps and guidance at once; each one's picture.
+
+        `on_step` is called after each denoising step, and whatever it raises stops the painting
+        there. Raises OutOfMemory, with the memory freed, or PaintingError when the model cannot
+        paint in that many steps.
         """
         try:
+            return self._paint(jobs, on_step)
+        except TorchDynamoException as error:
+            # A compiler that is missing or too old shows only now. Pictures can be made without.
+            reason = textwrap.shorten(str(error), 300)
+            logger.warning("the UNet cannot be compiled and paints as it is: %s", reason)
+        for block in self._pipeline.unet.modules():
+            block._compiled_call_impl = None
+        return self._paint(jobs, on_step)
+
+    def previews(self) -> list[Image.Image]:
+        """Small pictures of what the jobs are becoming; to be asked for inside `on_step`."""
+        if self._clean is None:
+            return []
+        self._colours.guess(self._decode_pixels)
+        return [self._colours.draw(latents) for latents in self._clean.float().cpu()]
+
+    def _paint(
+        self, jobs: Sequence[PaintJob], on_step: OnStep
+    ) -> list[Image.Image | UnusablePicture]:
+        try:
             with torch.inference_mode():
-                return self._decode(self._denoise(job, on_step))
+                return [self._decode(latents) for latents in self._denoise(jobs, on_step)]
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
+        finally:
+            self._clean = None
         # Raised out here because the error's frames hold every tensor that was too many, and an
         # error raised while handling another holds that one.
-        _free_memory(self._runtime.device)
+        free_memory(self._runtime.device)
         raise OutOfMemory(
             f"the memory of {self._runtime.device} did not suffice for a picture of "
-            f"{job.width} × {job.height}; close what else uses it, or take a smaller model"
+            f"{jobs[0].width} × {jobs[0].height}; close what else uses it, or take a smaller model"
         )
 
-    def unload(self) -> None:
-        """Give the memory back; the painter is of no use afterwards."""
-        del self._pipeline, self._encoder, self._scheduler
-        _free_memory(self._runtime.device)
-
-    def _denoise(self, job: PaintJob, on_step: OnStep) -> torch.Tensor:
-        pipeline = self._pipeline
-        pipeline.scheduler = self._fresh_scheduler(job.steps)
-        generator = torch.Generator("cpu").manual_seed(job.seed)
+    def _denoise(self, jobs: Sequence[PaintJob], on_step: OnStep) -> torch.Tensor:
+        pipeline, shared = self._pipeline, jobs[0]
+        pipeline.scheduler = self._fresh_scheduler(shared.steps)
+        generators = [torch.Generator("cpu").manual_seed(job.seed) for job in jobs]
         factor = pipeline.vae_scale_factor
-        shape = (1, pipeline.unet.config.in_channels, job.height // factor, job.width // factor)
-        # Always drawn in full precision on the CPU: the same noise on every device.
-        noise = torch.randn(shape, generator=generator).to(pipeline.unet.dtype)
-        guided = job.guidance_scale > 1 and pipeline.unet.config.time_cond_proj_dim is None
-        negative = None
-        if guided:
-            positive, negative = self._encoder.encode_pair(job.prompt, job.negative_prompt)
-        else:
-            positive = self._encoder.encode(job.prompt)
+        shape = (
+            1,
+            pipeline.unet.config.in_channels,
+            shared.height // factor,
+            shared.width // factor,
+        )
+        # Always drawn in full precision on the CPU: the same noise on every device and in a batch.
+        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+        noise = noise.to(pipeline.unet.dtype)
+        guided = shared.guidance_scale > 1 and pipeline.unet.config.time_cond_proj_dim is None
+        positive, negative = self._encoder.encode_batch(
+            [job.prompt for job in jobs],
+            [job.negative_prompt for job in jobs] if guided else None,
+        )
         order = pipeline.scheduler.order
 
         def step_ended(pipeline: StableDiffusionXLPipeline, index: int, *_: object) -> dict:
             # Some schedulers ask the UNet twice for a step, and some once more at the start.
             asked, evaluations = index + 1, pipeline.num_timesteps
-            warm_up = max(evaluations - job.steps * order, 0)
+            warm_up = max(evaluations - shared.steps * order, 0)
             if asked == evaluations:
-                on_step(job.steps, job.steps)
+                on_step(shared.steps, shared.steps)
             elif asked > warm_up and (asked - warm_up) % order == 0:
-                on_step((asked - warm_up) // order, job.steps)
+                on_step((asked - warm_up) // order, shared.steps)
             return {}
 
         return pipeline(
@@ -199,12 +298,12 @@ class Painter:
             pooled_prompt_embeds=positive.pooled,
             negative_prompt_embeds=negative.sequence if negative else None,
             negative_pooled_prompt_embeds=negative.pooled if negative else None,
-            width=job.width,
-            height=job.height,
-            num_inference_steps=job.steps,
-            guidance_scale=job.guidance_scale,
+            width=shared.width,
+            height=shared.height,
+            num_inference_steps=shared.steps,
+            guidance_scale=shared.guidance_scale,
             latents=noise,
-            generator=generator,
+            generator=generators,
             output_type="latent",
             return_dict=False,
             callback_on_step_end=step_ended,
@@ -218,28 +317,40 @@ class Painter:
             scheduler.set_timesteps(steps)
         except ValueError as error:
             raise PaintingError(f"this model cannot paint in {steps} steps: {error}") from error
+        take_step = scheduler.step
+
+        # The pipeline looks at the signature for what the scheduler takes.
+        @functools.wraps(take_step)
+        def step(*arguments: object, return_dict: bool = True, **options: object) -> tuple:
+            taken = take_step(*arguments, return_dict=True, **options)
+            clean = getattr(taken, "pred_original_sample", None)
+            self._clean = taken.prev_sample if clean is None else clean
+            return (taken.prev_sample,)
+
+        scheduler.step = step
         return scheduler
 
-    def _decode(self, latents: torch.Tensor) -> Image.Image:
+    def _decode(self, latents: torch.Tensor) -> Image.Image | UnusablePicture:
         if not torch.isfinite(latents).all():
-            raise UnusablePicture("the model gave no usable numbers; try other parameters")
+            return UnusablePicture("the model gave no usable numbers; try other parameters")
         vae = self._pipeline.vae
-        pixels = self._decode_pixels(latents)
+        pixels = self._decode_pixels(latents[None])
         if not torch.isfinite(pixels).all() and vae.dtype != torch.float32:
             half = vae.dtype
             vae.to(torch.float32)
             try:
-                pixels = self._decode_pixels(latents)
+                pixels = self._decode_pixels(latents[None])
             finally:
                 vae.to(half)
         if not torch.isfinite(pixels).all():
-            raise UnusablePicture("the model's decoder gave no usable numbers, even in float32")
+            return UnusablePicture("the model's decoder gave no usable numbers, even in float32")
+        self._colours.learn(latents.float().cpu(), pixels[0].float().cpu())
         levels = pixels[0].float().mul(0.5).add_(0.5).clamp_(0, 1).mul_(255).round_().byte()
         return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
     def _decode_pixels(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self._pipeline.vae
-        latents = latents.to(vae.dtype) / vae.config.scaling_factor
+        latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
         mean, deviation = vae.config.get("latents_mean"), vae.config.get("latents_std")
         if mean is not None and deviation is not None:
             column = (1, -1, 1, 1)
@@ -313,18 +424,18 @@ def _load_pipeline(
         add_watermarker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(runtime.device)
+    if runtime.device.startswith("cuda"):
+        # The order in which its convolutions want the numbers.
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+    return pipeline
 
 
-def _free_memory(device: str) -> None:
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    elif device == "mps":
-        torch.mps.empty_cache()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+def _scheduler(scheduler: SchedulerMixin, model: PaintingModel) -> SchedulerMixin:
+    """The pipeline's scheduler, or the one that the model does better with."""
+    settings = dict(model.scheduler)
+    name = settings.pop("class", type(scheduler).__name__)
+    scheduler_class = getattr(diffusers, name, None)
+    if scheduler_class is None:
+        raise ModelBroken(f"{model.name} asks for the scheduler {name}, which diffusers lacks")
+    return scheduler_class.from_config(scheduler.config, **settings)

@@ -1,14 +1,23 @@
 """Where things are computed: the device, the number format, the number of threads.
 
-Chosen once, from what is there, and handed to the enhancer and the painter. Knows no model.
+Chosen once, from what is there, and handed to the enhancer and the painter; and what the device's
+memory has to say. Knows no model.
 """
 
 from __future__ import annotations
 
+import gc
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import psutil
 import torch
+
+# Allocators say it in a plain RuntimeError: torch's on the CPU, cuBLAS and cuDNN on their own.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,32 @@ def device_memory(device: str) -> tuple[int, int] | None:
         # A driver in trouble; whoever computes on it will hear of it.
         return None
     return total - free, total
+
+
+def memory_for_models(device: str) -> int:
+    """The bytes that models may take on the device, as things are now."""
+    if used_and_total := device_memory(device):
+        used, total = used_and_total
+        return total - used
+    if device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return psutil.virtual_memory().available
+
+
+def free_memory(device: str) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    elif device == "mps":
+        torch.mps.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory did not suffice, whoever says so."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def quickest_cpu_dtype(capabilities: Mapping[str, object]) -> torch.dtype:

@@ -66,6 +66,35 @@ class Claims:
                 observe(connection, {f"{stage}_wait": (now - since) / 1000})
             return taken
 
+    def take_like(self, first: Generation, most: int, now: int) -> list[Generation]:
+        """Take up to `most` more rows that can be painted with `first`, which is held.
+
+        They have its ratio, steps and guidance; none of them, nor `first`, was held in a crash.
+        """
+        if first.crashes:
+            return []
+        taken: list[Generation] = []
+        alike = {
+            "ratio": first.aspect_ratio,
+            "steps": first.steps,
+            "guidance": first.guidance_scale,
+        }
+        with self._database.writing() as connection:
+            while len(taken) < most:
+                generation = update(
+                    connection,
+                    "claimed_by = :worker, status = 'processing', step = 0",
+                    "number = (SELECT number FROM generations WHERE stage = 'paint' "
+                    "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
+                    "AND steps IS :steps AND guidance_scale IS :guidance ORDER BY number LIMIT 1)",
+                    {"worker": self.worker_id, **alike},
+                    now,
+                )
+                if generation is None:
+                    break
+                taken.append(generation)
+        return taken
+
     def holds(self, generation_id: str) -> bool:
         """Whether the worker still holds the row: not so once it is cancelled or deleted."""
         return (

@@ -53,7 +53,7 @@ def test_up_to_75_tokens_the_embeddings_are_the_pipelines_own(
     pipeline.register_to_config(force_zeros_for_empty_prompt=zeros)
     with torch.inference_mode():
         expected = pipeline.encode_prompt(prompt, negative_prompt=negative or None)
-    positive, opposite = encoder_of(pipeline, zeros).encode_pair(prompt, negative)
+    positive, opposite = encoder_of(pipeline, zeros).encode_batch([prompt], [negative])
     found = (positive.sequence, opposite.sequence, positive.pooled, opposite.pooled)
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
@@ -96,7 +96,7 @@ def test_prompt_and_negative_are_filled_up_to_the_same_length(
     pipeline: StableDiffusionXLPipeline, prompt: str, negative: str
 ) -> None:
     encoder = encoder_of(pipeline)
-    positive, opposite = encoder.encode_pair(prompt, negative)
+    positive, opposite = encoder.encode_batch([prompt], [negative])
     assert positive.sequence.shape == opposite.sequence.shape
     empty = encoder.encode("").sequence
     for text, extended in ((prompt, positive), (negative, opposite)):
@@ -111,7 +111,7 @@ def test_prompt_and_negative_are_filled_up_to_the_same_length(
 def test_zeros_stand_for_an_absent_negative_of_any_length(
     pipeline: StableDiffusionXLPipeline,
 ) -> None:
-    positive, opposite = encoder_of(pipeline, zeros=True).encode_pair(LONG, " ")
+    positive, opposite = encoder_of(pipeline, zeros=True).encode_batch([LONG], [" "])
     assert opposite.sequence.shape == positive.sequence.shape
     assert not opposite.sequence.any()
     assert not opposite.pooled.any()

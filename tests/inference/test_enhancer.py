@@ -355,14 +355,6 @@ def test_damaged_weights_are_named_with_the_remedy(folder: Path, tmp_path: Path)
         Enhancer.load(model, RUNTIME)
 
 
-def test_unload_lets_go_of_the_model(folder: Path) -> None:
-    enhancer = load(folder)
-    enhance(enhancer, "a cat")
-    enhancer.unload()
-    assert enhancer._model is None
-    assert not enhancer._prefixes
-
-
 @pytest.mark.needs_models
 def test_the_embedded_model_writes_of_its_own() -> None:
     models_dir = Path(__file__).parents[2] / "models"

@@ -1,0 +1,200 @@
+"""The memory plan: which part of which model lies where while pictures are made.
+
+Decided before anything is loaded, from the sizes of the models' files and the memory that is free.
+Arithmetic over files' heads only: never imports torch. `residency` carries the plan out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Literal, get_args
+
+from banatie.errors import ModelBroken
+from banatie.inference.catalog import LanguageModel, PaintingModel
+from banatie.inference.checking import check_language_model, check_pipeline, numbers_in
+
+Residence = Literal["resident", "language-on-cpu", "turns", "streamed", "streamed-fp8"]
+"""Where the models lie, the quickest way first:
+
+resident         both models on the device
+language-on-cpu  the language model computes on the CPU
+turns            the two models take turns on the device
+streamed         the UNet lies in main memory and comes to the device layer by layer
+streamed-fp8     the same in 8 bits (E4M3), computed in the usual format: half as much to bring
+"""
+RESIDENCES: tuple[Residence, ...] = get_args(Residence)
+
+UNET_WORKING = 22
+"""What the UNet needs beside its weights, in activations of its widest layers; see `sizes_of`."""
+VAE_WORKING = 4.0
+"""The same of the decoder, on a CPU."""
+VAE_WORKING_ON_GPU = 8.6
+"""The same elsewhere: 2,200 bytes a pixel and byte of the format, as InvokeAI estimates it."""
+TILE_SHARE = 2
+"""A tile's side is this part of the side that the VAE was trained for."""
+STREAMED_SHARE = 0.1
+"""How much of a streamed UNet is on the device at once: the layer at work and the next ones."""
+SPARE_SHARE = 0.05
+"""Of the free memory, left for what allocators lose between their blocks."""
+TURN_PARAMETERS = 1_000_000_000
+"""A language model of this many parameters is too slow on a CPU: it takes turns instead."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What there is to be laid out, in bytes."""
+
+    unet: int
+    rest: int
+    """Of the painting model but its UNet: text encoders and VAE."""
+    language: int
+    language_parameters: int
+    unet_working: int
+    """For one picture of the largest size, guided."""
+    vae_working: int
+    tile_working: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to lay the models out."""
+
+    residence: Residence
+    tiled: bool
+    """Whether the VAE decodes a picture in overlapping tiles."""
+    batch: int
+    """How many pictures are painted at once, at most."""
+    needed: int
+    """Bytes of the device at the highest."""
+    why: str = ""
+
+    def __str__(self) -> str:
+        parts = {
+            "resident": "all models on the device",
+            "language-on-cpu": "the language model on the CPU",
+            "turns": "the models take turns on the device",
+            "streamed": "the UNet is streamed from main memory",
+            "streamed-fp8": "the UNet is streamed from main memory in 8 bits",
+        }[self.residence]
+        decoding = ", decoded in tiles" if self.tiled else ""
+        batch = f", {self.batch} pictures at once" if self.batch > 1 else ""
+        return f"{parts}{decoding}{batch}"
+
+
+RESIDENT = Plan("resident", False, 1, 0)
+"""Everything on the device: for whoever has memory enough, or plans nothing."""
+
+
+def ladder(sizes: Sizes, device: str, wanted: str = "auto", batch: int = 1) -> tuple[Plan, ...]:
+    """The plans for a device from the quickest to the most frugal; the last one may need too much.
+
+    A `wanted` residence leaves out all others. On a CPU or Apple's MPS, where both memories are
+    one, moving a model would free nothing, so only tiles and smaller batches are left.
+    """
+    slow_on_cpu = sizes.language_parameters >= TURN_PARAMETERS
+    plans: list[Plan] = []
+    for residence in RESIDENCES:
+        if residence != "resident" and not device.startswith("cuda"):
+            continue
+        if wanted not in ("auto", residence):
+            continue
+        if wanted == "auto" and residence == ("language-on-cpu" if slow_on_cpu else "turns"):
+            continue
+        # Tiles cost a few percent; a smaller batch costs as much as batches had brought.
+        for count, tiled in product(dict.fromkeys((batch, batch // 2 or 1, 1)), (False, True)):
+            needed = _needed(sizes, residence, tiled, count)
+            # A rung that frees nothing is none.
+            if not plans or needed < plans[-1].needed:
+                plans.append(Plan(residence, tiled, count, needed))
+    return tuple(plans)
+
+
+def choose(plans: Sequence[Plan], free: int, device: str) -> Plan:
+    """The first plan that fits `free` bytes of the device, or else the last; it says why."""
+    room = int(free * (1 - SPARE_SHARE))
+    for number, plan in enumerate(plans):
+        if plan.needed <= room:
+            why = f"it takes {gigabytes(plan.needed)} of {gigabytes(free)} free on {device}"
+            if number:
+                why += f"; {plans[0]} would take {gigabytes(plans[0].needed)}"
+            return replace(plan, why=why)
+    frugal = plans[-1]
+    why = (
+        f"nothing fits the {gigabytes(free)} free on {device}; this comes closest, with about "
+        f"{gigabytes(frugal.needed)}"
+    )
+    return replace(frugal, why=why)
+
+
+def sizes_of(
+    model: PaintingModel,
+    language_model: LanguageModel | None,
+    device: str,
+    *,
+    unet_bytes: int,
+    vae_bytes: int,
+    language_bytes: int,
+) -> Sizes:
+    """What the models take in number formats of so many bytes a number.
+
+    The working memory is an estimate, in proportion to the widest activations: for the UNet, of
+    two pictures (guidance) with the first block's channels at the latents' full size; for the VAE,
+    of the second block's channels at the picture's full size. The factors were measured on a CPU
+    with SDXL's full-size networks (docs/performance.md). Raises ModelBroken or ModelNotFound.
+    """
+    weights = check_pipeline(model.folder)
+    numbers = {name: numbers_in(files) for name, files in weights.items()}
+    rest = sum(numbers[name] for name in ("text_encoder", "text_encoder_2")) * unet_bytes
+    language = 0
+    if language_model is not None:
+        language = numbers_in(check_language_model(language_model.folder))
+    unet, vae = (_read_config(model.folder / name) for name in ("unet", "vae"))
+    try:
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        pixels = max(width * height for width, height in model.sizes.values())
+        tile = min(pixels, (vae["sample_size"] // TILE_SHARE) ** 2)
+        widest_unet = 2 * pixels // factor**2 * unet["block_out_channels"][0]
+        vae_pixel = vae["block_out_channels"][:2][-1] * vae_bytes
+        vae_pixel *= VAE_WORKING if device == "cpu" else VAE_WORKING_ON_GPU
+    except (KeyError, TypeError, IndexError) as error:
+        raise ModelBroken(f"{model.folder} has an incomplete configuration: {error}") from error
+    return Sizes(
+        unet=numbers["unet"] * unet_bytes,
+        rest=rest + numbers["vae"] * vae_bytes,
+        language=language * language_bytes,
+        language_parameters=language,
+        unet_working=int(widest_unet * unet_bytes * UNET_WORKING),
+        vae_working=int(pixels * vae_pixel),
+        tile_working=int(tile * vae_pixel),
+    )
+
+
+def gigabytes(number: int) -> str:
+    """Bytes for people."""
+    return f"{number / 1e9:.1f} GB"
+
+
+def _needed(sizes: Sizes, residence: Residence, tiled: bool, batch: int) -> int:
+    decoding = sizes.tile_working if tiled else sizes.vae_working
+    working = max(sizes.unet_working * batch, decoding)
+    painting = sizes.unet + sizes.rest + working
+    if residence == "resident":
+        return painting + sizes.language
+    if residence == "turns":
+        return max(painting, sizes.language)
+    if residence == "language-on-cpu":
+        return painting
+    streamed = sizes.unet * STREAMED_SHARE / (2 if residence == "streamed-fp8" else 1)
+    return int(streamed) + sizes.rest + working
+
+
+def _read_config(folder: Path) -> dict:
+    file = folder / "config.json"
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelBroken(f"{file} cannot be read: {error}") from error

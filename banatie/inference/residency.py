@@ -1,0 +1,198 @@
+"""Who may have the device's memory: carries the memory plan out while both models are at work.
+
+The one owner of where models lie. The worker's two threads say when they write and when they paint;
+only a plan of turns makes one wait for the other. After running out of memory it goes one rung down
+and stays there until the worker starts anew. What is written and painted is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from banatie.errors import BanatieError, OutOfMemory
+from banatie.inference.catalog import LanguageModel, PaintingModel
+from banatie.inference.enhancer import Enhancer
+from banatie.inference.painter import Painter
+from banatie.inference.plan import Plan, choose, ladder, sizes_of
+from banatie.inference.runtime import Runtime, memory_for_models, quickest_cpu_dtype
+
+logger = logging.getLogger(__name__)
+
+
+class Residency:
+    """Both loaded models and the plan that they follow.
+
+    `below` are the rungs below the plan; without an enhancer no prompt is enhanced.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        below: Sequence[Plan],
+        device: str,
+        painter: Painter,
+        enhancer: Enhancer | None,
+    ) -> None:
+        self.painter = painter
+        self.enhancer = enhancer
+        self._plan = plan
+        self._below = deque(below)
+        self._device = device
+        self._turn = _Turn()
+
+    @classmethod
+    def load(
+        cls,
+        model: PaintingModel,
+        language_model: LanguageModel | None,
+        runtime: Runtime,
+        *,
+        residence: str = "auto",
+        batch: int = 1,
+        compiled: bool = False,
+    ) -> Residency:
+        """Plan, and load both models as planned; a language model that is broken is left out.
+
+        `residence` is "auto" or the one that is wanted; `batch` how many pictures may be painted at
+        once, if they fit. A CPU without the room for float32 paints in bfloat16. Raises
+        ModelNotFound, ModelBroken and OutOfMemory about the painting model.
+        """
+        free = memory_for_models(runtime.device)
+        plans = _plans(model, language_model, runtime, residence, batch)
+        plan = choose(plans, free, runtime.device)
+        if runtime.device == "cpu" and plan.needed > free:
+            runtime = replace(runtime, dtype=torch.bfloat16)
+            plans = _plans(model, language_model, runtime, residence, batch)
+            plan = choose(plans, free, runtime.device)
+        logger.info("memory: %s (%s)", plan, plan.why)
+        below = deque(each for each in plans if each.needed < plan.needed)
+        enhancer = None
+        if language_model is not None:
+            try:
+                enhancer = Enhancer.load(language_model, *_place(plan, runtime))
+            except BanatieError as error:
+                # Pictures can be made without it: their records will carry a warning.
+                logger.error("no prompt will be enhanced: %s", error)
+        while True:
+            try:
+                painter = Painter.load(model, runtime, plan, compiled)
+            except OutOfMemory:
+                if not below:
+                    raise
+                plan = below.popleft()
+                logger.warning("out of memory while loading; trying: %s", plan)
+                if enhancer is not None and plan.residence != "resident":
+                    enhancer.move_to("cpu")
+            else:
+                return cls(plan, below, runtime.device, painter, enhancer)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it is now."""
+        return self._plan
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While the language model works."""
+        with self._turn:
+            if self._plan.residence == "turns":
+                self.painter.move_to("cpu")
+                self.enhancer.move_to(self._device)
+            yield
+
+    @contextmanager
+    def painting(self) -> Iterator[None]:
+        """While the painter works."""
+        if self._plan.residence != "turns":
+            yield
+            return
+        with self._turn:
+            self.enhancer.move_to("cpu")
+            self.painter.move_to(self._device)
+            yield
+
+    def step_down(self) -> bool:
+        """Go one rung down, on the painter's thread between two pictures; False at the bottom."""
+        if not self._below:
+            return False
+        with self._turn:
+            before, self._plan = self._plan, self._below.popleft()
+            self.painter.arrange(self._plan)
+            if self.enhancer is not None and self._plan.residence != before.residence:
+                # In turns it is fetched when it is asked; from then on a CPU is its place.
+                self.enhancer.move_to("cpu")
+        logger.warning("out of memory; until the next start: %s", self._plan)
+        return True
+
+    def send_language_away(self) -> bool:
+        """Let the language model compute on the CPU from now on; False if it does so already.
+
+        To be called inside `writing`, between two prompts.
+        """
+        if self.enhancer is None or self.enhancer.device == "cpu":
+            return False
+        self.enhancer.move_to("cpu", quickest_cpu_dtype(torch.cpu.get_capabilities()))
+        # After its own turn the painter is not there.
+        self.painter.move_to(self._device)
+        self._plan = replace(self._plan, residence="language-on-cpu")
+        logger.warning("out of memory while writing; until the next start: %s", self._plan)
+        return True
+
+
+def _plans(
+    model: PaintingModel,
+    language_model: LanguageModel | None,
+    runtime: Runtime,
+    residence: str,
+    batch: int,
+) -> tuple[Plan, ...]:
+    sizes = sizes_of(
+        model,
+        language_model,
+        runtime.device,
+        unet_bytes=runtime.dtype.itemsize,
+        # A decoder that would overflow in float16 is kept in float32.
+        vae_bytes=4 if runtime.dtype == torch.float16 else runtime.dtype.itemsize,
+        language_bytes=runtime.language_dtype.itemsize,
+    )
+    return ladder(sizes, runtime.device, residence, batch)
+
+
+def _place(plan: Plan, runtime: Runtime) -> tuple[Runtime, str | None]:
+    """The runtime of the language model, and where it is loaded to if not to its device."""
+    if plan.residence == "resident" or runtime.device == "cpu":
+        return runtime, None
+    if plan.residence == "turns":
+        # It is fetched when it is its turn.
+        return runtime, "cpu"
+    dtype = quickest_cpu_dtype(torch.cpu.get_capabilities())
+    return Runtime("cpu", torch.float32, dtype), None
+
+
+class _Turn:
+    """A lock that is given in the order in which it was asked for.
+
+    With Python's own, a painter with many pictures would take it again before the writer wakes.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._line: deque[object] = deque()
+
+    def __enter__(self) -> None:
+        ticket = object()
+        with self._changed:
+            self._line.append(ticket)
+            self._changed.wait_for(lambda: self._line[0] is ticket)
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._line.popleft()
+            self._changed.notify_all()
