@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -81,6 +81,7 @@ class EnhancementSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The language model and how long it may take."""
 
     model: str = "smollm2-135m-instruct"
+    memory: Literal["auto", "device", "turns", "cpu"] = "auto"
     response_wait: Seconds = 5.0
     time_limit: Seconds = 20.0
 
@@ -91,9 +92,7 @@ class Painting(Struct, frozen=True, forbid_unknown_fields=True):
     model: str = "banatie-small"
     device: str = "auto"
     threads: NotNegative = 0
-    memory: Annotated[
-        str, Meta(pattern="^(auto|resident|language-on-cpu|turns|streamed|streamed-fp8)$")
-    ] = "auto"
+    memory: Literal["auto", "whole", "encoders-aside", "streamed", "streamed-fp8"] = "auto"
     max_batch: NotNegative = 1
     compile: bool = False
     previews: bool = True

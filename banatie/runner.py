@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -54,11 +55,10 @@ class OrganizationOf(Protocol):
 
 @dataclass(frozen=True)
 class _Begun:
-    """A row that is being painted, as what, and since when."""
+    """A row that is being painted, and as what."""
 
     generation: Generation
     job: PaintJob
-    started: float
 
 
 class Runner:
@@ -211,63 +211,68 @@ class Runner:
                 if not self._residency.send_language_away():
                     raise
 
-    def _paint_batch(self, generations: Sequence[Generation], *, again: bool = True) -> None:
-        begun = [each for generation in generations if (each := self._start(generation))]
+    def _paint_batch(self, generations: Sequence[Generation]) -> None:
+        """Paint these together, as far as their texts are of one length."""
+        alike: dict[int, list[_Begun]] = defaultdict(list)
+        for generation in generations:
+            if begun := self._start(generation):
+                alike[self._painter.chunks(begun.job)].append(begun)
+        for each in alike.values():
+            self._paint_alike(each)
+
+    def _paint_alike(self, begun: Sequence[_Begun], *, again: bool = True) -> None:
+        started = time.monotonic()
         pictures: list[PillowImage.Image | PaintingError] = []
-        out_of_memory = False
-        with self._ending_in_rows([each.generation for each in begun], time.monotonic()):
+        is_over = True
+        with self._ending_in_rows([each.generation for each in begun], started):
             try:
-                pictures = self._ask_painter(begun)
+                with self._residency.painting():
+                    jobs = [each.job for each in begun]
+                    pictures = self._painter.paint_batch(jobs, self._reporter(begun))
             except OutOfMemory:
-                if not again or not self._residency.step_down():
+                if not again:
                     raise
-                out_of_memory = True
-        if out_of_memory:
-            # Once more on the lower rung, and one by one.
+                # Without a rung left, one by one is still less than all at once.
+                if not self._residency.step_down() and len(begun) == 1:
+                    raise
+                is_over = False
+        if not is_over:
             for each in begun:
-                self._paint_batch([each.generation], again=False)
+                self._paint_alike([each], again=False)
             return
         painted = time.monotonic()
         self._await_finished()
         # Without pictures there is nothing left to do: the rows have been told.
         for each, picture in zip(begun, pictures, strict=False):
             self._at_finish.add(each.generation.id)
-            self._finishing.append(self._finisher.submit(self._finish, each, picture, painted))
+            times = (started, painted)
+            self._finishing.append(self._finisher.submit(self._finish, each, picture, times))
 
     def _start(self, generation: Generation) -> _Begun | None:
         """Write down what the row is painted with; None when it is no longer this worker's."""
-        started = time.monotonic()
-        begun = None
-        with self._ending_in_rows([generation], started):
-            model = self._painting_model
-            width, height = model.sizes[generation.aspect_ratio]
-            guidance = generation.guidance_scale
-            job = PaintJob(
-                prompt=generation.prompt,
-                negative_prompt=generation.negative_prompt,
-                width=width,
-                height=height,
-                steps=generation.steps or model.steps,
-                guidance_scale=model.guidance_scale if guidance is None else guidance,
-                seed=generation.seed,
-            )
-            if not self._claims.start_painting(
+        model = self._painting_model
+        width, height = model.sizes[generation.aspect_ratio]
+        guidance = generation.guidance_scale
+        job = PaintJob(
+            prompt=generation.prompt,
+            negative_prompt=generation.negative_prompt,
+            width=width,
+            height=height,
+            steps=generation.steps or model.steps,
+            guidance_scale=model.guidance_scale if guidance is None else guidance,
+            seed=generation.seed,
+        )
+        started = False
+        with self._ending_in_rows([generation], time.monotonic()):
+            started = self._claims.start_painting(
                 generation.id,
                 model=model.name,
                 steps=job.steps,
                 guidance_scale=job.guidance_scale,
                 now=self._clock(),
-            ):
-                raise LetGo
-            logger.info("painting")
-            begun = _Begun(generation, job, started)
-        return begun
-
-    def _ask_painter(self, begun: Sequence[_Begun]) -> list[PillowImage.Image | PaintingError]:
-        if not begun:
-            return []
-        with self._residency.painting():
-            return self._painter.paint_batch([each.job for each in begun], self._reporter(begun))
+            )
+            logger.info("painting" if started else "let go")
+        return _Begun(generation, job) if started else None
 
     def _reporter(self, begun: Sequence[_Begun]) -> Callable[[int, int], None]:
         written = time.monotonic()
@@ -293,17 +298,21 @@ class Runner:
         self._finishing.clear()
 
     def _finish(
-        self, begun: _Begun, painted: PillowImage.Image | PaintingError, when: float
+        self,
+        begun: _Begun,
+        painted: PillowImage.Image | PaintingError,
+        times: tuple[float, float],
     ) -> None:
-        generation = begun.generation
+        """Encode and save the picture; `times` are when its painting started and ended."""
+        generation, (started, ended) = begun.generation, times
         try:
-            with self._ending_in_rows([generation], begun.started):
+            with self._ending_in_rows([generation], started):
                 if isinstance(painted, PaintingError):
                     raise painted
                 encoding = time.monotonic()
                 picture = encode_png(painted, self._text_chunks(generation, begun.job))
-                durations = {"paint": when - begun.started, "encode": time.monotonic() - encoding}
-                self._save(generation, picture, begun.started, durations)
+                durations = {"paint": ended - started, "encode": time.monotonic() - encoding}
+                self._save(generation, picture, started, durations)
         finally:
             self._at_finish.discard(generation.id)
 

@@ -154,7 +154,8 @@ class Worker:
                 model,
                 language_model,
                 runtime,
-                residence=painting.memory,
+                painter_place=painting.memory,
+                language_place=enhancement.memory,
                 batch=painting.max_batch or MOST_AT_ONCE,
                 compiled=painting.compile,
             )

@@ -17,6 +17,7 @@ from banatie.config import load_config
 from banatie.inference.catalog import Catalog
 from banatie.inference.enhancer import Enhancer
 from banatie.inference.painter import Painter
+from banatie.inference.plan import Plan
 from banatie.inference.residency import Residency
 from banatie.inference.runtime import choose_runtime
 from banatie.logs import JsonLines
@@ -207,6 +208,119 @@ def test_out_of_memory_ends_one_row_with_what_to_do(bench, submit, generations):
     bench.runner.paint_waiting()
     assert "memory" in generations.find(bad.id).error_message
     assert generations.find(good.id).status == "success"
+
+
+def test_out_of_memory_goes_a_rung_down_and_paints_it_again(
+    make_runner, submit, generations, caplog
+):
+    bench = make_runner(below=(Plan(tiled=True),))
+    made = [submit(auto_enhance=False, steps=1) for _ in range(2)]
+    hooks = []
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    unet = bench.painter._pipeline.unet
+    hooks.append(unet.register_forward_pre_hook(_raise(error, hooks)))
+    bench.runner.paint_waiting()
+    bench.painter._pipeline.vae.disable_tiling()
+    assert {generations.find(each.id).status for each in made} == {"success"}
+    assert caplog.text.count("out of memory; until the next start:") == 1
+
+
+def test_out_of_memory_in_a_batch_paints_one_by_one(make_runner, submit, generations):
+    bench = make_runner(batch=4)
+    made = [submit(auto_enhance=False, steps=1, seed=seed) for seed in range(4)]
+    painted = []
+
+    def run_out(unet: torch.nn.Module, inputs: tuple) -> None:
+        painted.append(len(inputs[0]))
+        if len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = bench.painter._pipeline.unet.register_forward_pre_hook(run_out)
+    bench.runner.paint_waiting()
+    hook.remove()
+    assert painted == [8, 2, 2, 2, 2]
+    assert {generations.find(each.id).status for each in made} == {"success"}
+
+
+def test_a_language_model_without_memory_fails_the_enhancement_alone(bench, submit, generations):
+    made = submit("a cat", steps=1)
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    hook = bench.enhancer._model.register_forward_pre_hook(_raise(error))
+    bench.runner.enhance_waiting()
+    hook.remove()
+    bench.runner.paint_waiting()
+    done = generations.find(made.id)
+    assert (done.status, done.prompt) == ("success", "a cat")
+    assert "original prompt" in done.warnings[0]
+
+
+def test_alike_rows_are_painted_together(make_runner, submit, generations):
+    bench = make_runner(batch=3)
+    long = "a red car, " * 60
+    made = [
+        *(submit(auto_enhance=False, steps=1, seed=seed) for seed in range(4)),
+        submit(auto_enhance=False, steps=1, aspect_ratio="9:16"),
+        submit(auto_enhance=False, steps=2),
+        submit(long, auto_enhance=False, steps=2),
+    ]
+    painted = []
+
+    def look(unet: torch.nn.Module, inputs: tuple) -> None:
+        painted.append((len(inputs[0]) // 2, tuple(inputs[0].shape[2:])))
+
+    hook = bench.painter._pipeline.unet.register_forward_pre_hook(look)
+    bench.runner.paint_waiting()
+    hook.remove()
+    square, tall = (32, 32), painted[2][1]
+    # A longer text is painted by itself, and each of the last two takes two steps.
+    alone = [(1, square)] * 4
+    assert painted == [(3, square), (1, square), (1, tall), *alone]
+    done = [generations.find(each.id) for each in made]
+    assert {each.status for each in done} == {"success"}
+    assert len({bench.files.path(each.image.storage_key).read_bytes() for each in done}) == 7
+
+
+def test_of_a_batch_a_cancelled_row_is_left_out_and_the_others_painted(
+    make_runner, submit, generations, project_id
+):
+    bench = make_runner(batch=3)
+    made = [submit(auto_enhance=False, steps=5, seed=seed) for seed in range(3)]
+
+    def cancel(*_: object) -> None:
+        generations.cancel(project_id, made[1].id, 5)
+
+    hook = bench.painter._pipeline.unet.register_forward_hook(cancel)
+    bench.runner.paint_waiting()
+    hook.remove()
+    found = [generations.find(each.id) for each in made]
+    assert [each.status for each in found] == ["success", "failed", "success"]
+    assert found[1].error_message == "Cancelled"
+    assert len(bench.stored()) == 2
+
+
+def test_a_picture_is_saved_while_the_next_is_painted(bench, submit, generations, monkeypatch):
+    made = [submit(auto_enhance=False, steps=1, seed=seed) for seed in range(2)]
+    next_is_painted = threading.Event()
+    save, order = bench.files.save, []
+
+    def save_late(storage_key: str, data: bytes) -> None:
+        if not order:
+            assert next_is_painted.wait(20)
+            # Meanwhile it is neither lost nor taken for one that was dropped.
+            assert bench.runner.pick_up_fallen() == 0
+        order.append(storage_key)
+        save(storage_key, data)
+
+    def painted(*_: object) -> None:
+        if generations.find(made[1].id).status == "processing":
+            next_is_painted.set()
+
+    monkeypatch.setattr(bench.files, "save", save_late)
+    hook = bench.painter._pipeline.unet.register_forward_hook(painted)
+    bench.runner.paint_waiting()
+    hook.remove()
+    assert {generations.find(each.id).status for each in made} == {"success"}
+    assert len(order) == 2
 
 
 def test_cancelling_stops_within_a_step(bench, submit, generations, project_id):

@@ -116,6 +116,11 @@ class PromptEncoder:
         self._kept: OrderedDict[str, Conditioning] = OrderedDict()
         self.count_tokens = TokenCounter(self._tokenizers)
 
+    def chunks(self, text: str) -> int:
+        """How many chunks a text is."""
+        room = self._context - 2
+        return max(len(tokenizer.chunks(text, room)) for tokenizer in self._tokenizers)
+
     def forget(self) -> None:
         """Keep no embeddings: the encoders are not what they were, or elsewhere."""
         self._kept.clear()

@@ -38,7 +38,7 @@ from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePict
 from banatie.inference.catalog import PaintingModel
 from banatie.inference.checking import check_pipeline, is_half
 from banatie.inference.conditioning import PromptEncoder
-from banatie.inference.plan import RESIDENT, TILE_SHARE, Plan
+from banatie.inference.plan import TILE_SHARE, WHOLE, Plan
 from banatie.inference.previewing import LatentColours
 from banatie.inference.runtime import Runtime, free_memory, is_out_of_memory
 
@@ -111,7 +111,7 @@ class Painter:
         self._scheduler = _scheduler(pipeline.scheduler, model)
         self._fingerprint = _Fingerprint(weights)
         self._device = "cpu"
-        self._streams = False
+        self._streams = self._sets_aside = False
         self._clean: torch.Tensor | None = None
         """What the scheduler takes the finished latents for, while a picture is painted."""
         factor = pipeline.vae_scale_factor
@@ -121,7 +121,7 @@ class Painter:
 
     @classmethod
     def load(
-        cls, model: PaintingModel, runtime: Runtime, plan: Plan = RESIDENT, compiled: bool = False
+        cls, model: PaintingModel, runtime: Runtime, plan: Plan = WHOLE, compiled: bool = False
     ) -> Painter:
         """Load the model from its folder onto the runtime's device, as the plan has it.
 
@@ -160,12 +160,13 @@ class Painter:
             pipeline.vae.tile_latent_min_size = (
                 pipeline.vae.tile_sample_min_size // pipeline.vae_scale_factor
             )
-        if plan.residence == "streamed-fp8":
+        self._sets_aside = plan.painter != "whole"
+        if plan.painter == "streamed-fp8":
             pipeline.unet.enable_layerwise_casting(
                 storage_dtype=torch.float8_e4m3fn, compute_dtype=self._runtime.dtype
             )
             _maybe_remove_and_reapply_group_offloading(pipeline.unet)
-        if plan.residence.startswith("streamed") and not self._streams:
+        if plan.painter.startswith("streamed") and not self._streams:
             self._streams = True
             pipeline.unet.to("cpu")
             pipeline.unet.enable_group_offload(
@@ -175,21 +176,25 @@ class Painter:
                 # Brings the next layer while this one computes.
                 use_stream=self._runtime.device.startswith("cuda"),
             )
+        self._device = ""
         self.move_to(self._runtime.device)
-        free_memory(self._runtime.device)
 
     def move_to(self, device: str) -> None:
-        """Bring all parts there, but for a UNet that is streamed; nothing if they are there."""
+        """Bring all that the plan has there, between two pictures; nothing if it is there."""
         if self._device == device:
             return
         pipeline = self._pipeline
-        for part in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae):
-            part.to(device)
+        pipeline.vae.to(device)
         if not self._streams:
             pipeline.unet.to(device)
+        self._move_encoders("cpu" if self._sets_aside else device)
         self._encoder.forget()
         self._device = device
         free_memory(self._runtime.device)
+
+    def _move_encoders(self, device: str) -> None:
+        self._pipeline.text_encoder.to(device)
+        self._pipeline.text_encoder_2.to(device)
 
     @property
     def fingerprint(self) -> str:
@@ -210,6 +215,11 @@ class Painter:
         """The larger of both tokenizers' counts, without the tokens that mark beginning and end."""
         return self._encoder.count_tokens(text)
 
+    def chunks(self, job: PaintJob) -> int:
+        """How many chunks of tokens the job's texts are; see `conditioning`."""
+        texts = [job.prompt, job.negative_prompt] if self._is_guided(job) else [job.prompt]
+        return max(self._encoder.chunks(text) for text in texts)
+
     def paint(self, job: PaintJob, on_step: OnStep) -> Image.Image:
         """Paint one picture; as `paint_batch`, but raises what would stand in its place."""
         [picture] = self.paint_batch([job], on_step)
@@ -220,7 +230,7 @@ class Painter:
     def paint_batch(
         self, jobs: Sequence[PaintJob], on_step: OnStep
     ) -> list[Image.Image | UnusablePicture]:
-        """Paint jobs of one size, number of steps and guidance at once; each one's picture.
+        """Paint jobs of one size, length, number of steps and guidance at once; their pictures.
 
         `on_step` is called after each denoising step, and whatever it raises stops the painting
         there. Raises OutOfMemory, with the memory freed, or PaintingError when the model cannot
@@ -276,11 +286,15 @@ class Painter:
         # Always drawn in full precision on the CPU: the same noise on every device and in a batch.
         noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
         noise = noise.to(pipeline.unet.dtype)
-        guided = shared.guidance_scale > 1 and pipeline.unet.config.time_cond_proj_dim is None
+        if self._sets_aside:
+            self._move_encoders(self._device)
         positive, negative = self._encoder.encode_batch(
             [job.prompt for job in jobs],
-            [job.negative_prompt for job in jobs] if guided else None,
+            [job.negative_prompt for job in jobs] if self._is_guided(shared) else None,
         )
+        if self._sets_aside:
+            self._move_encoders("cpu")
+            free_memory(self._device)
         order = pipeline.scheduler.order
 
         def step_ended(pipeline: StableDiffusionXLPipeline, index: int, *_: object) -> dict:
@@ -309,6 +323,9 @@ class Painter:
             callback_on_step_end=step_ended,
             callback_on_step_end_tensor_inputs=[],
         )[0]
+
+    def _is_guided(self, job: PaintJob) -> bool:
+        return job.guidance_scale > 1 and self._pipeline.unet.config.time_cond_proj_dim is None
 
     def _fresh_scheduler(self, steps: int) -> SchedulerMixin:
         # Schedulers remember the picture they are in, so that each picture gets its own.

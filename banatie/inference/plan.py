@@ -17,16 +17,17 @@ from banatie.errors import ModelBroken
 from banatie.inference.catalog import LanguageModel, PaintingModel
 from banatie.inference.checking import check_language_model, check_pipeline, numbers_in
 
-Residence = Literal["resident", "language-on-cpu", "turns", "streamed", "streamed-fp8"]
-"""Where the models lie, the quickest way first:
+PainterPlace = Literal["whole", "encoders-aside", "streamed", "streamed-fp8"]
+"""Where the painting model lies, the quickest way first:
 
-resident         both models on the device
-language-on-cpu  the language model computes on the CPU
-turns            the two models take turns on the device
-streamed         the UNet lies in main memory and comes to the device layer by layer
-streamed-fp8     the same in 8 bits (E4M3), computed in the usual format: half as much to bring
+whole           all of it on the device
+encoders-aside  the text encoders come to the device only to read a prompt
+streamed        so do they, and the UNet comes layer by layer
+streamed-fp8    the same in 8 bits (E4M3), computed in the usual format: half as much to bring
 """
-RESIDENCES: tuple[Residence, ...] = get_args(Residence)
+LanguagePlace = Literal["device", "turns", "cpu"]
+"""Where the language model lies: with the painting model, in turns with it, or on the CPU."""
+PAINTER_PLACES: tuple[PainterPlace, ...] = get_args(PainterPlace)
 
 UNET_WORKING = 22
 """What the UNet needs beside its weights, in activations of its widest layers; see `sizes_of`."""
@@ -49,8 +50,8 @@ class Sizes:
     """What there is to be laid out, in bytes."""
 
     unet: int
-    rest: int
-    """Of the painting model but its UNet: text encoders and VAE."""
+    text_encoders: int
+    vae: int
     language: int
     language_parameters: int
     unet_working: int
@@ -63,53 +64,69 @@ class Sizes:
 class Plan:
     """One way to lay the models out."""
 
-    residence: Residence
-    tiled: bool
+    painter: PainterPlace = "whole"
+    language: LanguagePlace = "device"
+    tiled: bool = False
     """Whether the VAE decodes a picture in overlapping tiles."""
-    batch: int
+    batch: int = 1
     """How many pictures are painted at once, at most."""
-    needed: int
+    needed: int = 0
     """Bytes of the device at the highest."""
     why: str = ""
 
     def __str__(self) -> str:
-        parts = {
-            "resident": "all models on the device",
-            "language-on-cpu": "the language model on the CPU",
-            "turns": "the models take turns on the device",
-            "streamed": "the UNet is streamed from main memory",
-            "streamed-fp8": "the UNet is streamed from main memory in 8 bits",
-        }[self.residence]
-        decoding = ", decoded in tiles" if self.tiled else ""
-        batch = f", {self.batch} pictures at once" if self.batch > 1 else ""
-        return f"{parts}{decoding}{batch}"
+        painter = {
+            "whole": "the painting model on the device",
+            "encoders-aside": "the text encoders on the device only to read a prompt",
+            "streamed": "the UNet streamed from main memory",
+            "streamed-fp8": "the UNet streamed from main memory in 8 bits",
+        }[self.painter]
+        language = {
+            "device": "the language model beside it",
+            "turns": "the language model in turns with it",
+            "cpu": "the language model on the CPU",
+        }[self.language]
+        decoding = ", pictures decoded in tiles" if self.tiled else ""
+        batch = f", up to {self.batch} pictures at once" if self.batch > 1 else ""
+        return f"{painter}, {language}{decoding}{batch}"
 
 
-RESIDENT = Plan("resident", False, 1, 0)
+WHOLE = Plan()
 """Everything on the device: for whoever has memory enough, or plans nothing."""
 
 
-def ladder(sizes: Sizes, device: str, wanted: str = "auto", batch: int = 1) -> tuple[Plan, ...]:
-    """The plans for a device from the quickest to the most frugal; the last one may need too much.
+def ladder(
+    sizes: Sizes,
+    device: str,
+    painter: PainterPlace | Literal["auto"] = "auto",
+    language: LanguagePlace | Literal["auto"] = "auto",
+    batch: int = 1,
+) -> tuple[Plan, ...]:
+    """The plans for a device from the quickest to the most frugal; each needs less than the last.
 
-    A `wanted` residence leaves out all others. On a CPU or Apple's MPS, where both memories are
-    one, moving a model would free nothing, so only tiles and smaller batches are left.
+    A `painter` or `language` place that is wanted leaves out all others. On a CPU or Apple's MPS,
+    where there is one memory for all, moving a model frees nothing: only tiles and smaller batches
+    are left.
     """
     slow_on_cpu = sizes.language_parameters >= TURN_PARAMETERS
     plans: list[Plan] = []
-    for residence in RESIDENCES:
-        if residence != "resident" and not device.startswith("cuda"):
+    for place, beside in product(PAINTER_PLACES, get_args(LanguagePlace)):
+        if (place, beside) != ("whole", "device") and not device.startswith("cuda"):
             continue
-        if wanted not in ("auto", residence):
+        if painter not in ("auto", place) or language not in ("auto", beside):
             continue
-        if wanted == "auto" and residence == ("language-on-cpu" if slow_on_cpu else "turns"):
+        if language == "auto" and not slow_on_cpu and beside == "turns":
             continue
+        if language == "auto" and place != "whole" and beside == "device":
+            continue
+        counts = [batch >> halvings for halvings in range(batch.bit_length())]
         # Tiles cost a few percent; a smaller batch costs as much as batches had brought.
-        for count, tiled in product(dict.fromkeys((batch, batch // 2 or 1, 1)), (False, True)):
-            needed = _needed(sizes, residence, tiled, count)
+        for count, tiled in product(counts, (False, True)):
+            plan = Plan(place, beside, tiled, count)
+            needed = _needed(sizes, plan)
             # A rung that frees nothing is none.
             if not plans or needed < plans[-1].needed:
-                plans.append(Plan(residence, tiled, count, needed))
+                plans.append(replace(plan, needed=needed))
     return tuple(plans)
 
 
@@ -148,7 +165,7 @@ def sizes_of(
     """
     weights = check_pipeline(model.folder)
     numbers = {name: numbers_in(files) for name, files in weights.items()}
-    rest = sum(numbers[name] for name in ("text_encoder", "text_encoder_2")) * unet_bytes
+    encoders = numbers["text_encoder"] + numbers["text_encoder_2"]
     language = 0
     if language_model is not None:
         language = numbers_in(check_language_model(language_model.folder))
@@ -164,7 +181,8 @@ def sizes_of(
         raise ModelBroken(f"{model.folder} has an incomplete configuration: {error}") from error
     return Sizes(
         unet=numbers["unet"] * unet_bytes,
-        rest=rest + numbers["vae"] * vae_bytes,
+        text_encoders=encoders * unet_bytes,
+        vae=numbers["vae"] * vae_bytes,
         language=language * language_bytes,
         language_parameters=language,
         unet_working=int(widest_unet * unet_bytes * UNET_WORKING),
@@ -178,18 +196,18 @@ def gigabytes(number: int) -> str:
     return f"{number / 1e9:.1f} GB"
 
 
-def _needed(sizes: Sizes, residence: Residence, tiled: bool, batch: int) -> int:
-    decoding = sizes.tile_working if tiled else sizes.vae_working
-    working = max(sizes.unet_working * batch, decoding)
-    painting = sizes.unet + sizes.rest + working
-    if residence == "resident":
+def _needed(sizes: Sizes, plan: Plan) -> int:
+    streamed = int(sizes.unet * STREAMED_SHARE)
+    unet = {"streamed": streamed, "streamed-fp8": streamed // 2}.get(plan.painter, sizes.unet)
+    decoding = sizes.tile_working if plan.tiled else sizes.vae_working
+    painting = unet + sizes.vae + max(sizes.unet_working * plan.batch, decoding)
+    if plan.painter == "whole":
+        painting += sizes.text_encoders
+    else:
+        painting = max(painting, unet + sizes.vae + sizes.text_encoders)
+    if plan.language == "device":
         return painting + sizes.language
-    if residence == "turns":
-        return max(painting, sizes.language)
-    if residence == "language-on-cpu":
-        return painting
-    streamed = sizes.unet * STREAMED_SHARE / (2 if residence == "streamed-fp8" else 1)
-    return int(streamed) + sizes.rest + working
+    return max(painting, sizes.language) if plan.language == "turns" else painting
 
 
 def _read_config(folder: Path) -> dict:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -20,7 +21,15 @@ from banatie.errors import BanatieError, OutOfMemory
 from banatie.inference.catalog import LanguageModel, PaintingModel
 from banatie.inference.enhancer import Enhancer
 from banatie.inference.painter import Painter
-from banatie.inference.plan import Plan, choose, ladder, sizes_of
+from banatie.inference.plan import (
+    LanguagePlace,
+    PainterPlace,
+    Plan,
+    Sizes,
+    choose,
+    ladder,
+    sizes_of,
+)
 from banatie.inference.runtime import Runtime, memory_for_models, quickest_cpu_dtype
 
 logger = logging.getLogger(__name__)
@@ -54,23 +63,28 @@ class Residency:
         language_model: LanguageModel | None,
         runtime: Runtime,
         *,
-        residence: str = "auto",
+        painter_place: PainterPlace | Literal["auto"] = "auto",
+        language_place: LanguagePlace | Literal["auto"] = "auto",
         batch: int = 1,
         compiled: bool = False,
     ) -> Residency:
         """Plan, and load both models as planned; a language model that is broken is left out.
 
-        `residence` is "auto" or the one that is wanted; `batch` how many pictures may be painted at
+        The places are those that are wanted, if any; `batch` is how many pictures may be painted at
         once, if they fit. A CPU without the room for float32 paints in bfloat16. Raises
         ModelNotFound, ModelBroken and OutOfMemory about the painting model.
         """
         free = memory_for_models(runtime.device)
-        plans = _plans(model, language_model, runtime, residence, batch)
-        plan = choose(plans, free, runtime.device)
+
+        def planned(runtime: Runtime) -> tuple[tuple[Plan, ...], Plan]:
+            sizes = _sizes(model, language_model, runtime)
+            plans = ladder(sizes, runtime.device, painter_place, language_place, batch)
+            return plans, choose(plans, free, runtime.device)
+
+        plans, plan = planned(runtime)
         if runtime.device == "cpu" and plan.needed > free:
             runtime = replace(runtime, dtype=torch.bfloat16)
-            plans = _plans(model, language_model, runtime, residence, batch)
-            plan = choose(plans, free, runtime.device)
+            plans, plan = planned(runtime)
         logger.info("memory: %s (%s)", plan, plan.why)
         below = deque(each for each in plans if each.needed < plan.needed)
         enhancer = None
@@ -88,7 +102,7 @@ class Residency:
                     raise
                 plan = below.popleft()
                 logger.warning("out of memory while loading; trying: %s", plan)
-                if enhancer is not None and plan.residence != "resident":
+                if enhancer is not None and plan.language != "device":
                     enhancer.move_to("cpu")
             else:
                 return cls(plan, below, runtime.device, painter, enhancer)
@@ -102,7 +116,7 @@ class Residency:
     def writing(self) -> Iterator[None]:
         """While the language model works."""
         with self._turn:
-            if self._plan.residence == "turns":
+            if self._plan.language == "turns":
                 self.painter.move_to("cpu")
                 self.enhancer.move_to(self._device)
             yield
@@ -110,7 +124,7 @@ class Residency:
     @contextmanager
     def painting(self) -> Iterator[None]:
         """While the painter works."""
-        if self._plan.residence != "turns":
+        if self._plan.language != "turns":
             yield
             return
         with self._turn:
@@ -123,10 +137,10 @@ class Residency:
         if not self._below:
             return False
         with self._turn:
-            before, self._plan = self._plan, self._below.popleft()
+            self._plan = self._below.popleft()
             self.painter.arrange(self._plan)
-            if self.enhancer is not None and self._plan.residence != before.residence:
-                # In turns it is fetched when it is asked; from then on a CPU is its place.
+            if self.enhancer is not None and self._plan.language != "device":
+                # In turns, it is fetched when it is asked.
                 self.enhancer.move_to("cpu")
         logger.warning("out of memory; until the next start: %s", self._plan)
         return True
@@ -141,19 +155,13 @@ class Residency:
         self.enhancer.move_to("cpu", quickest_cpu_dtype(torch.cpu.get_capabilities()))
         # After its own turn the painter is not there.
         self.painter.move_to(self._device)
-        self._plan = replace(self._plan, residence="language-on-cpu")
+        self._plan = replace(self._plan, language="cpu")
         logger.warning("out of memory while writing; until the next start: %s", self._plan)
         return True
 
 
-def _plans(
-    model: PaintingModel,
-    language_model: LanguageModel | None,
-    runtime: Runtime,
-    residence: str,
-    batch: int,
-) -> tuple[Plan, ...]:
-    sizes = sizes_of(
+def _sizes(model: PaintingModel, language_model: LanguageModel | None, runtime: Runtime) -> Sizes:
+    return sizes_of(
         model,
         language_model,
         runtime.device,
@@ -162,14 +170,13 @@ def _plans(
         vae_bytes=4 if runtime.dtype == torch.float16 else runtime.dtype.itemsize,
         language_bytes=runtime.language_dtype.itemsize,
     )
-    return ladder(sizes, runtime.device, residence, batch)
 
 
 def _place(plan: Plan, runtime: Runtime) -> tuple[Runtime, str | None]:
     """The runtime of the language model, and where it is loaded to if not to its device."""
-    if plan.residence == "resident" or runtime.device == "cpu":
+    if plan.language == "device" or runtime.device == "cpu":
         return runtime, None
-    if plan.residence == "turns":
+    if plan.language == "turns":
         # It is fetched when it is its turn.
         return runtime, "cpu"
     dtype = quickest_cpu_dtype(torch.cpu.get_capabilities())

@@ -392,12 +392,17 @@ class Database:
         return self.first("PRAGMA data_version")[0]
 
     def close(self) -> None:
-        """Close the calling thread's connection, and the one that all write through."""
+        """Close the calling thread's connection, and the one that all write through.
+
+        Others may go on: what they have written so far is kept, and the next write opens it anew.
+        """
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             connection.close()
             del self._local.connection
         with self._pen:
+            if self._group is not None:
+                self._commit(self._group)
             if "_writer" in vars(self):
                 self._writer.close()
                 del self._writer

@@ -396,6 +396,101 @@ def test_a_folder_from_the_catalog_can_be_painted_with(original: Path, tmp_path:
     assert image.size == (192, 80)
 
 
+def test_a_batch_gives_what_each_job_gives_alone(painter: Painter) -> None:
+    jobs = [
+        JOB,
+        dataclasses.replace(JOB, prompt="a dog", seed=1),
+        dataclasses.replace(JOB, negative_prompt="dark", seed=2),
+    ]
+    told: list[tuple[int, int]] = []
+    together = painter.paint_batch(jobs, recorder(told))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    for picture, job in zip(together, jobs, strict=True):
+        alone = np.asarray(painter.paint(job, recorder([]))).astype(int)
+        # The same sums, in another order.
+        assert np.abs(np.asarray(picture) - alone).max() <= 1
+
+
+def test_a_job_s_length_is_the_longer_text_s(painter: Painter) -> None:
+    chunks = painter.chunks(dataclasses.replace(JOB, prompt=LONG))
+    assert chunks > 1
+    assert painter.chunks(JOB) == 1
+    assert painter.chunks(dataclasses.replace(JOB, negative_prompt=LONG)) == chunks
+    unguided = dataclasses.replace(JOB, negative_prompt=LONG, guidance_scale=1.0)
+    assert painter.chunks(unguided) == 1
+
+
+def test_one_picture_that_is_none_leaves_the_others_of_its_batch(painter: Painter) -> None:
+    def spoil_the_second(unet: torch.nn.Module, inputs: tuple, out: torch.Tensor) -> torch.Tensor:
+        out = out.clone()
+        # Rows without guidance come first, then the same with it.
+        out[1::2] = float("nan")
+        return out
+
+    jobs = [JOB, dataclasses.replace(JOB, seed=1)]
+    with hooked(painter._pipeline.unet.conv_out, spoil_the_second):
+        first, second = painter.paint_batch(jobs, recorder([]))
+    assert isinstance(first, Image.Image)
+    assert isinstance(second, UnusablePicture)
+
+
+def test_a_text_is_encoded_once(painter: Painter) -> None:
+    painter._encoder.forget()
+    asked = []
+    with hooked(painter._pipeline.text_encoder, lambda *_: asked.append(1)):
+        first = paint(painter, negative_prompt="dark")
+        assert len(asked) == 2
+        assert paint(painter, negative_prompt="dark") == first
+        assert len(asked) == 2
+        paint(painter, prompt="a dog", negative_prompt="dark")
+        assert len(asked) == 3
+
+
+def test_a_model_s_own_sampler_is_used(original: Path) -> None:
+    wanted = {"class": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+    model = PaintingModel("tiny", "", "", 3, 5.0, {"1:1": (128, 128)}, original, wanted)
+    painter = Painter.load(model, FULL)
+    assert painter.sampler == "Euler a"
+    paint(painter)
+    assert painter._pipeline.scheduler.config.timestep_spacing == "trailing"
+    unknown = dataclasses.replace(model, scheduler={"class": "CrystalBallScheduler"})
+    with pytest.raises(ModelBroken, match="CrystalBallScheduler"):
+        Painter.load(unknown, FULL)
+
+
+def test_previews_become_the_picture(painter: Painter) -> None:
+    previews: list[Image.Image] = []
+
+    def look(step: int, steps: int) -> None:
+        previews.extend(painter.previews())
+
+    picture = painter.paint(JOB, look)
+    assert len(previews) == JOB.steps
+    small = np.asarray(picture.resize(previews[-1].size, Image.Resampling.BOX)).astype(int)
+    far, near = (np.abs(np.asarray(each) - small).mean() for each in (previews[0], previews[-1]))
+    assert near < far
+    assert painter.previews() == []
+
+
+def test_a_compiled_unet_paints_nearly_the_same_picture(painter: Painter, original: Path) -> None:
+    model = PaintingModel("tiny", "Tiny", "none", 3, 5.0, {"1:1": (128, 128)}, original)
+    compiled = Painter.load(model, FULL, compiled=True)
+    found = np.frombuffer(paint(compiled), np.uint8).astype(int)
+    assert np.abs(found - np.frombuffer(paint(painter), np.uint8)).max() <= 1
+
+
+def test_without_a_compiler_pictures_are_painted_all_the_same(
+    painter: Painter, original: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/no/such/compiler",))
+    model = PaintingModel("tiny", "Tiny", "none", 3, 5.0, {"1:1": (128, 128)}, original)
+    torch._dynamo.reset()
+    with monkeypatch.context() as context:
+        context.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+        assert paint(Painter.load(model, FULL, compiled=True)) == paint(painter)
+    assert "cannot be compiled and paints as it is" in caplog.text
+
+
 class TestBrokenFolders:
     def refusal(self, folder: Path, error: type[Exception] = ModelBroken) -> str:
         with pytest.raises(error) as caught:

@@ -29,6 +29,39 @@ def test_the_oldest_row_is_taken_first_and_only_once(submit, claims):
     assert claims.take("enhance", 10) is None
 
 
+def test_alike_rows_are_taken_along(submit, claims):
+    first = submit(auto_enhance=False, seed=1)
+    other = submit(auto_enhance=False, aspect_ratio="16:9")
+    alike = [submit(auto_enhance=False, seed=seed) for seed in (2, 3)]
+    submit("still to be enhanced")
+    submit(auto_enhance=False, steps=4)
+    submit(auto_enhance=False, guidance_scale=1.0)
+    last = submit(auto_enhance=False, seed=4)
+    taken = claims.take("paint", 10)
+    assert taken.id == first.id
+    assert [each.id for each in claims.take_like(taken, 2, 10)] == [each.id for each in alike]
+    assert [each.id for each in claims.take_like(taken, 2, 10)] == [last.id]
+    assert claims.take("paint", 10).id == other.id
+    assert claims.take_like(other, 2, 10) == []
+
+
+def test_a_row_that_was_held_in_a_crash_has_no_company(submit, claims):
+    clean, suspicious, other = (submit(auto_enhance=False) for _ in range(3))
+    for _ in range(2):
+        claims.take("paint", 2)
+    claims.take_back(3, after_crash=True, but={clean.id})
+    claims.take_back(3, after_crash=False)
+    taken = claims.take("paint", 4)
+    assert taken.id == clean.id
+    assert [each.id for each in claims.take_like(taken, 4, 4)] == [other.id]
+    for each in (clean, other):
+        claims.fail(each.id, "over", 5)
+    submit(auto_enhance=False)
+    taken = claims.take("paint", 6)
+    assert taken.id == suspicious.id
+    assert claims.take_like(taken, 4, 6) == []
+
+
 def test_many_threads_never_take_the_same_row(submit, database):
     wanted = {submit(auto_enhance=False).id for _ in range(40)}
     taken = []
