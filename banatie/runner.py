@@ -84,6 +84,10 @@ class Runner:
             finally:
                 self._in_hand.discard(generation.id)
 
+    def enhance_with(self, enhancer: Enhancer | None) -> None:
+        """Have this language model from now on; before, another worker had it."""
+        self._enhancer = enhancer
+
     def paint_waiting(self, _id: str = "") -> None:
         """Paint every row that waits for it, oldest first."""
         while generation := self._take("paint"):
@@ -99,7 +103,7 @@ class Runner:
         That happens when the database could not be written at the very end of the work.
         """
         with self._taking:
-            return self._claims.take_back(self._clock(), after_crash=False, but=self._in_hand)
+            return self._claims.take_back(self._clock(), but=self._in_hand)
 
     def pick_up_hung(self) -> bool:
         """Let the row be painted whose prompt the language model does not come back from.

@@ -251,7 +251,7 @@ def test_stopping_leaves_the_row_to_be_taken_back(bench, submit, generations, cl
     finally:
         hook.remove()
     assert generations.find(made.id).status == "processing"
-    assert claims.take_back(1, after_crash=False) == 1
+    assert claims.take_back(1) == 1
     assert generations.find(made.id).status == "pending"
 
 
