@@ -92,14 +92,17 @@ def serve(
 
 @cli.command()
 @click.option("--data-dir", help="The folder of the database and the pictures.")
+@click.option("--device", help="Add a worker on it. Default: the first of painting.devices, alone.")
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 @click.pass_context
-def worker(context: click.Context, data_dir: str | None, until_stdin_closes: bool) -> None:
-    """Make the pictures: what `serve` starts by itself."""
+def worker(
+    context: click.Context, data_dir: str | None, device: str | None, until_stdin_closes: bool
+) -> None:
+    """Make the pictures: what `serve` starts by itself, one for each device."""
     from banatie.worker import run_worker
 
     config = _config(context, storage__data_dir=data_dir)
-    run_worker(config, now, until_stdin_closes=until_stdin_closes)
+    run_worker(config, now, device=device, until_stdin_closes=until_stdin_closes)
 
 
 @cli.command()

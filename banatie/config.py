@@ -90,12 +90,18 @@ class Painting(Struct, frozen=True, forbid_unknown_fields=True):
     """The painting model and where it computes."""
 
     model: str = "banatie-small"
-    device: str = "auto"
+    devices: tuple[str, ...] = ("auto",)
     threads: NotNegative = 0
     memory: Literal["auto", "whole", "encoders-aside", "streamed", "streamed-fp8"] = "auto"
     max_batch: NotNegative = 1
     compile: bool = False
     previews: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.devices:
+            raise ValueError("devices: there must be one; auto takes what there is")
+        if "auto" in self.devices and len(self.devices) > 1:
+            raise ValueError("devices: auto stands for all devices, and so stands alone")
 
 
 class Worker(Struct, frozen=True, forbid_unknown_fields=True):

@@ -30,7 +30,7 @@ from banatie.inference.checking import (
 )
 from banatie.serve import find_address
 from banatie.store.database import Database
-from banatie.store.workers import Workers, WorkerState
+from banatie.store.workers import Workers, WorkerState, state_of
 from banatie.worker import stay_offline
 
 DISK_BYTES_NEEDED = 100_000_000
@@ -59,9 +59,9 @@ def examine(config: Config, now: int) -> Iterator[Finding]:
     data = config.storage.data
     yield _folder(data)
     yield _disk(data)
-    database, worker = _database(data / "banatie.db", now)
+    database, workers = _database(data / "banatie.db", now)
     yield database
-    yield _worker(worker)
+    yield _worker(workers)
     yield _port(config)
     yield _address(config)
     catalog = Catalog(config.storage.models)
@@ -69,7 +69,7 @@ def examine(config: Config, now: int) -> Iterator[Finding]:
     for kind, look in (("painting model", _painting_model), ("language model", _language_model)):
         finding, numbers[kind] = look(kind, catalog, config)
         yield finding
-    yield from _device(config, numbers, worker)
+    yield from _devices(config, numbers, state_of(workers) == "ready")
     yield _offline()
 
 
@@ -104,43 +104,51 @@ def _is(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def _database(path: Path, now: int) -> tuple[Finding, WorkerState | None]:
-    """What is said of the database, and the worker that is at work on it."""
+def _database(path: Path, now: int) -> tuple[Finding, list[WorkerState]]:
+    """What is said of the database, and the workers that are at work on it."""
     if not path.exists():
         found = "there is none yet; `banatie serve` makes it"
-        return Finding("database", "ok", found), None
+        return Finding("database", "ok", found), []
     log = path.with_name(path.name + "-wal")
     at_rest = not log.exists()
     database = Database(path, read_only=True)
     try:
         database.check(quick=True)
         pending = database.pending()
-        worker = Workers(database).present(now)
+        workers = Workers(database).present(now)
     except BanatieError as error:
         if at_rest and log.exists():
             # A server has just begun to write, and what was read was of two minds.
             return _database(path, now)
         remedy = "stop the server and bring back a backup: banatie restore FILE"
-        return Finding("database", "FAIL", str(error), remedy), None
+        return Finding("database", "FAIL", str(error), remedy), []
     finally:
         database.close()
     size = _bytes(path.stat().st_size)
     if pending:
         remedy = "run: banatie migrate (`banatie serve` does it by itself)"
         found = f"whole, {size}; not up to date: {', '.join(pending)}"
-        return Finding("database", "warn", found, remedy), worker
-    return Finding("database", "ok", f"whole, {size}, up to date"), worker
+        return Finding("database", "warn", found, remedy), workers
+    return Finding("database", "ok", f"whole, {size}, up to date"), workers
 
 
-def _worker(worker: WorkerState | None) -> Finding:
-    if worker is None:
+def _worker(workers: list[WorkerState]) -> Finding:
+    if not workers:
         return Finding("worker", "ok", "none is running; `banatie serve` starts one")
+    found = "; ".join(_said_by(worker) for worker in workers)
+    if all(worker.state != "broken" for worker in workers):
+        return Finding("worker", "ok", found)
+    remedy = "see the models below and the worker's log"
+    state = "FAIL" if state_of(workers) == "broken" else "warn"
+    return Finding("worker", state, found, remedy)
+
+
+def _said_by(worker: WorkerState) -> str:
     if worker.state == "broken":
-        remedy = "see the models below and the worker's log"
-        return Finding("worker", "FAIL", worker.reason or "it is broken", remedy)
+        return worker.reason or "it is broken"
     if worker.state == "starting":
-        return Finding("worker", "ok", f"is loading its models (process {worker.pid})")
-    return Finding("worker", "ok", f"ready on {worker.device} (process {worker.pid})")
+        return f"is loading its models (process {worker.pid})"
+    return f"ready on {worker.device} (process {worker.pid})"
 
 
 def _port(config: Config) -> Finding:
@@ -226,47 +234,53 @@ def _whole(
     return Finding(check, "ok", found), numbers_in(files)
 
 
-def _device(
-    config: Config, numbers: dict[str, int], worker: WorkerState | None
-) -> Iterator[Finding]:
+def _devices(config: Config, numbers: dict[str, int], loaded: bool) -> Iterator[Finding]:
     """What computes, and whether its memory is enough for the models."""
-    reinstall = "run scripts/set-up again, or install the torch that fits this machine"
     try:
-        import torch
-
-        from banatie.inference.runtime import choose_runtime, device_memory
+        from banatie.inference.runtime import present_devices
     except (ImportError, OSError) as error:
-        yield Finding("device", "FAIL", f"torch cannot be loaded: {error}", reinstall)
+        remedy = "run scripts/set-up again, or install the torch that fits this machine"
+        yield Finding("device", "FAIL", f"torch cannot be loaded: {error}", remedy)
         return
+    devices = config.painting.devices
+    if devices == ("auto",):
+        devices = present_devices()
+    for number, device in enumerate(dict.fromkeys(devices)):
+        # The language model runs in one of the workers, most likely in the first.
+        counted = {"painting model": devices.count(device), "language model": int(number == 0)}
+        yield from _device(device, config, numbers, counted, loaded)
+
+
+def _device(
+    device: str, config: Config, numbers: dict[str, int], counted: dict[str, int], loaded: bool
+) -> Iterator[Finding]:
+    import torch
+
+    from banatie.inference.runtime import choose_runtime, device_memory
+
     try:
-        wanted = config.painting.device
-        if wanted != "auto" and torch.device(wanted).type == "cuda":
-            # It says why there is none.
-            torch.cuda.init()
-        runtime = choose_runtime(wanted, config.painting.threads)
-        torch.zeros(1, device=runtime.device, dtype=runtime.dtype).add_(1).cpu()
-        memory = device_memory(runtime.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        remedy = f"set painting.device to auto, or {reinstall}"
-        yield Finding("device", "FAIL", f"{config.painting.device}: {reason}", remedy)
+        runtime = choose_runtime(device, config.painting.threads)
+        memory = device_memory(device)
+    except ConfigError as error:
+        remedy = 'set painting.devices to ["auto"], or install the torch that fits this machine'
+        yield Finding("device", "FAIL", str(error), remedy)
         return
-    name = torch.cuda.get_device_name(runtime.device) if memory else ""
+    name = torch.cuda.get_device_name(device) if memory else ""
     formats = f"paints in {_format(runtime.dtype)}, writes in {_format(runtime.language_dtype)}"
-    found = f"{runtime.device}{f' ({name})' if name else ''}: {formats}"
-    if runtime.device == "cpu" and numbers["painting model"] >= LARGE_PIPELINE:
+    found = f"{device}{f' ({name})' if name else ''}: {formats}"
+    if device == "cpu" and numbers["painting model"] >= LARGE_PIPELINE:
         remedy = "set painting.model to a smaller one, or use a machine with a GPU"
         yield Finding("device", "warn", f"{found}; minutes for a picture", remedy)
     else:
         yield Finding("device", "ok", found)
     needed = (
-        numbers["painting model"] * runtime.dtype.itemsize
-        + numbers["language model"] * runtime.language_dtype.itemsize
+        counted["painting model"] * numbers["painting model"] * runtime.dtype.itemsize
+        + counted["language model"] * numbers["language model"] * runtime.language_dtype.itemsize
     )
-    yield _memory(needed, memory, worker)
+    yield _memory(needed, memory, loaded)
 
 
-def _memory(needed: int, device: tuple[int, int] | None, worker: WorkerState | None) -> Finding:
+def _memory(needed: int, device: tuple[int, int] | None, loaded: bool) -> Finding:
     if device is not None:
         free, total, where = device[1] - device[0], device[1], "on the GPU"
     else:
@@ -275,7 +289,7 @@ def _memory(needed: int, device: tuple[int, int] | None, worker: WorkerState | N
     found = f"the models take {_bytes(needed)}; {_bytes(free)} of {_bytes(total)} {where} are free"
     if needed > total:
         return Finding("memory", "FAIL", found, "set painting.model or enhancement.model to less")
-    if worker is not None and worker.state == "ready":
+    if loaded:
         return Finding("memory", "ok", f"{found}, the worker's models being loaded")
     if needed > free:
         return Finding("memory", "warn", found, "close what else uses it")

@@ -17,7 +17,8 @@ from banatie.config import Config
 from banatie.errors import GenerationFailed, ModelError
 from banatie.records import Generation, Submission
 from banatie.serve import Services, build_services
-from banatie.store.locks import is_held
+from banatie.store.locks import at_work
+from banatie.store.workers import state_of
 
 LOOK_SECONDS = 0.05
 STOP_SECONDS = 6.0
@@ -37,7 +38,7 @@ def generate(
     project_id = services.keys.default_project_id(clock())
     generation = services.intake.submit(project_id, submission).generation
     worker = None
-    if not is_held(config.storage.data, "worker"):
+    if not at_work(config.storage.data):
         worker = subprocess.Popen([*worker_command], stdin=subprocess.PIPE)
     try:
         ended = _watch(services, generation, worker)
@@ -78,8 +79,8 @@ def _label(generation: Generation) -> str:
 
 def _check_worker(services: Services, worker: subprocess.Popen | None) -> None:
     present = services.workers.present(services.clock())
-    if present is not None and present.state == "broken":
-        raise ModelError(present.reason or "the worker is broken")
+    if state_of(present) == "broken":
+        raise ModelError(present[0].reason or "the worker is broken")
     if worker is not None and worker.poll() is not None:
         raise ModelError(f"the worker ended with status {worker.returncode}")
 

@@ -8,6 +8,7 @@ almost nothing. `scripts/bench png` compares it with Pillow's. Knows no models, 
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zlib
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+PREVIEW_QUALITY = 80
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -33,6 +36,13 @@ class Picture:
     mime_type: str
     width: int
     height: int
+
+
+def encode_preview(image: Image.Image) -> bytes:
+    """Encode a small picture as a JPEG of a few kilobytes: seen for a moment, never kept."""
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=PREVIEW_QUALITY)
+    return encoded.getvalue()
 
 
 def encode_png(image: Image.Image, text: Mapping[str, str]) -> Picture:

@@ -2,19 +2,20 @@
 
 Only a generation's id crosses; what is to be done stands in its row. A lost message loses nothing,
 because the worker also looks for waiting rows by itself. Huey's SQLite queue is polled with a
-growing delay, so beside each message goes a datagram on a Unix socket that wakes the reader at
-once; where there is no such socket, the reader polls.
+growing delay, so beside each message goes a datagram that wakes every reader of the stage at once,
+each on a Unix socket of its own; where there are no such sockets, the readers poll.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,19 +34,28 @@ Stage = Literal["enhance", "paint"]
 POLL_SECONDS = 0.25
 """How long a reader waits for the datagram before it looks into the queue all the same."""
 
+SOCKET = ".sock"
+
 
 class Bell:
-    """One stage's queue: rung by whoever has made work for it, answered by the worker."""
+    """One stage's queue: rung by whoever has made work for it, answered by the workers."""
 
     def __init__(
-        self, stage: Stage, folder: Path, answer: Callable[[str], None] | None = None
+        self,
+        stage: Stage,
+        folder: Path,
+        answer: Callable[[str], None] | None = None,
+        reader: str = "reader",
     ) -> None:
+        """`answer` and the `reader`'s name are for who reads; no two may have one name."""
         self._huey = Huey(
             f"banatie-{stage}",
             results=False,
             storage_class=_WakingStorage,
             filename=str(folder / "queue.db"),
-            socket_path=folder / f"{stage}.sock",
+            folder=folder,
+            stage=stage,
+            reader=reader,
         )
 
         # Huey finds a task by its function's module and name, so both sides register this one.
@@ -88,14 +98,34 @@ class Bell:
         self._huey.storage.flush_queue()
 
 
+def sweep_sockets(folder: Path, readers: Collection[str]) -> None:
+    """Remove the sockets of all but these readers."""
+    for path in map(Path, _sockets(folder)):
+        if path.stem.partition("-")[2] not in readers:
+            path.unlink(missing_ok=True)
+
+
+def _sockets(folder: Path, stage: str = "") -> list[str]:
+    # With os and not pathlib: this is done for each generation that is accepted.
+    return [
+        os.path.join(folder, name)
+        for name in os.listdir(folder)
+        if name.startswith(stage) and name.endswith(SOCKET)
+    ]
+
+
 class _WakingStorage(SqliteStorage):
     """Huey's SQLite queue, whose reader sleeps until a datagram comes."""
 
     # Huey's word for: dequeue waits by itself, do not sleep between calls.
     blocking = True
 
-    def __init__(self, name: str, *, socket_path: Path, **options: object) -> None:
-        self._socket_path = socket_path
+    def __init__(
+        self, name: str, *, folder: Path, stage: Stage, reader: str, **options: object
+    ) -> None:
+        self._folder = folder
+        self._stage = stage
+        self._socket_path = folder / f"{stage}-{reader}{SOCKET}"
         self._sender: socket.socket | None = None
         self._reader: socket.socket | None = None
         self._reader_is_open = False
@@ -143,9 +173,11 @@ class _WakingStorage(SqliteStorage):
             self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._sender.setblocking(False)
         if self._sender is not None:
-            # No reader, a full socket, a path too long for a socket: the reader will poll.
-            with contextlib.suppress(OSError):
-                self._sender.sendto(b"", str(self._socket_path))
+            # Whoever comes first finds the message, the others that there is nothing (left) to do.
+            for path in _sockets(self._folder, self._stage):
+                # A dead reader, a full socket, a path too long for a socket: the reader will poll.
+                with contextlib.suppress(OSError):
+                    self._sender.sendto(b"", path)
 
     def close(self) -> bool:
         for end in (self._sender, self._reader):
@@ -171,7 +203,10 @@ class _WakingStorage(SqliteStorage):
             return False
         if not select.select([self._reader], [], [], POLL_SECONDS)[0]:
             return False
-        self._reader.recv(1)
+        # All that came while the reader was busy: one look at the queue answers them.
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._reader.recv(1)
         return True
 
     def _open_reader(self) -> socket.socket | None:
@@ -179,6 +214,7 @@ class _WakingStorage(SqliteStorage):
             return None
         self._socket_path.unlink(missing_ok=True)
         reader = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        reader.setblocking(False)
         try:
             reader.bind(str(self._socket_path))
         except OSError:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Protocol
 
 from PIL import Image as PillowImage
@@ -23,7 +24,7 @@ from PIL import Image as PillowImage
 import banatie
 from banatie.config import Config
 from banatie.errors import BanatieError, OutOfMemory, PaintingError, ServiceUnavailable
-from banatie.imaging import Picture, encode_png, parameters_text
+from banatie.imaging import Picture, encode_png, encode_preview, parameters_text
 from banatie.inference.catalog import PaintingModel
 from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
 from banatie.inference.painter import PaintJob
@@ -79,7 +80,6 @@ class Runner:
         self._files = files
         self._residency = residency
         self._painter = residency.painter
-        self._enhancer = residency.enhancer
         self._painting_model = painting_model
         self._organization_of = organization_of
         self._wants_painting = wants_painting
@@ -121,9 +121,7 @@ class Runner:
         That happens when the database could not be written at the very end of the work.
         """
         with self._taking:
-            return self._claims.take_back(
-                self._clock(), after_crash=False, but=self._in_hand | self._at_finish
-            )
+            return self._claims.take_back(self._clock(), but=self._in_hand | self._at_finish)
 
     def pick_up_hung(self) -> bool:
         """Let the row be painted whose prompt the language model does not come back from.
@@ -181,7 +179,7 @@ class Runner:
             note = EnhancementNote(
                 enhancement.template, enhancement.model, enhancement.way, enhancement.seconds
             )
-        warning = None if note else _warning(enhancement, self._enhancer)
+        warning = None if note else _warning(enhancement, self._residency.enhancer)
         held = self._claims.finish_enhancement(
             generation.id,
             prompt=enhancement.text if note else generation.original_prompt,
@@ -195,11 +193,12 @@ class Runner:
         self._wants_painting(generation.id)
 
     def _ask_enhancer(self, generation: Generation) -> Enhancement | None:
-        if self._enhancer is None:
+        enhancer = self._residency.enhancer
+        if enhancer is None:
             return None
         while True:
             try:
-                return self._enhancer.enhance(
+                return enhancer.enhance(
                     generation.original_prompt,
                     generation.template,
                     seed=generation.seed,
@@ -279,13 +278,16 @@ class Runner:
 
         def report(step: int, steps: int) -> None:
             nonlocal written
-            held = [each for each in begun if self._claims.holds(each.generation.id)]
+            # Of several, one that is cancelled is painted with the others and then thrown away.
+            held = any(self._claims.holds(each.generation.id) for each in begun)
             if self.stopping.is_set() or not held:
                 raise LetGo
             if step < steps and time.monotonic() - written >= PROGRESS_SECONDS:
                 written = time.monotonic()
-                for each in held:
-                    self._claims.record_step(each.generation.id, step, self._clock())
+                previews = self._painter.previews() if self._config.painting.previews else []
+                for each, preview in zip_longest(begun, previews):
+                    jpeg = encode_preview(preview) if preview else None
+                    self._claims.record_step(each.generation.id, step, self._clock(), jpeg)
 
         return report
 

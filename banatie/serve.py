@@ -1,8 +1,4 @@
-"""`banatie serve`: the web server in this process, and a worker beside it that is kept alive.
-
-The worker is a child whose standard input is a pipe from here: it ends when this process does,
-however that happens.
-"""
+"""`banatie serve`: the web server in this process, and beside it workers that are kept alive."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from granian.server.embed import Server
 
 from banatie.api.app import Services, create_app
 from banatie.config import Config
-from banatie.errors import BanatieError, ConfigError
+from banatie.errors import ConfigError
 from banatie.intake import Intake
 from banatie.jobs import Bell
 from banatie.store.backup import finish_restore
@@ -34,16 +30,12 @@ from banatie.store.generations import Generations
 from banatie.store.keys import Keys
 from banatie.store.locks import holding
 from banatie.store.workers import Workers
+from banatie.supervisor import STOP_SECONDS, Supervisor
 
 logger = logging.getLogger(__name__)
 
 STORE_THREADS = 4
 """How many requests may wait for the disk at once."""
-RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
-"""How long to wait before a worker that died is started again, the oftener the longer."""
-STEADY_SECONDS = 300.0
-"""A worker that lived this long starts without having to wait again."""
-STOP_SECONDS = 5.0
 MOST_CONNECTIONS = 4000
 """Past this, new ones wait. Those that wait for a picture, or send their request a byte a minute,
 hold one each."""
@@ -84,7 +76,7 @@ def serve(
 
     `announce` is called once the server answers, with its address; on the very first run the text
     of the key that was made; and what there is to warn of, if anything. Without a `worker_command`
-    no worker is started.
+    no worker is started; else it starts one on the first device, and with `--device` on another.
     Raises DataFolderBusy, DataFolderUnusable and ConfigError.
     """
     ip_address = find_address(config)
@@ -141,7 +133,7 @@ async def _serve(
         },
     )
     serving = asyncio.create_task(server.serve())
-    supervising = asyncio.create_task(_keep_worker(worker_command or (), services.workers))
+    supervising = asyncio.create_task(_supervise(services, worker_command))
     stopping = asyncio.create_task(stop.wait())
     try:
         announcing = asyncio.create_task(_announce_when_answering(services.config, announce))
@@ -161,6 +153,14 @@ async def _serve(
         services.close()
 
 
+async def _supervise(services: Services, worker_command: Sequence[str] | None) -> None:
+    if worker_command is None:
+        await asyncio.get_running_loop().create_future()
+    config = services.config
+    devices, data = config.painting.devices, config.storage.data
+    await Supervisor(worker_command, devices, services.workers, data, services.clock).run()
+
+
 async def _announce_when_answering(config: Config, announce: Callable[[str], None]) -> None:
     host = config.server.host
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -174,42 +174,6 @@ async def _announce_when_answering(config: Config, announce: Callable[[str], Non
         break
     shown = f"[{local}]" if ":" in local else local
     announce(config.server.public_url or f"http://{shown}:{config.server.port}")
-
-
-async def _keep_worker(command: Sequence[str], workers: Workers) -> None:
-    """Run the worker, again and again; when cancelled, stop it."""
-    loop = asyncio.get_running_loop()
-    if not command:
-        await loop.create_future()
-    # Whatever was there when everything was killed is no more.
-    await asyncio.to_thread(workers.forget_all)
-    deaths = 0
-    while True:
-        started = loop.time()
-        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
-        try:
-            status = await process.wait()
-        except asyncio.CancelledError:
-            await _stop_worker(process)
-            raise
-        # At once, not when its silence is noticed, unless the disk is full just now.
-        with contextlib.suppress(BanatieError):
-            await asyncio.to_thread(workers.forget_all)
-        deaths = 0 if loop.time() - started > STEADY_SECONDS else deaths + 1
-        pause = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1] if deaths else 0.0
-        logger.error("the worker ended with status %s; starting it again in %g s", status, pause)
-        await asyncio.sleep(pause)
-
-
-async def _stop_worker(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.stdin.close()
-    try:
-        await asyncio.wait_for(process.wait(), STOP_SECONDS)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 def _exposure(keys: Keys, ip_address: str) -> str | None:

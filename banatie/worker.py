@@ -1,38 +1,47 @@
-"""The worker process: takes back what a dead worker held, loads the models, answers the bells.
+"""The worker process: takes back what dead workers held, loads the models, answers the bells.
 
-One worker owns a data folder, by a lock that dies with its process. It never serves HTTP.
+There is one for each device, and each is known to be alive by a lock that dies with its process
+(`store.locks`). The language model runs in one of them at a time. A worker never serves HTTP.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from banatie import logs
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelError
-from banatie.jobs import Bell, Stage
+from banatie.inference.catalog import Catalog, LanguageModel
+from banatie.jobs import Bell, Stage, sweep_sockets
 from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files
 from banatie.store.generations import Generations
-from banatie.store.images import Images
 from banatie.store.keys import Keys
-from banatie.store.locks import holding
+from banatie.store.locks import Turn, at_work, is_at_work, joining
+from banatie.store.strays import Strays
 from banatie.store.workers import Workers, WorkerState
+
+if TYPE_CHECKING:
+    from huey.consumer import Consumer
+
+    from banatie.inference.residency import Residency
+    from banatie.runner import Runner
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +55,22 @@ GRACE_SECONDS = 4.0
 
 
 def run_worker(
-    config: Config, clock: Callable[[], int], *, until_stdin_closes: bool = False
+    config: Config,
+    clock: Callable[[], int],
+    *,
+    device: str | None = None,
+    until_stdin_closes: bool = False,
 ) -> None:
     """Work until SIGTERM or SIGINT, or until standard input closes if that is wanted.
 
-    Raises DataFolderBusy when another worker has the data folder, and DataFolderUnusable.
+    Without a `device` it takes the first of the settings, and wants to be the only worker.
+    Raises DataFolderBusy when it is not, or must not be, and DataFolderUnusable.
     """
     stay_offline()
-    with holding(config.storage.data, "worker"):
-        worker = Worker(config, clock)
+    # Short, since it is part of a socket's path, which has little room.
+    worker_id = secrets.token_hex(6)
+    with joining(config.storage.data, worker_id, alone=device is None):
+        worker = Worker(config, clock, worker_id, device)
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, lambda *_: worker.stop())
         if until_stdin_closes:
@@ -65,20 +81,27 @@ def run_worker(
 class Worker:
     """One worker's life."""
 
-    def __init__(self, config: Config, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, config: Config, clock: Callable[[], int], worker_id: str, device: str | None
+    ) -> None:
         self._config = config
         self._clock = clock
+        self._wanted_device = device
         self._stop = threading.Event()
         self._begun = False
         self._database = Database(config.storage.data / "banatie.db")
         self._files = Files(config.storage.data / "storage")
         self._generations = Generations(self._database)
         self._workers = Workers(self._database)
-        self._state = WorkerState(id=str(uuid.uuid4()), pid=os.getpid(), state="starting")
+        self._strays = Strays(self._database, self._files)
+        self._language_turn = Turn(config.storage.data, "language-model")
+        self._state = WorkerState(id=worker_id, pid=os.getpid(), state="starting", device=device)
         self._process = psutil.Process()
         self._device_memory: Callable[[], tuple[int, int] | None] = lambda: None
-        self._claims = Claims(self._database, self._state.id)
+        self._residency: Residency | None = None
+        self._claims = Claims(self._database, worker_id)
         self._bells: dict[Stage, Bell] = {}
+        self._consumers: list[Consumer] = []
 
     def stop(self) -> None:
         """Put things down and end; before anything is held, at once."""
@@ -101,33 +124,45 @@ class Worker:
                 self._answer(runner)
         finally:
             self._stop.set()
-            returned = self._claims.take_back(self._clock(), after_crash=False)
-            self._workers.forget_all()
+            returned = self._claims.take_back(self._clock())
+            self._workers.forget(self._state.id)
             logger.info("the worker stops; %d generations wait again", returned)
 
     def _recover(self) -> None:
-        finish_restore(self._config.storage.data)
+        data = self._config.storage.data
+        finish_restore(data)
         self._database.migrate()
-        self._workers.forget_all()
-        now = self._clock()
-        # Whoever held these rows is dead, or the lock would not be ours.
-        returned = self._claims.take_back(now, after_crash=True)
-        given_up = self._claims.give_up(self._config.worker.max_retries, now)
-        swept = self._files.sweep(Images(self._database).storage_keys())
+        sweep_sockets(data, at_work(data))
+        self._claims.give_up(self._config.worker.max_retries, self._clock())
+        self._bury_the_dead()
+        self._strays.look()
+        self._sweep()
         self._report()
-        if returned or swept:
+
+    def _bury_the_dead(self) -> None:
+        """Let the rows wait again that dead workers held, and forget those workers."""
+        is_alive = partial(is_at_work, self._config.storage.data)
+        dead = {worker_id for worker_id in self._claims.other_holders() if not is_alive(worker_id)}
+        for worker_id in dead:
+            returned, given_up = self._claims.bury(
+                worker_id, self._config.worker.max_retries, self._clock()
+            )
             logger.warning(
-                "after a crash: %d generations were in work, %d given up, %d files swept",
+                "a worker has died: %d generations were in work, %d are given up",
                 returned,
                 given_up,
-                swept,
             )
+        if self._workers.forget_dead(is_alive) or dead:
+            # They may have left files, too.
+            self._strays.look()
+
+    def _sweep(self) -> None:
+        if swept := self._strays.sweep():
+            logger.warning("%d files were swept that belong to nothing", swept)
 
     def _load(self):
         """The runner with its models; None when there is nothing to paint with."""
-        from banatie.inference.catalog import Catalog
-
-        painting, enhancement = self._config.painting, self._config.enhancement
+        painting = self._config.painting
         started = time.monotonic()
         catalog = Catalog(self._config.storage.models)
         try:
@@ -141,26 +176,27 @@ class Worker:
         from banatie.runner import Runner
 
         logs.adopt("transformers", "diffusers", "huggingface_hub")
-        runtime = choose_runtime(painting.device, painting.threads)
-        self._device_memory = partial(device_memory, runtime.device)
-        language_model = None
+        device = self._wanted_device or self._first_device()
         try:
-            language_model = catalog.language_model(enhancement.model)
+            runtime = choose_runtime(device, painting.threads, painting.devices.count(device))
         except BanatieError as error:
-            # Pictures can be made without it: their records will carry a warning.
-            logger.error("no prompt will be enhanced: %s", error)
+            return self._cannot_paint(error, f"The device {device!r}")
+        self._device_memory = partial(device_memory, runtime.device)
+        language_model = self._language_model(catalog) if self._language_turn.take() else None
         try:
             residency = Residency.load(
                 model,
                 language_model,
                 runtime,
-                painter_place=painting.memory,
-                language_place=enhancement.memory,
+                place=painting.memory,
+                language=self._config.enhancement.memory,
                 batch=painting.max_batch or MOST_AT_ONCE,
                 compiled=painting.compile,
             )
         except BanatieError as error:
+            self._language_turn.leave()
             return self._cannot_paint(error)
+        self._residency = residency
         organizations = Keys(self._database).organization_of
         runner = Runner(
             self._claims,
@@ -176,7 +212,6 @@ class Worker:
             self._state,
             state="ready",
             device=runtime.device,
-            language_model=language_model.name if residency.enhancer else None,
             painting_model=model.name,
         )
         logger.info(
@@ -184,24 +219,39 @@ class Worker:
         )
         return runner
 
-    def _cannot_paint(self, error: BanatieError) -> None:
+    def _first_device(self) -> str:
+        """The first of the settings' devices; what `auto` stands for, the row tells `serve`."""
+        from banatie.inference.runtime import present_devices
+
+        devices = self._config.painting.devices
+        if devices == ("auto",):
+            devices = present_devices()
+            self._state = replace(self._state, devices=devices)
+        self._state = replace(self._state, device=devices[0])
+        self._report()
+        return devices[0]
+
+    def _language_model(self, catalog: Catalog) -> LanguageModel | None:
+        """The one of the settings, for who has the turn; None when there is none to be had."""
+        try:
+            return catalog.language_model(self._config.enhancement.model)
+        except BanatieError as error:
+            # Pictures can be made without it: their records will carry a warning.
+            logger.error("no prompt will be enhanced: %s", error)
+            return None
+
+    def _cannot_paint(self, error: BanatieError, what: str = "") -> None:
         logger.error("nothing can be painted: %s", error)
         # Whoever asks /health needs no key, so the paths stay in the log.
-        name = Path(self._config.painting.model).name
-        reason = f"The model {name!r} cannot be used; the log says why"
+        what = what or f"The model {Path(self._config.painting.model).name!r}"
+        reason = f"{what} cannot be used; the log says why"
         self._state = replace(self._state, state="broken", reason=reason)
         self._report()
 
-    def _answer(self, runner) -> None:
-        folder = self._config.storage.data
-        self._bells["enhance"] = Bell("enhance", folder, runner.enhance_waiting)
-        self._bells["paint"] = Bell("paint", folder, runner.paint_waiting)
-        consumers = []
-        for bell in self._bells.values():
-            bell.clear()
-            consumers.append(bell.consumer())
-        for consumer in consumers:
-            consumer.start()
+    def _answer(self, runner: Runner) -> None:
+        self._listen("paint", runner.paint_waiting)
+        if self._language_turn.is_mine:
+            self._listen("enhance", runner.enhance_waiting)
         self._report()
         next_housekeeping, hung = 0.0, False
         while not hung:
@@ -209,6 +259,9 @@ class Worker:
                 hung = runner.pick_up_hung()
                 if dropped := runner.pick_up_fallen():
                     logger.warning("%d generations were dropped and wait again", dropped)
+                self._bury_the_dead()
+                self._sweep()
+                self._take_language_turn(runner)
                 # A message may be lost, a row never: look for rows nobody was told of.
                 for stage, bell in self._bells.items():
                     if self._claims.waiting(stage):
@@ -219,14 +272,33 @@ class Worker:
             if self._stop.wait(LOOK_SECONDS):
                 break
         runner.stopping.set()
-        for consumer in consumers:
+        for consumer in self._consumers:
             consumer.stop()
         deadline = time.monotonic() + GRACE_SECONDS
-        for consumer in consumers:
+        for consumer in self._consumers:
             for _, thread in consumer.worker_threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
         if hung:
             raise ModelError("the language model hangs; the worker has to start anew")
+
+    def _listen(self, stage: Stage, answer: Callable[[str], None]) -> None:
+        bell = Bell(stage, self._config.storage.data, answer, self._state.id)
+        # What the messages are about is found in the rows.
+        bell.clear()
+        consumer = bell.consumer()
+        consumer.start()
+        self._bells[stage] = bell
+        self._consumers.append(consumer)
+
+    def _take_language_turn(self, runner: Runner) -> None:
+        """Enhance from now on if nobody does, because the worker that did has died."""
+        if self._language_turn.is_mine or not self._language_turn.take():
+            return
+        logger.info("the language model is loaded here now")
+        if language_model := self._language_model(Catalog(self._config.storage.models)):
+            self._residency.adopt(language_model)
+        self._listen("enhance", runner.enhance_waiting)
+        self._report()
 
     def _wants_painting(self, generation_id: str) -> None:
         self._bells["paint"].ring(generation_id)
@@ -254,8 +326,11 @@ class Worker:
 
     def _report(self) -> None:
         used, total = self._device_memory() or (None, None)
+        enhancer = self._residency.enhancer if self._residency else None
         state = replace(
             self._state,
+            language_model=enhancer.name if enhancer else None,
+            plan=str(self._residency.plan) if self._residency else None,
             memory_bytes=self._process.memory_info().rss,
             device_memory_used=used,
             device_memory_total=total,

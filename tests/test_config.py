@@ -49,6 +49,8 @@ def test_later_sources_win(tmp_path):
         ({"BANATIE_SERVER__CORS_ORIGINS": "https://a.example/"}, "server.cors_origins"),
         ({"BANATIE_SERVER__CORS_ORIGINS": "a.example"}, "server.cors_origins"),
         ({"BANATIE_SERVER__TRUSTED_PROXIES": "::1,nginx"}, "trusted_proxies: 'nginx' is no"),
+        ({"BANATIE_PAINTING__DEVICES": ""}, "devices: there must be one"),
+        ({"BANATIE_PAINTING__DEVICES": "cpu,auto"}, "devices: auto stands for all"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_source(environment, message):

@@ -56,7 +56,7 @@ def test_every_figure_and_every_check_is_documented(tmp_path, monkeypatch):
     # The doctor tells the libraries by the environment to stay offline.
     monkeypatch.setattr(os, "environ", os.environ.copy())
     text = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    config = load_config(None, {}, {"storage.data_dir": str(tmp_path), "painting.device": "cpu"})
+    config = load_config(None, {}, {"storage.data_dir": str(tmp_path), "painting.devices": "cpu"})
     services = build_services(config, lambda: 0)
     shown = Metrics(services.database, services.workers, services.clock).render().decode()
     names = set(re.findall(r"^# TYPE (banatie_\w+)", shown, re.MULTILINE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -58,7 +59,7 @@ def settings(models, tmp_path, port) -> dict[str, object]:
         "storage.data_dir": str(tmp_path / "data"),
         "storage.models_dir": str(models),
         "painting.model": "painting",
-        "painting.device": "cpu",
+        "painting.devices": "cpu",
         "enhancement.model": "language",
     }
 
@@ -135,6 +136,26 @@ def test_a_database_in_use_is_read_with_what_is_only_in_its_log(examined, databa
         "The model 'x' cannot be used",
         "see the models below and the worker's log",
     )
+
+
+def test_of_several_workers_a_broken_one_is_told_of(examined, database):
+    writer = Database(database)
+    workers = Workers(writer)
+    workers.report(WorkerState("v", 8, "broken", "The device 'cuda:1' cannot be used"), NOW)
+    workers.report(WorkerState("x", 9, "starting"), NOW)
+    writer.close_whole()
+    finding = examined()["worker"]
+    assert finding.state == "warn"
+    assert "ready on cpu (process 7); The device 'cuda:1' cannot be used" in finding.found
+    assert "is loading its models (process 9)" in finding.found
+
+
+def test_a_device_that_is_listed_often_holds_as_many_painting_models(examined):
+    def needed(times: int) -> int:
+        found = examined(painting__devices=",".join(["cpu"] * times))["memory"].found
+        return int(re.search(r"the models take (\d+) MB", found)[1])
+
+    assert needed(1000) == pytest.approx(2 * needed(500), rel=0.01)
 
 
 def test_a_damaged_database_is_found(examined, database):
@@ -279,9 +300,9 @@ def test_models_that_no_memory_holds_are_found(examined, models):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:63", "mps:9"])
 def test_a_device_that_is_not_there_is_found(examined, device):
-    found = examined(painting__device=device)
+    found = examined(painting__devices=device)
     assert found["device"].state == "FAIL"
-    assert found["device"].found.startswith(f"{device}: ")
+    assert f"{device!r} cannot be used: " in found["device"].found
     assert "memory" not in found
 
 

@@ -28,6 +28,8 @@ from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 torch.set_num_threads(1)
 
+RUNTIME = choose_runtime("cpu")
+
 
 @dataclasses.dataclass
 class Bench:
@@ -48,9 +50,9 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     make_tiny_sdxl(folder / "sdxl")
     make_tiny_language_model(folder / "language")
-    catalog, runtime = Catalog(folder), choose_runtime("cpu")
+    catalog = Catalog(folder)
     painting = catalog.painting_model("sdxl")
-    residency = Residency.load(painting, catalog.language_model("language"), runtime)
+    residency = Residency.load(painting, catalog.language_model("language"), RUNTIME)
     return painting, residency
 
 
@@ -64,7 +66,7 @@ def make_runner(models, claims, keys, tmp_path):
         batch = replaced.pop("batch", 1)
         plan = dataclasses.replace(residency.plan, batch=batch)
         enhancer = replaced.pop("enhancer", residency.enhancer)
-        own = Residency(plan, replaced.pop("below", ()), "cpu", residency.painter, enhancer)
+        own = Residency(plan, replaced.pop("below", ()), RUNTIME, residency.painter, enhancer)
         runner = Runner(
             claims,
             files,
@@ -368,7 +370,7 @@ def test_stopping_leaves_the_row_to_be_taken_back(bench, submit, generations, cl
     finally:
         hook.remove()
     assert generations.find(made.id).status == "processing"
-    assert claims.take_back(1, after_crash=False) == 1
+    assert claims.take_back(1) == 1
     assert generations.find(made.id).status == "pending"
 
 

@@ -34,6 +34,7 @@ from banatie.store.database import Database
 from banatie.store.files import Files
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
+from banatie.store.previews import Previews
 from banatie.store.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def create_app(services: Services) -> Litestar:
         limits=limits,
         authentication=authentication,
         workers=services.workers,
+        previews=Previews(services.database),
         metrics=metrics,
         clock=services.clock,
     )

@@ -22,6 +22,7 @@ from banatie.api.waiting import Waiters
 from banatie.config import Config
 from banatie.intake import Intake
 from banatie.records import Key
+from banatie.store.previews import Previews
 from banatie.store.workers import Workers
 
 WRITING_THREADS = 16
@@ -41,6 +42,7 @@ class Front:
     limits: RequestLimits
     authentication: Authentication
     workers: Workers
+    previews: Previews
     metrics: Metrics | None
     clock: Callable[[], int]
     started: float = field(default_factory=time.monotonic)

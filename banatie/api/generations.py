@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from litestar import Request, Response, Router, delete, get, post
@@ -18,9 +17,9 @@ from litestar.params import (
     QueryParameter,
 )
 from litestar.response import ServerSentEvent
-from litestar.response.sse import ServerSentEventMessage
 
 from banatie.api.errors import strict_body, to_response
+from banatie.api.events import events
 from banatie.api.front import Front, front_of, in_thread, key_of
 from banatie.api.gate import settle
 from banatie.api.responses import failures, json_response, options
@@ -34,12 +33,10 @@ from banatie.api.schemas import (
     encode,
     view,
 )
-from banatie.api.waiting import Preference, Waiters, parse_prefer
+from banatie.api.waiting import Preference, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
 from banatie.records import MAX_SEED, Generation, Key, Status
 from banatie.store.generations import IdempotentRequest
-
-KEEP_ALIVE = ServerSentEventMessage(data=None, comment="still here")
 
 GenerationId = Annotated[str, PathParameter(schema_extra={"format": "uuid"})]
 Prefer = Annotated[
@@ -202,7 +199,9 @@ async def follow_generation(
 ) -> ServerSentEvent | Response[None]:
     """Server-sent events `status`, `prompt`, `progress`, `success` and `failed`, until the end.
 
-    An event's id is the generation's revision; with `Last-Event-ID` only what is newer comes.
+    `progress` is `{step, steps, preview}`: what the picture looks like, as a data URL of a JPEG, or
+    null when there is nothing new. An event's id is the generation's revision; with `Last-Event-ID`
+    only what is newer comes.
     """
     front = front_of(request)
     generation = await _polled(front, request, generation_id)
@@ -210,7 +209,7 @@ async def follow_generation(
     if generation.is_ended and seen >= generation.revision:
         # All was told; this is how a browser's EventSource is kept from asking for ever.
         return Response(None, status_code=204)
-    return ServerSentEvent(_events(generation.id, front.waiters, seen, front.public_url(request)))
+    return ServerSentEvent(events(generation.id, front, seen, front.public_url(request)))
 
 
 @post(
@@ -331,35 +330,3 @@ def _as_enhanced(created: Generation, latest: Generation) -> Generation:
         warnings=latest.warnings,
         updated_at=latest.enhanced_at,
     )
-
-
-async def _events(
-    generation_id: str, waiters: Waiters, seen: int, url: str
-) -> AsyncIterator[ServerSentEventMessage]:
-    before: Generation | None = None
-    async for now in waiters.follow(generation_id):
-        if now is None:
-            yield KEEP_ALIVE
-            continue
-        if now.revision > seen:
-            events = _differences(before, now, url)
-            for number, (event, data) in enumerate(events, 1):
-                # Only with the last of a revision's events is that revision told.
-                revision = now.revision if number == len(events) else None
-                yield ServerSentEventMessage(encode(data), event=event, id=revision)
-        before = now
-
-
-def _differences(before: Generation | None, now: Generation, url: str) -> list[tuple[str, object]]:
-    events: list[tuple[str, object]] = []
-    if before is None or before.status != now.status:
-        events.append(("status", {"status": now.status}))
-    if now.enhanced_at is not None and (before is None or before.enhanced_at is None):
-        events.append(("prompt", {"prompt": now.prompt, "originalPrompt": now.original_prompt}))
-    if now.status == "processing" and now.steps is not None:
-        progress = (now.step, now.steps)
-        if before is None or (before.step, before.steps) != progress:
-            events.append(("progress", {"step": now.step, "steps": now.steps}))
-    if now.is_ended:
-        events.append((now.status, view(now, url)))
-    return events

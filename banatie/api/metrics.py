@@ -31,7 +31,7 @@ import banatie
 from banatie.errors import DatabaseUnusable, ServiceUnavailable
 from banatie.store.database import Database
 from banatie.store.measures import Measures, read_measures
-from banatie.store.workers import Workers, WorkerState
+from banatie.store.workers import Workers, WorkerState, state_of
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "other"
@@ -103,17 +103,18 @@ class Metrics:
     def collect(self) -> Iterable[Metric]:
         """What is not counted here but looked up."""
         yield InfoMetricFamily("banatie", "This server", value={"version": banatie.__version__})
-        measures, worker, up = None, None, 1
+        measures, workers, up = None, [], 1
         try:
             now = self._clock()
             measures = read_measures(self._database, now)
-            worker = self._workers.present(now)
+            workers = self._workers.present(now)
         except (ServiceUnavailable, DatabaseUnusable):
             up = 0
         yield _gauge("banatie_database_up", "Whether the database can be read", up)
-        ready = int(worker is not None and worker.state == "ready")
+        ready = int(state_of(workers) == "ready")
         yield _gauge("banatie_worker_ready", "Whether a worker with its models is there", ready)
-        yield from self._memory(worker)
+        yield _counted(workers)
+        yield from self._memory(workers)
         if measures is not None:
             yield from _generations(measures)
 
@@ -128,18 +129,35 @@ class Metrics:
             self._known[method, route, status] = children
         return children
 
-    def _memory(self, worker: WorkerState | None) -> Iterable[Metric]:
+    def _memory(self, workers: list[WorkerState]) -> Iterable[Metric]:
         memory = GaugeMetricFamily(
-            "banatie_memory_bytes", "Resident memory of each process", labels=["process"]
+            "banatie_memory_bytes",
+            "Resident memory of the web process, and of all workers together",
+            labels=["process"],
         )
         memory.add_metric(["web"], self._process.memory_info().rss)
-        if worker is not None and worker.memory_bytes is not None:
-            memory.add_metric(["worker"], worker.memory_bytes)
+        if known := [worker.memory_bytes for worker in workers if worker.memory_bytes is not None]:
+            memory.add_metric(["worker"], sum(known))
         yield memory
-        if worker is not None and worker.device_memory_total:
-            used, total = worker.device_memory_used, worker.device_memory_total
-            yield _gauge("banatie_gpu_memory_used_bytes", "In use on the worker's GPU", used or 0)
-            yield _gauge("banatie_gpu_memory_total_bytes", "Memory of the worker's GPU", total)
+        used = GaugeMetricFamily(
+            "banatie_gpu_memory_used_bytes", "In use on the workers' GPUs", labels=["device"]
+        )
+        total = GaugeMetricFamily(
+            "banatie_gpu_memory_total_bytes", "Memory of the workers' GPUs", labels=["device"]
+        )
+        # By device, since two workers on one say the same of it.
+        for device, worker in {worker.device: worker for worker in workers}.items():
+            if worker.device_memory_total:
+                used.add_metric([device], worker.device_memory_used or 0)
+                total.add_metric([device], worker.device_memory_total)
+        yield from (used, total)
+
+
+def _counted(workers: list[WorkerState]) -> Metric:
+    counted = GaugeMetricFamily("banatie_workers", "Workers, by their state", labels=["state"])
+    for state in ("ready", "starting", "broken"):
+        counted.add_metric([state], sum(worker.state == state for worker in workers))
+    return counted
 
 
 def _generations(measures: Measures) -> Iterable[Metric]:

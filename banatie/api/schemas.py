@@ -129,6 +129,14 @@ class ProgressView(Wire):
     steps: int
 
 
+class ProgressEvent(Wire):
+    """The same for who follows, with what the picture looks like: a data URL of a JPEG."""
+
+    step: int
+    steps: int
+    preview: str | None
+
+
 class GenerationView(Wire):
     """A generation as a client sees it."""
 

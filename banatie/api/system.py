@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from litestar import Request, Response, Router, get
 from litestar.exceptions import NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
+from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import banatie
@@ -19,7 +21,7 @@ from banatie.api.responses import failures, json_response
 from banatie.api.schemas import ErrorBody, Id, No, Success, Wire
 from banatie.errors import DatabaseUnusable, ServiceUnavailable
 from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, AspectRatio, TemplateName
-from banatie.store.workers import WorkerState
+from banatie.store.workers import WorkerState, state_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,18 @@ class ModelsView(Wire):
     painting: str | None
 
 
+class WorkerView(Wire):
+    """One of the workers, each of which has a device of its own."""
+
+    device: str | None
+    state: Literal["ready", "starting", "broken"]
+    reason: str | None
+    models: ModelsView
+    memory: Annotated[
+        str | None, Meta(description="Where it has laid its models out, in words for people.")
+    ]
+
+
 class HealthView(Wire):
     """How the service is."""
 
@@ -51,6 +65,7 @@ class HealthView(Wire):
     worker: Literal["ready", "starting", "broken", "gone", "database gone"]
     models: ModelsView
     device: str | None
+    workers: list[WorkerView]
 
 
 class LimitsView(Wire):
@@ -81,6 +96,7 @@ class InfoView(Wire):
     templates: list[TemplateName]
     limits: LimitsView
     models: ModelsView
+    workers: list[WorkerView]
     key: KeyView | None
 
 
@@ -109,10 +125,10 @@ class Unhealthy(Wire, kw_only=True):
 async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView]]:
     """200 when a worker is ready; 503 and the reason otherwise."""
     front = front_of(request)
-    worker, state = None, "gone"
+    workers, state = [], "gone"
     try:
-        worker = await in_thread(front.workers.present, front.clock())
-        state = worker.state if worker else "gone"
+        workers = await in_thread(front.workers.present, front.clock())
+        state = state_of(workers)
     except (ServiceUnavailable, DatabaseUnusable) as error:
         logger.error("the database cannot be used: %s", error)
         state = "database gone"
@@ -121,8 +137,9 @@ async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView
         version=banatie.__version__,
         uptime=round(time.monotonic() - front.started, 1),
         worker=state,
-        models=_models(worker),
-        device=worker.device if worker else None,
+        models=_models(workers),
+        device=workers[0].device if workers else None,
+        workers=_views(workers),
     )
     if state == "ready":
         return json_response(Success(data=shown))
@@ -130,7 +147,7 @@ async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView
         "starting": "The worker is loading its models",
         "database gone": "The database cannot be used; the log says why",
         "gone": "No worker is running; `banatie serve` or `banatie worker` starts one",
-    }.get(state) or (worker.reason if worker else None)
+    }.get(state) or next((worker.reason for worker in workers if worker.reason), None)
     error = ErrorBody("SERVICE_UNAVAILABLE", reason or "The worker is broken; its log says why")
     return json_response(Unhealthy(error=error, data=shown), status=503)
 
@@ -158,7 +175,7 @@ async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
             requests_per_hour=allowance.limit,
             requests_remaining=allowance.remaining,
         )
-    worker = await in_thread(front.workers.present, front.clock())
+    workers = await in_thread(front.workers.present, front.clock())
     limits_view = LimitsView(
         requests_per_hour=front.config.limits.requests_per_hour,
         queue_size=front.config.limits.queue_size,
@@ -172,7 +189,8 @@ async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
                 aspect_ratios=list(ASPECT_RATIOS),
                 templates=list(TEMPLATE_NAMES),
                 limits=limits_view,
-                models=_models(worker),
+                models=_models(workers),
+                workers=_views(workers),
                 key=key_view,
             )
         )
@@ -213,10 +231,18 @@ def system_router() -> Router:
     return Router("/", route_handlers=handlers, tags=["System"])
 
 
-def _models(worker: WorkerState | None) -> ModelsView:
-    if worker is None:
-        return ModelsView(None, None)
-    return ModelsView(worker.language_model, worker.painting_model)
+def _models(workers: Sequence[WorkerState]) -> ModelsView:
+    """What they have between them: the language model is in one of them."""
+    language = (worker.language_model for worker in workers)
+    painting = (worker.painting_model for worker in workers)
+    return ModelsView(next(filter(None, language), None), next(filter(None, painting), None))
+
+
+def _views(workers: Sequence[WorkerState]) -> list[WorkerView]:
+    return [
+        WorkerView(worker.device, worker.state, worker.reason, _models([worker]), worker.plan)
+        for worker in workers
+    ]
 
 
 def _document(name: str) -> bytes:

@@ -196,6 +196,11 @@ class Enhancer:
         return cls(network.to(place).eval(), tokenizer, model, place)
 
     @property
+    def name(self) -> str:
+        """The model's."""
+        return self._description.name
+
+    @property
     def device(self) -> str:
         """Where the model computes."""
         return self._device

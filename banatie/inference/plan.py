@@ -147,6 +147,13 @@ def choose(plans: Sequence[Plan], free: int, device: str) -> Plan:
     return replace(frugal, why=why)
 
 
+def language_place(parameters: int, size: int, spare: int, device: str) -> LanguagePlace:
+    """Where a language model goes that comes late, when the painting model leaves `spare` bytes."""
+    if size <= spare or not device.startswith("cuda"):
+        return "device"
+    return "turns" if parameters >= TURN_PARAMETERS else "cpu"
+
+
 def sizes_of(
     model: PaintingModel,
     language_model: LanguageModel | None,

@@ -19,6 +19,7 @@ import torch
 
 from banatie.errors import BanatieError, OutOfMemory
 from banatie.inference.catalog import LanguageModel, PaintingModel
+from banatie.inference.checking import check_language_model, numbers_in
 from banatie.inference.enhancer import Enhancer
 from banatie.inference.painter import Painter
 from banatie.inference.plan import (
@@ -28,6 +29,7 @@ from banatie.inference.plan import (
     Sizes,
     choose,
     ladder,
+    language_place,
     sizes_of,
 )
 from banatie.inference.runtime import Runtime, memory_for_models, quickest_cpu_dtype
@@ -38,22 +40,25 @@ logger = logging.getLogger(__name__)
 class Residency:
     """Both loaded models and the plan that they follow.
 
-    `below` are the rungs below the plan; without an enhancer no prompt is enhanced.
+    `below` are the rungs below the plan, `spare` the bytes of the device that it leaves; without an
+    enhancer no prompt is enhanced.
     """
 
     def __init__(
         self,
         plan: Plan,
         below: Sequence[Plan],
-        device: str,
+        runtime: Runtime,
         painter: Painter,
         enhancer: Enhancer | None,
+        spare: int = 0,
     ) -> None:
         self.painter = painter
         self.enhancer = enhancer
         self._plan = plan
         self._below = deque(below)
-        self._device = device
+        self._runtime = runtime
+        self._spare = spare
         self._turn = _Turn()
 
     @classmethod
@@ -63,22 +68,22 @@ class Residency:
         language_model: LanguageModel | None,
         runtime: Runtime,
         *,
-        painter_place: PainterPlace | Literal["auto"] = "auto",
-        language_place: LanguagePlace | Literal["auto"] = "auto",
+        place: PainterPlace | Literal["auto"] = "auto",
+        language: LanguagePlace | Literal["auto"] = "auto",
         batch: int = 1,
         compiled: bool = False,
     ) -> Residency:
         """Plan, and load both models as planned; a language model that is broken is left out.
 
-        The places are those that are wanted, if any; `batch` is how many pictures may be painted at
-        once, if they fit. A CPU without the room for float32 paints in bfloat16. Raises
-        ModelNotFound, ModelBroken and OutOfMemory about the painting model.
+        `place` and `language` are where they are wanted, if anywhere; `batch` is how many pictures
+        may be painted at once, if they fit. A CPU without the room for float32 paints in bfloat16.
+        Raises ModelNotFound, ModelBroken and OutOfMemory about the painting model.
         """
         free = memory_for_models(runtime.device)
 
         def planned(runtime: Runtime) -> tuple[tuple[Plan, ...], Plan]:
             sizes = _sizes(model, language_model, runtime)
-            plans = ladder(sizes, runtime.device, painter_place, language_place, batch)
+            plans = ladder(sizes, runtime.device, place, language, batch)
             return plans, choose(plans, free, runtime.device)
 
         plans, plan = planned(runtime)
@@ -87,13 +92,7 @@ class Residency:
             plans, plan = planned(runtime)
         logger.info("memory: %s (%s)", plan, plan.why)
         below = deque(each for each in plans if each.needed < plan.needed)
-        enhancer = None
-        if language_model is not None:
-            try:
-                enhancer = Enhancer.load(language_model, *_place(plan, runtime))
-            except BanatieError as error:
-                # Pictures can be made without it: their records will carry a warning.
-                logger.error("no prompt will be enhanced: %s", error)
+        enhancer = _load_enhancer(language_model, plan, runtime) if language_model else None
         while True:
             try:
                 painter = Painter.load(model, runtime, plan, compiled)
@@ -105,7 +104,21 @@ class Residency:
                 if enhancer is not None and plan.language != "device":
                     enhancer.move_to("cpu")
             else:
-                return cls(plan, below, runtime.device, painter, enhancer)
+                return cls(plan, below, runtime, painter, enhancer, free - plan.needed)
+
+    def adopt(self, language_model: LanguageModel) -> None:
+        """Load a language model that another worker had; one that is broken is left out."""
+        try:
+            parameters = numbers_in(check_language_model(language_model.folder))
+        except BanatieError as error:
+            logger.error("no prompt will be enhanced: %s", error)
+            return
+        size = parameters * self._runtime.language_dtype.itemsize
+        place = language_place(parameters, size, self._spare, self._runtime.device)
+        plan = replace(self._plan, language=place)
+        self.enhancer = _load_enhancer(language_model, plan, self._runtime)
+        self._plan = plan
+        logger.info("memory: %s", plan)
 
     @property
     def plan(self) -> Plan:
@@ -118,7 +131,7 @@ class Residency:
         with self._turn:
             if self._plan.language == "turns":
                 self.painter.move_to("cpu")
-                self.enhancer.move_to(self._device)
+                self.enhancer.move_to(self._runtime.device)
             yield
 
     @contextmanager
@@ -129,7 +142,7 @@ class Residency:
             return
         with self._turn:
             self.enhancer.move_to("cpu")
-            self.painter.move_to(self._device)
+            self.painter.move_to(self._runtime.device)
             yield
 
     def step_down(self) -> bool:
@@ -154,7 +167,7 @@ class Residency:
             return False
         self.enhancer.move_to("cpu", quickest_cpu_dtype(torch.cpu.get_capabilities()))
         # After its own turn the painter is not there.
-        self.painter.move_to(self._device)
+        self.painter.move_to(self._runtime.device)
         self._plan = replace(self._plan, language="cpu")
         logger.warning("out of memory while writing; until the next start: %s", self._plan)
         return True
@@ -172,15 +185,20 @@ def _sizes(model: PaintingModel, language_model: LanguageModel | None, runtime: 
     )
 
 
-def _place(plan: Plan, runtime: Runtime) -> tuple[Runtime, str | None]:
-    """The runtime of the language model, and where it is loaded to if not to its device."""
-    if plan.language == "device" or runtime.device == "cpu":
-        return runtime, None
+def _load_enhancer(language_model: LanguageModel, plan: Plan, runtime: Runtime) -> Enhancer | None:
+    place = None
     if plan.language == "turns":
         # It is fetched when it is its turn.
-        return runtime, "cpu"
-    dtype = quickest_cpu_dtype(torch.cpu.get_capabilities())
-    return Runtime("cpu", torch.float32, dtype), None
+        place = "cpu"
+    elif plan.language == "cpu":
+        dtype = quickest_cpu_dtype(torch.cpu.get_capabilities())
+        runtime = Runtime("cpu", torch.float32, dtype)
+    try:
+        return Enhancer.load(language_model, runtime, place)
+    except BanatieError as error:
+        # Pictures can be made without it: their records will carry a warning.
+        logger.error("no prompt will be enhanced: %s", error)
+        return None
 
 
 class _Turn:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from banatie.errors import ConfigError
+
 # Allocators say it in a plain RuntimeError: torch's on the CPU, cuBLAS and cuDNN on their own.
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE
@@ -30,27 +32,50 @@ class Runtime:
     language_dtype: torch.dtype
 
 
-def choose_runtime(device: str = "auto", threads: int = 0) -> Runtime:
+def present_devices() -> tuple[str, ...]:
+    """What there is to compute on: every CUDA device, else MPS, else the CPU."""
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if cards > 1:
+        return tuple(f"cuda:{number}" for number in range(cards))
+    if cards:
+        return ("cuda",)
+    return ("mps",) if torch.backends.mps.is_available() else ("cpu",)
+
+
+def choose_runtime(device: str = "auto", threads: int = 0, sharing: int = 1) -> Runtime:
     """The runtime for `device` (auto, cuda, cuda:1, mps, cpu); 0 threads leave torch's own number.
 
-    CUDA takes bfloat16 where the card computes in it (Ampere and later), else float16; MPS float16;
-    a CPU paints in float32 and writes in what `quickest_cpu_dtype` says.
+    So many processes are `sharing` a CPU: each takes its part of that number. CUDA takes bfloat16
+    where the card computes in it (Ampere and later), else float16; MPS float16; a CPU paints in
+    float32 and writes in what `quickest_cpu_dtype` says. Raises ConfigError when nothing can be
+    computed there.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    if threads or sharing > 1:
+        torch.set_num_threads(threads or max(1, torch.get_num_threads() // sharing))
     if device == "auto":
-        if torch.cuda.is_available():
-            device = "cuda"
-        elif torch.backends.mps.is_available():
-            device = "mps"
-        else:
-            device = "cpu"
+        device = present_devices()[0]
+    try:
+        if device.startswith("cuda"):
+            # It says why there is none.
+            torch.cuda.init()
+        if device.startswith("cuda:"):
+            # Before anything is computed: it would take memory on the first card, too.
+            torch.cuda.set_device(device)
+        runtime = Runtime(device, *_dtypes(device))
+        torch.zeros(1, device=device, dtype=runtime.dtype).add_(1).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"painting.devices: {device!r} cannot be used: {reason}") from error
+    return runtime
+
+
+def _dtypes(device: str) -> tuple[torch.dtype, torch.dtype]:
     if device.startswith("cuda"):
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return Runtime(device, dtype, dtype)
+        return dtype, dtype
     if device == "mps":
-        return Runtime(device, torch.float16, torch.float16)
-    return Runtime(device, torch.float32, quickest_cpu_dtype(torch.cpu.get_capabilities()))
+        return torch.float16, torch.float16
+    return torch.float32, quickest_cpu_dtype(torch.cpu.get_capabilities())
 
 
 def device_memory(device: str) -> tuple[int, int] | None:

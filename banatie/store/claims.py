@@ -1,13 +1,15 @@
 """The worker's side of the generations: taking a row, reporting on it, giving it back.
 
 A worker holds a row while `claimed_by` names it. Whatever it reports about a row that it holds no
-longer (cancelled, deleted, given back) changes nothing and answers False.
+longer (cancelled, deleted, given back) changes nothing and answers False. The rows of a worker that
+is dead are given back by another; who is dead, `locks` knows.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
@@ -18,6 +20,7 @@ from banatie.records import EnhancementNote, Generation, Image
 from banatie.store.database import Database
 from banatie.store.images import insert_image
 from banatie.store.measures import observe
+from banatie.store.previews import write_preview
 from banatie.store.rows import update
 
 logger = logging.getLogger(__name__)
@@ -45,8 +48,8 @@ class Claims:
     def take(self, stage: str, now: int) -> Generation | None:
         """Take the row that has waited longest for this stage; when painted, it is processing.
 
-        A row that was held in a crash is worked on alone: should it bring the worker down again,
-        no other row pays for it.
+        A row that was held in a crash is worked on alone in its worker: should it bring that down
+        again, no other row pays for it.
         """
         status = "processing" if stage == "paint" else "pending"
         with self._database.writing() as connection:
@@ -55,7 +58,7 @@ class Claims:
                 "claimed_by = :worker, status = :status, step = 0",
                 "number = (SELECT number FROM generations WHERE stage = :stage "
                 "AND claimed_by IS NULL ORDER BY number LIMIT 1) AND NOT EXISTS (SELECT 1 "
-                "FROM generations AS held WHERE held.claimed_by IS NOT NULL "
+                "FROM generations AS held WHERE held.claimed_by = :worker "
                 "AND (held.crashes > 0 OR generations.crashes > 0))",
                 {"worker": self.worker_id, "status": status, "stage": stage},
                 now,
@@ -143,9 +146,20 @@ class Claims:
         assignments = "model = :model, steps = :steps, guidance_scale = :guidance"
         return self._change_held(generation_id, assignments, values, now)
 
-    def record_step(self, generation_id: str, step: int, now: int) -> bool:
-        """Write down how many denoising steps are done."""
-        return self._change_held(generation_id, "step = :step", {"step": step}, now)
+    def record_step(
+        self, generation_id: str, step: int, now: int, preview: bytes | None = None
+    ) -> bool:
+        """Write down how many denoising steps are done, and what the picture looks like by then.
+
+        `preview` is a JPEG.
+        """
+        values = {"step": step, "id": generation_id, "worker": self.worker_id}
+        where = "id = :id AND claimed_by = :worker"
+        with self._database.writing() as connection:
+            changed = update(connection, "step = :step", where, values, now) is not None
+            if changed and preview is not None:
+                write_preview(connection, generation_id, step, preview)
+            return changed
 
     def succeed(
         self,
@@ -184,55 +198,41 @@ class Claims:
         values = {"why": message, "reason": reason}
         return self._change_held(generation_id, assignments, values, now)
 
-    def take_back(self, now: int, *, after_crash: bool, but: Collection[str] = ()) -> int:
-        """Let every row that a worker holds, `but` these, wait again; how many there were.
+    def take_back(self, now: int, *, but: Collection[str] = ()) -> int:
+        """Let every row that this worker holds, `but` these, wait again; how many there were.
 
-        For when that worker is gone, going, or has let them fall: `after_crash` counts it against
-        the row.
+        For when it is going, or has let them fall.
         """
-        find = "SELECT id FROM generations WHERE claimed_by IS NOT NULL"
-        if all(row["id"] in but for row in self._database.query(find)):
+        find = "SELECT id FROM generations WHERE claimed_by = ?"
+        if all(row["id"] in but for row in self._database.query(find, (self.worker_id,))):
             return 0
         with self._database.writing() as connection:
-            held = [row["id"] for row in connection.execute(find) if row["id"] not in but]
-            for generation_id in held:
-                update(
-                    connection,
-                    "claimed_by = NULL, status = 'pending', step = 0, "
-                    "retry_count = retry_count + 1, crashes = crashes + :crash",
-                    "id = :id",
-                    {"id": generation_id, "crash": int(after_crash)},
-                    now,
-                )
-            return len(held)
+            return _release(connection, self.worker_id, now, crash=0, but=but)
+
+    def other_holders(self) -> set[str]:
+        """The other workers, dead or alive, that hold rows."""
+        holders = self._database.query(
+            "SELECT DISTINCT claimed_by FROM generations WHERE claimed_by IS NOT NULL"
+        )
+        return {row["claimed_by"] for row in holders} - {self.worker_id}
+
+    def bury(self, worker_id: str, max_retries: int, now: int) -> tuple[int, int]:
+        """Let every row that a dead worker held wait again; how many, and how many were given up.
+
+        Its end is counted against them, and those with more than `max_retries` such ends are given
+        up before anybody else can take them.
+        """
+        with self._database.writing() as connection:
+            returned = _release(connection, worker_id, now, crash=1)
+            return returned, _give_up(connection, max_retries, now)
 
     def give_up(self, max_retries: int, now: int) -> int:
-        """End the rows that brought the worker down more than `max_retries` times; how many.
+        """End the rows that brought a worker down more than `max_retries` times; how many.
 
         Those that did so while they were enhanced are painted from the original prompt instead.
         """
-        warning = "The language model broke down on this prompt; the original prompt is used."
-        while self._change(
-            "stage = 'paint', crashes = 0, warnings = :warnings, enhanced_at = :now",
-            "number = (SELECT number FROM generations WHERE stage = 'enhance' "
-            "AND crashes > :max_retries LIMIT 1)",
-            {"warnings": json.dumps([warning]), "max_retries": max_retries},
-            now,
-        ):
-            pass
-        given_up = 0
-        while ended := self._change(
-            "status = 'failed', stage = 'done', failure = 'given_up', error_message = "
-            "'Given up: the worker broke down ' || crashes || ' times while it made this picture'",
-            "number = (SELECT number FROM generations WHERE stage = 'paint' "
-            "AND claimed_by IS NULL AND crashes > :max_retries LIMIT 1)",
-            {"max_retries": max_retries},
-            now,
-        ):
-            with about(generation_id=ended.id, request_id=ended.request_id):
-                logger.error("failed: %s", ended.error_message)
-            given_up += 1
-        return given_up
+        with self._database.writing() as connection:
+            return _give_up(connection, max_retries, now)
 
     def _change_held(
         self,
@@ -250,8 +250,46 @@ class Claims:
                 observe(connection, durations)
             return changed
 
-    def _change(
-        self, assignments: str, where: str, values: dict[str, Any], now: int
-    ) -> Generation | None:
-        with self._database.writing() as connection:
-            return update(connection, assignments, where, values, now)
+
+def _release(
+    connection: sqlite3.Connection, holder: str, now: int, *, crash: int, but: Collection[str] = ()
+) -> int:
+    find = "SELECT id FROM generations WHERE claimed_by = ?"
+    held = [row["id"] for row in connection.execute(find, (holder,)) if row["id"] not in but]
+    for generation_id in held:
+        update(
+            connection,
+            "claimed_by = NULL, status = 'pending', step = 0, retry_count = retry_count + 1, "
+            "crashes = crashes + :crash",
+            "id = :id",
+            {"id": generation_id, "crash": crash},
+            now,
+        )
+    return len(held)
+
+
+def _give_up(connection: sqlite3.Connection, max_retries: int, now: int) -> int:
+    warning = "The language model broke down on this prompt; the original prompt is used."
+    while update(
+        connection,
+        "stage = 'paint', crashes = 0, warnings = :warnings, enhanced_at = :now",
+        "number = (SELECT number FROM generations WHERE stage = 'enhance' "
+        "AND claimed_by IS NULL AND crashes > :max_retries LIMIT 1)",
+        {"warnings": json.dumps([warning]), "max_retries": max_retries},
+        now,
+    ):
+        pass
+    given_up = 0
+    while ended := update(
+        connection,
+        "status = 'failed', stage = 'done', failure = 'given_up', error_message = "
+        "'Given up: the worker broke down ' || crashes || ' times while it made this picture'",
+        "number = (SELECT number FROM generations WHERE stage = 'paint' "
+        "AND claimed_by IS NULL AND crashes > :max_retries LIMIT 1)",
+        {"max_retries": max_retries},
+        now,
+    ):
+        with about(generation_id=ended.id, request_id=ended.request_id):
+            logger.error("failed: %s", ended.error_message)
+        given_up += 1
+    return given_up

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import sqlite_utils
+from filelock import FileLock
 from sqlite_utils.migrations import Migrations
 
 from banatie.errors import BanatieError, DatabaseUnusable, ServiceUnavailable
@@ -48,6 +49,25 @@ def add_measures(db: sqlite_utils.Database) -> None:
     """Which request asked for a generation; what is counted for whoever watches the service."""
     for statement in _MEASURES.split(";\n\n"):
         db.execute(statement)
+
+
+@migrations()
+def add_previews(db: sqlite_utils.Database) -> None:
+    """What a picture looks like while it is painted."""
+    for statement in _PREVIEWS.split(";\n\n"):
+        db.execute(statement)
+
+
+@migrations()
+def add_worker_devices(db: sqlite_utils.Database) -> None:
+    """What a worker has found to compute on."""
+    db.execute("ALTER TABLE workers ADD COLUMN devices TEXT")
+
+
+@migrations()
+def add_worker_plan(db: sqlite_utils.Database) -> None:
+    """Where a worker has laid its models out."""
+    db.execute("ALTER TABLE workers ADD COLUMN plan TEXT")
 
 
 # Written as SQL because checks, partial indexes and triggers have no other form in sqlite-utils.
@@ -244,6 +264,24 @@ CREATE TRIGGER count_deleted_outcome AFTER DELETE ON generations WHEN old.stage 
 END
 """
 
+# Whoever gives a row back, for whatever reason, leaves no preview.
+_PREVIEWS = """
+CREATE TABLE previews (
+    generation_id TEXT PRIMARY KEY,
+    step INTEGER NOT NULL,
+    jpeg BLOB NOT NULL
+);
+
+CREATE TRIGGER forget_preview_of_released_generation AFTER UPDATE OF claimed_by ON generations
+    WHEN old.claimed_by IS NOT NULL AND new.claimed_by IS NOT old.claimed_by BEGIN
+    DELETE FROM previews WHERE generation_id = old.id;
+END;
+
+CREATE TRIGGER forget_preview_of_deleted_generation AFTER DELETE ON generations BEGIN
+    DELETE FROM previews WHERE generation_id = old.id;
+END
+"""
+
 
 def _told(error: sqlite3.Error) -> BanatieError:
     """SQLite's error as one of Banatie's: what may pass by itself, and what will not."""
@@ -281,10 +319,17 @@ class Database:
         Raises DatabaseUnusable when the file is none, or cannot be read or written.
         """
         pending = self.pending()
+        if not pending:
+            return []
         try:
-            migrations.apply(sqlite_utils.Database(self._connection()))
+            # Web and several workers may start at once; whoever comes second finds nothing to do.
+            with FileLock(self.path.with_name("migrate.lock")):
+                migrations.apply(sqlite_utils.Database(self._connection()))
         except sqlite3.Error as error:
             raise DatabaseUnusable(f"The database {self.path} cannot be used: {error}") from error
+        except OSError as error:
+            reason = error.strerror
+            raise DatabaseUnusable(f"The database {self.path} cannot be used: {reason}") from error
         return pending
 
     def pending(self) -> list[str]:

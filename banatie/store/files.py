@@ -1,4 +1,4 @@
-"""The pictures' files: written whole or not at all, found by their storage key, swept when unknown.
+"""The pictures' files: written whole or not at all, found by their storage key.
 
 Knows nothing of what is in a file, nor of any row.
 """
@@ -6,7 +6,6 @@ Knows nothing of what is in a file, nor of any row.
 from __future__ import annotations
 
 import os
-from collections.abc import Container
 from pathlib import Path
 
 from banatie.errors import DataFolderUnusable
@@ -50,18 +49,10 @@ class Files:
         """Delete the file; none there is as good."""
         self.path(storage_key).unlink(missing_ok=True)
 
-    def sweep(self, known: Container[str]) -> int:
-        """Delete generated files that no row knows, and unfinished ones; how many there were.
-
-        Only for when nothing else writes: a file just saved has no row yet.
-        """
-        swept = 0
-        for path in self.folder.glob("*/*/generated/*"):
-            storage_key = path.relative_to(self.folder).as_posix()
-            if storage_key not in known:
-                path.unlink()
-                swept += 1
-        return swept
+    def generated(self) -> set[str]:
+        """The storage keys of all generated files, unfinished ones included."""
+        paths = self.folder.glob("*/*/generated/*")
+        return {path.relative_to(self.folder).as_posix() for path in paths}
 
 
 def generated_key(organization_slug: str, project_id: str, image_id: str) -> str:

@@ -1,6 +1,8 @@
-"""Who has a data folder: one server and one worker, each by a lock that dies with its process.
+"""Who is at work on a data folder: one server and any number of workers, each by a lock of its own.
 
-The lock's file says who holds it, so that whoever is turned away can be told.
+A lock dies with its process, so whoever can take another's lock knows that it is dead. The lock's
+file says who holds it, so that whoever is turned away can be told. `worker.lock` is the door: a
+worker holds it only while it comes in, a restore as long as no worker may.
 """
 
 from __future__ import annotations
@@ -18,19 +20,107 @@ from banatie.errors import DataFolderBusy, DataFolderUnusable
 
 Place = Literal["serve", "worker"]
 
+DOOR_SECONDS = 5.0
+"""How long a worker waits while others come in; each takes some milliseconds."""
+
 
 @contextmanager
-def holding(data: Path, place: Place, command: str = "") -> Iterator[None]:
+def holding(data: Path, place: Place, command: str = "", *, patience: float = 0) -> Iterator[None]:
     """Have this place in the data folder, which is made if it is not there, as `banatie command`.
 
-    Raises DataFolderBusy, naming who has the place, and DataFolderUnusable if nothing can be
-    written there.
+    Raises DataFolderBusy after `patience` seconds, naming who has the place, and DataFolderUnusable
+    if nothing can be written there.
     """
-    file = _file(data, place)
+    with _held(data, _file(data, place), command or place, patience):
+        yield
+
+
+@contextmanager
+def joining(data: Path, worker_id: str, *, alone: bool) -> Iterator[None]:
+    """Be at work in the data folder, which is made if it is not there, as this worker.
+
+    Raises DataFolderBusy while a restore keeps workers out, or another worker is at work and this
+    one wants to be `alone` when it comes in; and DataFolderUnusable.
+    """
+    with contextlib.ExitStack() as stack:
+        with holding(data, "worker", patience=DOOR_SECONDS):
+            sweep_locks(data)
+            if alone and (others := at_work(data)):
+                raise DataFolderBusy(
+                    f"{_holder(_file(data, f'worker-{others[0]}'))} has {data}; stop it first, or "
+                    "name a device (--device) to add a worker"
+                )
+            file = _file(data, f"worker-{worker_id}")
+            stack.callback(_remove, file)
+            stack.enter_context(_held(data, file, "worker", 0))
+        yield
+
+
+@contextmanager
+def barring_workers(data: Path, command: str) -> Iterator[None]:
+    """Keep all workers out of the data folder, as `banatie command`.
+
+    Raises DataFolderBusy when one is at work, naming it, and DataFolderUnusable.
+    """
+    with holding(data, "worker", command):
+        if others := at_work(data):
+            holder = _holder(_file(data, f"worker-{others[0]}"))
+            raise DataFolderBusy(f"{holder} has {data}; stop it first")
+        yield
+
+
+def at_work(data: Path) -> list[str]:
+    """The ids of the workers that are alive."""
+    ids = sorted(file.stem.removeprefix("worker-") for file in data.glob("worker-*.lock"))
+    return [worker_id for worker_id in ids if is_at_work(data, worker_id)]
+
+
+def is_at_work(data: Path, worker_id: str) -> bool:
+    """Whether this worker is alive; one that is not will never be again."""
+    file = _file(data, f"worker-{worker_id}")
+    # Looking must not make the file anew.
+    return file.exists() and _is_held(file)
+
+
+def sweep_locks(data: Path) -> None:
+    """Remove the files of dead workers' locks; only for who holds the door, as `joining` does.
+
+    Otherwise somebody could be between making the file and locking it.
+    """
+    for file in data.glob("worker-*.lock"):
+        if not _is_held(file):
+            _remove(file)
+
+
+class Turn:
+    """What one of the workers does at a time: it has the turn until it leaves it, or dies."""
+
+    def __init__(self, data: Path, name: str) -> None:
+        self._lock = FileLock(_file(data, name))
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this object has it."""
+        return self._lock.is_locked
+
+    def take(self) -> bool:
+        """Have the turn if nobody else has it; whether it is mine."""
+        with contextlib.suppress(Timeout):
+            if not self._lock.is_locked:
+                self._lock.acquire(blocking=False)
+        return self._lock.is_locked
+
+    def leave(self) -> None:
+        """Let another have it."""
+        self._lock.release()
+
+
+@contextmanager
+def _held(data: Path, file: Path, command: str, patience: float) -> Iterator[None]:
     lock = FileLock(file)
     try:
         data.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=patience, poll_interval=0.01)
     except Timeout as error:
         raise DataFolderBusy(f"{_holder(file)} has {data}; stop it first") from error
     except OSError as error:
@@ -38,15 +128,14 @@ def holding(data: Path, place: Place, command: str = "") -> Iterator[None]:
     try:
         # A full disk, or Windows, which locks the bytes too: then the others only see that it is.
         with contextlib.suppress(OSError):
-            file.write_text(f"`banatie {command or place}` (process {os.getpid()})", "utf-8")
+            file.write_text(f"`banatie {command}` (process {os.getpid()})", "utf-8")
         yield
     finally:
         lock.release()
 
 
-def is_held(data: Path, place: Place) -> bool:
-    """Whether somebody has this place in the data folder."""
-    lock = FileLock(_file(data, place))
+def _is_held(file: Path) -> bool:
+    lock = FileLock(file)
     try:
         with lock.acquire(blocking=False):
             return False
@@ -54,7 +143,13 @@ def is_held(data: Path, place: Place) -> bool:
         return True
 
 
-def _file(data: Path, place: Place) -> Path:
+def _remove(file: Path) -> None:
+    # Windows keeps a file that somebody looks at.
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+
+
+def _file(data: Path, place: str) -> Path:
     return data / f"{place}.lock"
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Literal
+
+import msgspec
 
 from banatie.store.database import Database
 
@@ -23,12 +26,17 @@ class WorkerState:
     """Why it is broken."""
     device: str | None = None
     language_model: str | None = None
+    """None, too, while another worker has it."""
     painting_model: str | None = None
     memory_bytes: int | None = None
     """What the worker's process holds."""
     device_memory_used: int | None = None
     """Bytes in use on the GPU, by anybody; None where there is no GPU."""
     device_memory_total: int | None = None
+    plan: str | None = None
+    """How it has laid its models out in memory, for people."""
+    devices: tuple[str, ...] | None = None
+    """What there is to compute on, its own device first, if it was to find that out."""
 
 
 _COLUMNS = [field.name for field in fields(WorkerState)]
@@ -42,26 +50,46 @@ class Workers:
 
     def report(self, worker: WorkerState, now: int) -> None:
         """Write down the worker's state, and that it was seen."""
+        devices = msgspec.json.encode(worker.devices).decode() if worker.devices else None
+        values = astuple(replace(worker, devices=devices))
         with self._database.writing() as connection:
             connection.execute(
                 f"INSERT OR REPLACE INTO workers ({', '.join(_COLUMNS)}, seen_at) "
                 f"VALUES ({', '.join('?' * len(_COLUMNS))}, ?)",
-                (*astuple(worker), now),
+                (*values, now),
             )
 
-    def forget_all(self) -> None:
-        """Remove every worker's row: for the one that has just locked the others out."""
+    def forget(self, worker_id: str) -> None:
+        """Remove the worker's row."""
         with self._database.writing() as connection:
-            connection.execute("DELETE FROM workers")
+            connection.execute("DELETE FROM workers WHERE id = ?", (worker_id,))
 
-    def present(self, now: int) -> WorkerState | None:
-        """The worker that was seen lately, if there is one."""
-        row = self._database.first(
-            "SELECT * FROM workers WHERE seen_at > ? ORDER BY seen_at DESC",
+    def forget_dead(self, is_at_work: Callable[[str], bool]) -> int:
+        """Remove the rows of those that are not at work any more; how many there were."""
+        ids = [row["id"] for row in self._database.query("SELECT id FROM workers")]
+        dead = [worker_id for worker_id in ids if not is_at_work(worker_id)]
+        for worker_id in dead:
+            self.forget(worker_id)
+        return len(dead)
+
+    def present(self, now: int) -> list[WorkerState]:
+        """The workers that were seen lately: ready ones first, in the order of devices."""
+        rows = self._database.query(
+            "SELECT * FROM workers WHERE seen_at > ? ORDER BY state <> 'ready', device, id",
             (now - SILENCE_MILLISECONDS,),
         )
-        return _worker(row) if row else None
+        return [_worker(row) for row in rows]
+
+
+def state_of(workers: Sequence[WorkerState]) -> Literal["ready", "starting", "broken", "gone"]:
+    """The state of all of them together: that of the one that has come furthest."""
+    states = {worker.state for worker in workers}
+    return next((state for state in ("ready", "starting", "broken") if state in states), "gone")
 
 
 def _worker(row: sqlite3.Row) -> WorkerState:
-    return WorkerState(**{field: row[field] for field in row.keys() if field != "seen_at"})  # noqa: SIM118
+    # A database that is not up to date, which the doctor reads, lacks some.
+    values = {name: row[name] for name in _COLUMNS if name in row.keys()}  # noqa: SIM118
+    if values.get("devices") is not None:
+        values["devices"] = tuple(msgspec.json.decode(values["devices"]))
+    return WorkerState(**values)

@@ -126,9 +126,9 @@ class Worker:
             generation_id, model="tiny-painter", steps=steps, guidance_scale=5.0, now=self.clock()
         )
 
-    def step(self, generation_id: str, step: int) -> bool:
+    def step(self, generation_id: str, step: int, preview: bytes | None = None) -> bool:
         """Report a denoising step; False once the row is somebody else's or gone."""
-        return self.claims.record_step(generation_id, step, self.clock())
+        return self.claims.record_step(generation_id, step, self.clock(), preview)
 
     def succeed(self, generation_id: str, processing_time_ms: int = 8500) -> bytes:
         """Save a picture and end the row with it; the bytes of the picture."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 
 import pytest
 
@@ -38,9 +39,9 @@ async def test_the_events_tell_the_whole_story_in_order(server, client):
             {"prompt": "A fox\nin the snow \u2028 ❄", "originalPrompt": "a red fox"},
         ),
         ("status", {"status": "processing"}),
-        ("progress", {"step": 0, "steps": 2}),
-        ("progress", {"step": 1, "steps": 2}),
-        ("progress", {"step": 2, "steps": 2}),
+        ("progress", {"step": 0, "steps": 2, "preview": None}),
+        ("progress", {"step": 1, "steps": 2, "preview": None}),
+        ("progress", {"step": 2, "steps": 2, "preview": None}),
         ("status", {"status": "success"}),
         ("success", await client.record(created["id"])),
     ]
@@ -128,7 +129,8 @@ async def test_last_event_id_in_the_middle_of_the_painting(server, client, worke
         await asyncio.sleep(0.03)
         worker.step(created["id"], 3)
         event = await stream.next()
-        assert (event.name, event.data) == ("progress", {"step": 3, "steps": 4})
+        told = {"step": 3, "steps": 4, "preview": None}
+        assert (event.name, event.data) == ("progress", told)
         worker.succeed(created["id"])
         assert (await stream.rest())[-1].name == "success"
 
@@ -176,3 +178,45 @@ async def test_several_follow_the_same_generation(server, client, worker):
         first, second = await one.rest(), await other.rest()
     assert first[-1] == second[-1]
     assert first[-1].name == "failed"
+
+
+async def test_the_preview_comes_once_with_the_progress_and_to_everybody(server, client, worker):
+    def shown(jpeg: bytes) -> str:
+        return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+    first, second = bytes(range(256)), b"\xff\xd8 another"
+    created = await client.create(autoEnhance=False)
+    async with following(server, client, created["id"]) as early:
+        await early.next()
+        worker.begin(created["id"], steps=4)
+        assert (await early.next()).name == "status"
+        assert (await early.next()).data == {"step": 0, "steps": 4, "preview": None}
+        worker.step(created["id"], 1, first)
+        assert (await early.next()).data == {"step": 1, "steps": 4, "preview": shown(first)}
+        worker.step(created["id"], 2)
+        assert (await early.next()).data == {"step": 2, "steps": 4, "preview": None}
+        # Who comes in between is shown the latest, whatever the step.
+        async with following(server, client, created["id"]) as late:
+            assert (await late.next()).name == "status"
+            assert (await late.next()).data == {"step": 2, "steps": 4, "preview": shown(first)}
+            worker.step(created["id"], 3, second)
+            for stream in (early, late):
+                told = (await stream.next()).data
+                assert told == {"step": 3, "steps": 4, "preview": shown(second)}
+        record = await client.get(f"{GENERATIONS}/{created['id']}")
+        listed = await client.get(GENERATIONS)
+        for response in (record, listed):
+            assert "preview" not in response.text
+        worker.succeed(created["id"])
+        assert all("preview" not in (event.data or {}) for event in await early.rest())
+
+
+async def test_a_picture_that_is_begun_again_shows_nothing_of_before(server, client, worker):
+    created = await client.create(autoEnhance=False)
+    worker.begin(created["id"], steps=4)
+    worker.step(created["id"], 2, b"before")
+    worker.claims.take_back(worker.clock())
+    worker.begin(created["id"], steps=4)
+    async with following(server, client, created["id"]) as stream:
+        await stream.next()
+        assert (await stream.next()).data == {"step": 0, "steps": 4, "preview": None}

@@ -145,7 +145,7 @@ async def test_the_workers_state_and_memory_are_told_while_it_is_there(alone):
     found = await figures(alone)
     assert found("banatie_worker_ready") == 1
     assert found("banatie_memory_bytes", process="worker") == 812_000_000
-    assert found("banatie_gpu_memory_total_bytes") is None
+    assert found.by("banatie_gpu_memory_total_bytes", "device") == {}
     alone.clock.advance(seconds=16)
     assert (await figures(alone))("banatie_worker_ready") == 0
 
@@ -156,8 +156,31 @@ async def test_the_memory_of_a_gpu_is_told_where_there_is_one(alone):
     )
     alone.services.workers.report(worker, alone.clock())
     found = await figures(alone)
-    assert found("banatie_gpu_memory_used_bytes") == 7
-    assert found("banatie_gpu_memory_total_bytes") == 24
+    assert found("banatie_gpu_memory_used_bytes", device="cuda") == 7
+    assert found("banatie_gpu_memory_total_bytes", device="cuda") == 24
+
+
+async def test_several_workers_are_counted_and_each_gpu_is_told_once(alone):
+    def report(name: str, state: str, device: str, used: int) -> None:
+        worker = WorkerState(
+            name,
+            1,
+            state,
+            device=device,
+            memory_bytes=1000,
+            device_memory_used=used,
+            device_memory_total=24,
+        )
+        alone.services.workers.report(worker, alone.clock())
+
+    report("a", "ready", "cuda:0", 7)
+    report("b", "ready", "cuda:0", 7)
+    report("c", "starting", "cuda:1", 2)
+    found = await figures(alone)
+    assert found("banatie_worker_ready") == 1
+    assert found.by("banatie_workers", "state") == {"ready": 2, "starting": 1, "broken": 0}
+    assert found("banatie_memory_bytes", process="worker") == 3000
+    assert found.by("banatie_gpu_memory_used_bytes", "device") == {"cuda:0": 7, "cuda:1": 2}
 
 
 async def test_requests_are_told_even_when_the_database_is_gone(alone):

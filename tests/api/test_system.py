@@ -21,6 +21,7 @@ READY = WorkerState(
     device="cpu",
     language_model="tiny-language",
     painting_model="tiny-painter",
+    plan="the painting model on the device, the language model beside it",
 )
 REMOTE = re.compile(r"""(?:src|href|action)=(?!"/docs/|"data:)|@import|url\((?!"?data:)""")
 
@@ -28,7 +29,7 @@ REMOTE = re.compile(r"""(?:src|href|action)=(?!"/docs/|"data:)|@import|url\((?!"
 @pytest.fixture
 def workers(server):
     """The workers' rows, none of them there at the beginning."""
-    server.services.workers.forget_all()
+    server.services.workers.forget_dead(lambda _: False)
     return server.services.workers
 
 
@@ -55,6 +56,15 @@ async def test_health_is_200_while_a_worker_is_ready(server, workers):
     assert data["uptime"] >= 0
     assert data["models"] == {"enhancement": "tiny-language", "painting": "tiny-painter"}
     assert data["device"] == "cpu"
+    assert data["workers"] == [
+        {
+            "device": "cpu",
+            "state": "ready",
+            "reason": None,
+            "models": data["models"],
+            "memory": READY.plan,
+        }
+    ]
     assert "x-ratelimit-limit" not in response.headers
 
 
@@ -74,6 +84,34 @@ async def test_health_is_503_and_says_why_when_the_worker_is_broken(server, work
     assert body["error"]["message"] == "The model is not there"
 
 
+async def test_health_is_200_while_one_of_several_workers_is_ready(server, workers):
+    workers.report(WorkerState("a", 1, "broken", "No memory", "cuda:0"), server.clock())
+    workers.report(WorkerState("b", 2, "starting", device="cuda:1"), server.clock())
+    body = assert_unavailable(await server.visitor().get("/health"), "starting")
+    assert [worker["state"] for worker in body["data"]["workers"]] == ["broken", "starting"]
+    ready = WorkerState("c", 3, "ready", device="cuda:2", painting_model="p")
+    workers.report(ready, server.clock())
+    workers.report(
+        WorkerState("d", 4, "ready", device="cuda:3", painting_model="p", language_model="l"),
+        server.clock(),
+    )
+    response = await server.visitor().get("/health")
+    assert response.status_code == 200
+    data = response.json()["data"]
+    assert (data["status"], data["worker"], data["device"]) == ("ok", "ready", "cuda:2")
+    assert data["models"] == {"enhancement": "l", "painting": "p"}
+    told = (await server.visitor().get("/api/info")).json()["data"]
+    assert told["models"] == data["models"]
+    assert told["workers"] == data["workers"]
+    assert [(w["device"], w["state"], w["reason"]) for w in data["workers"]] == [
+        ("cuda:2", "ready", None),
+        ("cuda:3", "ready", None),
+        ("cuda:0", "broken", "No memory"),
+        ("cuda:1", "starting", None),
+    ]
+    assert data["workers"][0]["models"] == {"enhancement": None, "painting": "p"}
+
+
 async def test_health_is_503_once_the_worker_has_fallen_silent(server, workers):
     workers.report(READY, server.clock())
     server.clock.advance(seconds=14)
@@ -89,7 +127,7 @@ async def test_health_is_503_when_the_database_is_gone(tmp_path):
         response = await server.visitor().get("/health")
     assert response.status_code == 503, response.text
     assert response.json()["error"]["code"] == "SERVICE_UNAVAILABLE"
-    assert "workers" not in response.text
+    assert "table" not in response.text
 
 
 async def test_info_tells_what_the_server_can_do(server, workers):

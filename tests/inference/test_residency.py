@@ -45,7 +45,7 @@ def on(load):
 
     def on(plan: Plan, *below: Plan) -> Residency:
         loaded.painter.arrange(plan)
-        return Residency(plan, below, "cpu", loaded.painter, loaded.enhancer)
+        return Residency(plan, below, RUNTIME, loaded.painter, loaded.enhancer)
 
     return on
 

@@ -24,7 +24,7 @@ from banatie.store.files import Files
 from banatie.store.generations import Generations
 from banatie.store.images import Images
 from banatie.store.keys import Keys
-from banatie.store.locks import holding
+from banatie.store.locks import holding, joining
 from banatie.store.workers import Workers, WorkerState
 
 IMAGES = [f"{n}{n}{n}{n}{n}{n}{n}{n}-0000-4000-8000-000000000000" for n in range(3)]
@@ -91,7 +91,7 @@ def test_in_a_restored_folder_everything_waits_that_had_not_ended(file: Path, em
     # Nobody has crashed: none of them is worked on alone, or nearer to being given up.
     assert [row.crashes for row in waiting] == [0] * 4
     with opened(empty) as database:
-        assert Workers(database).present(8) is None
+        assert Workers(database).present(8) == []
         claims = Claims(database, "worker-2")
         taken = [claims.take(stage, 9) for stage in ("paint", "enhance") * 2]
         assert {row.id for row in taken} == {row.id for row in waiting}
@@ -100,7 +100,7 @@ def test_in_a_restored_folder_everything_waits_that_had_not_ended(file: Path, em
 
 def test_a_backup_changes_nothing_where_it_is_made(data: Path, file: Path) -> None:
     with opened(data) as database:
-        assert Workers(database).present(8) is not None
+        assert len(Workers(database).present(8)) == 1
     held = [row for row in rows(data) if row.status == "processing"]
     assert len(held) == 1
     assert held[0].retry_count == 0
@@ -174,15 +174,17 @@ def test_a_folder_with_something_in_it_is_not_touched_unless_it_is_to_be_replace
         assert [key.name for key in Keys(database).list()] == ["a key"]
     assert {path.name for path in data.iterdir()} <= {
         *("banatie.db", "banatie.db-wal", "banatie.db-shm", "storage"),
-        *("serve.lock", "worker.lock", "restore.lock"),
+        *("serve.lock", "worker.lock", "restore.lock", "migrate.lock"),
     }
 
 
-@pytest.mark.parametrize("place", ["serve", "worker"])
+@pytest.mark.parametrize("place", ["serve", "worker", "one of several workers"])
 def test_a_folder_in_use_is_not_touched(file: Path, empty: Path, place: str) -> None:
+    several = place not in ("serve", "worker")
+    holder = "worker" if several else place
     with (
-        holding(empty, place),
-        pytest.raises(DataFolderBusy, match=rf"`banatie {place}` \(process {os.getpid()}\)"),
+        joining(empty, "one", alone=False) if several else holding(empty, place),
+        pytest.raises(DataFolderBusy, match=rf"`banatie {holder}` \(process {os.getpid()}\)"),
     ):
         restore_backup(file, empty, replace=True)
     assert {path.suffix for path in empty.iterdir()} == {".lock"}

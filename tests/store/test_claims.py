@@ -45,12 +45,13 @@ def test_alike_rows_are_taken_along(submit, claims):
     assert claims.take_like(other, 2, 10) == []
 
 
-def test_a_row_that_was_held_in_a_crash_has_no_company(submit, claims):
+def test_a_row_that_was_held_in_a_crash_has_no_company(submit, claims, database):
     clean, suspicious, other = (submit(auto_enhance=False) for _ in range(3))
-    for _ in range(2):
-        claims.take("paint", 2)
-    claims.take_back(3, after_crash=True, but={clean.id})
-    claims.take_back(3, after_crash=False)
+    claims.take("paint", 2)
+    other_worker = Claims(database, "worker-2")
+    assert other_worker.take("paint", 2).id == suspicious.id
+    claims.bury("worker-2", 3, 3)
+    claims.take_back(3)
     taken = claims.take("paint", 4)
     assert taken.id == clean.id
     assert [each.id for each in claims.take_like(taken, 4, 4)] == [other.id]
@@ -119,7 +120,7 @@ def test_whoever_lost_the_row_changes_nothing(ending, submit, claims, generation
 def test_a_row_taken_back_waits_again(submit, claims, generations):
     submit(auto_enhance=False)
     taken = claims.take("paint", 2)
-    assert claims.take_back(3, after_crash=False) == 1
+    assert claims.take_back(3) == 1
     again = generations.find(taken.id)
     assert (again.status, again.stage, again.retry_count, again.crashes) == (
         "pending",
@@ -133,10 +134,9 @@ def test_a_row_taken_back_waits_again(submit, claims, generations):
 def test_a_row_that_crashes_the_worker_is_given_up(submit, claims, generations):
     poison, behind = submit(auto_enhance=False), submit(auto_enhance=False)
     for crash in range(3):
-        assert claims.give_up(2, 5) == 0, crash
         assert claims.take("paint", 5).id == poison.id
-        claims.take_back(6, after_crash=True)
-    assert claims.give_up(2, 7) == 1
+        assert claims.bury("worker-1", 2, 6) == (1, int(crash == 2))
+    assert claims.give_up(2, 7) == 0
     gone = generations.find(poison.id)
     assert (gone.status, gone.retry_count) == ("failed", 3)
     assert "3 times" in gone.error_message
@@ -146,12 +146,10 @@ def test_a_row_that_crashes_the_worker_is_given_up(submit, claims, generations):
 def test_a_prompt_that_crashes_the_worker_is_painted_as_it_is(submit, claims, generations):
     poison, painted = submit(), submit(auto_enhance=False)
     for crash in range(3):
-        claims.give_up(2, 4)
         assert claims.take("enhance", 5).id == poison.id
         # Only the first crash can hit its neighbour: then it is worked on alone.
         assert (claims.take("paint", 5) is not None) == (crash == 0)
-        claims.take_back(6, after_crash=True)
-    claims.give_up(2, 7)
+        claims.bury("worker-1", 2, 6)
     spared = generations.find(poison.id)
     assert (spared.stage, spared.prompt, spared.status) == ("paint", "a cat", "pending")
     assert "original prompt" in spared.warnings[0]
@@ -163,6 +161,6 @@ def test_what_the_worker_dropped_waits_again_but_not_what_it_holds(submit, claim
     held, dropped = submit(auto_enhance=False), submit(auto_enhance=False)
     claims.take("paint", 2)
     claims.take("paint", 2)
-    assert claims.take_back(3, after_crash=False, but={held.id}) == 1
+    assert claims.take_back(3, but={held.id}) == 1
     assert generations.find(held.id).status == "processing"
     assert generations.find(dropped.id).status == "pending"

@@ -62,7 +62,7 @@ def test_one_that_is_taken_up_again_has_not_waited_all_that_time(claims, submit,
     submit(auto_enhance=False, now=0)
     for now in (10, 90_000):
         claims.take("paint", now)
-        claims.take_back(now + 1, after_crash=True)
+        claims.bury(claims.worker_id, 9, now + 1)
     assert _counted(measures().durations["paint_wait"]) == {0.01: 1}
 
 
@@ -90,8 +90,7 @@ def test_every_way_to_end_is_counted_once(claims, submit, paint, generations, pr
     generations.put_in_bin(project_id, waiting(), 3)
     generations.delete(project_id, waiting())
     taken()
-    claims.take_back(3, after_crash=True)
-    claims.give_up(0, 4)
+    claims.bury(claims.worker_id, 0, 4)
     assert measures().ended == {
         ("success", ""): 1,
         ("failed", "out_of_memory"): 2,
@@ -158,7 +157,7 @@ def test_a_database_from_before_is_brought_up_to_date_with_its_rows(tmp_path):
         )
     connection.close()
     database = Database(path)
-    assert database.pending() == database.migrate() == ["add_measures"]
+    assert database.pending() == database.migrate()
     assert database.pending() == []
     old = Claims(database, "w").take("paint", 9)
     assert (old.id, old.request_id) == ("old", None)

@@ -14,7 +14,7 @@ from banatie.store.changes import Changes
 from banatie.store.database import Database
 from banatie.store.files import Files, generated_key
 from banatie.store.keys import counts_at
-from banatie.store.workers import SILENCE_MILLISECONDS, Workers, WorkerState
+from banatie.store.workers import SILENCE_MILLISECONDS, Workers, WorkerState, state_of
 
 
 def test_a_key_is_found_by_its_text_which_is_nowhere_in_the_file(keys, database):
@@ -106,14 +106,13 @@ def test_threads_that_write_at_once_share_a_commit_and_only_the_faulty_part_is_l
     assert len(commits) == 1
 
 
-def test_files_appear_whole_and_are_swept_when_unknown(tmp_path):
+def test_files_appear_whole_and_are_found(tmp_path):
     files = Files(tmp_path)
     kept, stray = generated_key("o", "p", "1"), generated_key("o", "p", "2")
     files.save(kept, b"one")
     files.save(stray, b"two")
     files.path(kept).with_suffix(".png.part").write_bytes(b"half")
-    assert files.sweep({kept}) == 2
-    assert [path.name for path in files.path(kept).parent.iterdir()] == ["1.png"]
+    assert files.generated() == {kept, stray, f"{kept}.part"}
     files.remove(kept)
     files.remove(kept)
     assert not files.path(kept).exists()
@@ -123,10 +122,27 @@ def test_a_worker_that_falls_silent_is_gone(database):
     workers = Workers(database)
     state = WorkerState("w", 7, "ready", device="cpu", language_model="l", painting_model="p")
     workers.report(state, 1000)
-    assert workers.present(1000 + SILENCE_MILLISECONDS - 1) == state
-    assert workers.present(1000 + SILENCE_MILLISECONDS) is None
-    workers.forget_all()
-    assert workers.present(1001) is None
+    assert workers.present(1000 + SILENCE_MILLISECONDS - 1) == [state]
+    assert workers.present(1000 + SILENCE_MILLISECONDS) == []
+    workers.forget("w")
+    assert workers.present(1001) == []
+
+
+def test_several_workers_are_told_of_and_only_the_dead_are_forgotten(database):
+    workers = Workers(database)
+    two = WorkerState("b", 8, "ready", device="cuda:1")
+    starting = WorkerState("c", 9, "starting", devices=("cuda:0", "cuda:1", "cuda:2"))
+    broken = WorkerState("d", 10, "broken", "No", device="cuda:2")
+    one = WorkerState("z", 7, "ready", device="cuda:0")
+    assert state_of(workers.present(1)) == "gone"
+    for state, known in ((broken, "broken"), (starting, "starting"), (two, "ready")):
+        workers.report(state, 1)
+        assert state_of(workers.present(1)) == known
+    workers.report(one, 1)
+    assert workers.present(1)[:2] == [one, two]
+    assert {worker.devices for worker in workers.present(1)} == {None, starting.devices}
+    assert workers.forget_dead(lambda worker_id: worker_id in ("b", "z")) == 2
+    assert workers.present(1) == [one, two]
 
 
 @pytest.fixture
