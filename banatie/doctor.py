@@ -6,16 +6,17 @@ it finds wrong, it leaves to whoever reads what to do about it.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import json
 import os
 import shutil
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
@@ -28,10 +29,14 @@ from banatie.inference.checking import (
     numbers_in,
     sha256_of,
 )
+from banatie.inference.plan import Wanted
 from banatie.serve import find_address
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState, state_of
 from banatie.worker import stay_offline
+
+if TYPE_CHECKING:
+    from banatie.inference.runtime import Runtime
 
 DISK_BYTES_NEEDED = 100_000_000
 """Less is as good as none: a picture and the database's log take some megabytes."""
@@ -69,7 +74,7 @@ def examine(config: Config, now: int) -> Iterator[Finding]:
     for kind, look in (("painting model", _painting_model), ("language model", _language_model)):
         finding, numbers[kind] = look(kind, catalog, config)
         yield finding
-    yield from _devices(config, numbers, state_of(workers) == "ready")
+    yield from _devices(config, catalog, workers, numbers["painting model"])
     yield _offline()
 
 
@@ -234,8 +239,10 @@ def _whole(
     return Finding(check, "ok", found), numbers_in(files)
 
 
-def _devices(config: Config, numbers: dict[str, int], loaded: bool) -> Iterator[Finding]:
-    """What computes, and whether its memory is enough for the models."""
+def _devices(
+    config: Config, catalog: Catalog, workers: Sequence[WorkerState], numbers: int
+) -> Iterator[Finding]:
+    """What computes the painting model's `numbers`, and where the models will lie."""
     try:
         from banatie.inference.runtime import present_devices
     except (ImportError, OSError) as error:
@@ -246,54 +253,65 @@ def _devices(config: Config, numbers: dict[str, int], loaded: bool) -> Iterator[
     if devices == ("auto",):
         devices = present_devices()
     for number, device in enumerate(dict.fromkeys(devices)):
-        # The language model runs in one of the workers, most likely in the first.
-        counted = {"painting model": devices.count(device), "language model": int(number == 0)}
-        yield from _device(device, config, numbers, counted, loaded)
+        try:
+            finding, runtime = _device(device, config, numbers)
+        except ConfigError as error:
+            remedy = 'set painting.devices to ["auto"], or install the torch that fits this machine'
+            yield Finding("device", "FAIL", str(error), remedy)
+            continue
+        yield finding
+        running = [each for each in workers if each.device == device and each.plan]
+        if running:
+            yield Finding("memory", "ok", "; ".join(_laid_out(each) for each in running))
+        else:
+            # The language model runs in one of the workers, most likely in the first.
+            yield from _memory(config, catalog, runtime, devices.count(device), number == 0)
 
 
-def _device(
-    device: str, config: Config, numbers: dict[str, int], counted: dict[str, int], loaded: bool
-) -> Iterator[Finding]:
+def _device(device: str, config: Config, numbers: int) -> tuple[Finding, Runtime]:
     import torch
 
-    from banatie.inference.runtime import choose_runtime, device_memory
+    from banatie.inference.runtime import choose_runtime
 
-    try:
-        runtime = choose_runtime(device, config.painting.threads)
-        memory = device_memory(device)
-    except ConfigError as error:
-        remedy = 'set painting.devices to ["auto"], or install the torch that fits this machine'
-        yield Finding("device", "FAIL", str(error), remedy)
-        return
-    name = torch.cuda.get_device_name(device) if memory else ""
+    runtime = choose_runtime(device, config.painting.threads)
+    name = f" ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else ""
     formats = f"paints in {_format(runtime.dtype)}, writes in {_format(runtime.language_dtype)}"
-    found = f"{device}{f' ({name})' if name else ''}: {formats}"
-    if device == "cpu" and numbers["painting model"] >= LARGE_PIPELINE:
+    found = f"{device}{name}: {formats}"
+    if device == "cpu" and numbers >= LARGE_PIPELINE:
         remedy = "set painting.model to a smaller one, or use a machine with a GPU"
-        yield Finding("device", "warn", f"{found}; minutes for a picture", remedy)
-    else:
-        yield Finding("device", "ok", found)
-    needed = (
-        counted["painting model"] * numbers["painting model"] * runtime.dtype.itemsize
-        + counted["language model"] * numbers["language model"] * runtime.language_dtype.itemsize
-    )
-    yield _memory(needed, memory, loaded)
+        return Finding("device", "warn", f"{found}; minutes for a picture", remedy), runtime
+    return Finding("device", "ok", found), runtime
 
 
-def _memory(needed: int, device: tuple[int, int] | None, loaded: bool) -> Finding:
-    if device is not None:
-        free, total, where = device[1] - device[0], device[1], "on the GPU"
-    else:
-        here = psutil.virtual_memory()
-        free, total, where = here.available, here.total, "of main memory"
-    found = f"the models take {_bytes(needed)}; {_bytes(free)} of {_bytes(total)} {where} are free"
-    if needed > total:
-        return Finding("memory", "FAIL", found, "set painting.model or enhancement.model to less")
-    if loaded:
-        return Finding("memory", "ok", f"{found}, the worker's models being loaded")
-    if needed > free:
-        return Finding("memory", "warn", found, "close what else uses it")
-    return Finding("memory", "ok", found)
+def _laid_out(worker: WorkerState) -> str:
+    return f"{worker.plan} (process {worker.pid})"
+
+
+def _memory(
+    config: Config, catalog: Catalog, runtime: Runtime, sharing: int, with_language: bool
+) -> Iterator[Finding]:
+    """Where a worker will lay its models out; nothing when they have been found unusable."""
+    from banatie.inference.residency import planned
+    from banatie.inference.runtime import memory_for_models
+
+    free = memory_for_models(runtime.device) // sharing
+    try:
+        model = catalog.painting_model(config.painting.model)
+        language_model = None
+        if with_language:
+            with contextlib.suppress(BanatieError):
+                language_model = catalog.language_model(config.enhancement.model)
+        plan = planned(model, language_model, runtime, Wanted.of(config), free)[2]
+    except BanatieError:
+        return
+    found = f"{plan}: {plan.why}"
+    if plan.needed <= free:
+        yield Finding("memory", "ok", found)
+        return
+    if runtime.device == "cpu" and plan.needed > psutil.virtual_memory().total:
+        yield Finding("memory", "FAIL", found, "set painting.model to a smaller one")
+        return
+    yield Finding("memory", "warn", found, "close what else uses it, or take a smaller model")
 
 
 def _offline() -> Finding:

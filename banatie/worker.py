@@ -48,8 +48,6 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 LOOK_SECONDS = 2.0
 HOUSEKEEPING_SECONDS = 3600.0
-MOST_AT_ONCE = 8
-"""Pictures in a batch where the configuration leaves it to the memory."""
 GRACE_SECONDS = 4.0
 """How long the threads get to put things down when the worker is told to stop."""
 
@@ -171,6 +169,7 @@ class Worker:
         except BanatieError as error:
             return self._cannot_paint(error)
 
+        from banatie.inference.plan import Wanted
         from banatie.inference.residency import Residency
         from banatie.inference.runtime import choose_runtime, device_memory
         from banatie.runner import Runner
@@ -188,9 +187,8 @@ class Worker:
                 model,
                 language_model,
                 runtime,
-                place=painting.memory,
-                language=self._config.enhancement.memory,
-                batch=painting.max_batch or MOST_AT_ONCE,
+                Wanted.of(self._config),
+                sharing=painting.devices.count(device),
                 compiled=painting.compile,
             )
         except BanatieError as error:

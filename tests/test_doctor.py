@@ -90,7 +90,8 @@ def database(tmp_path) -> Path:
     data.mkdir()
     database = Database(data / "banatie.db")
     database.migrate()
-    Workers(database).report(WorkerState("w", 7, "ready", device="cpu"), NOW)
+    state = WorkerState("w", 7, "ready", device="cpu", plan="the UNet in the cellar")
+    Workers(database).report(state, NOW)
     with database.writing() as connection:
         connection.executemany(
             "INSERT INTO organizations VALUES (?, ?, 0)",
@@ -115,7 +116,7 @@ def test_a_data_folder_is_left_as_it_is(examined, database):
     assert found["database"].state == "ok"
     assert found["database"].found.endswith("up to date")
     assert found["worker"].found == "ready on cpu (process 7)"
-    assert "the worker's models being loaded" in found["memory"].found
+    assert found["memory"].found == "the UNet in the cellar (process 7)"
     assert _snapshot(database.parent) == before
 
 
@@ -150,12 +151,16 @@ def test_of_several_workers_a_broken_one_is_told_of(examined, database):
     assert "is loading its models (process 9)" in finding.found
 
 
-def test_a_device_that_is_listed_often_holds_as_many_painting_models(examined):
-    def needed(times: int) -> int:
+def test_workers_on_one_device_share_its_memory(examined):
+    def free(times: int) -> float:
         found = examined(painting__devices=",".join(["cpu"] * times))["memory"].found
-        return int(re.search(r"the models take (\d+) MB", found)[1])
+        return float(re.search(r"of ([\d.]+) GB free on cpu", found)[1])
 
-    assert needed(1000) == pytest.approx(2 * needed(500), rel=0.01)
+    assert free(1) > 1.8 * free(2)
+
+
+def test_what_the_settings_want_is_planned(examined):
+    assert "up to 4 pictures at once" in examined(painting__max_batch=4)["memory"].found
 
 
 def test_a_damaged_database_is_found(examined, database):
@@ -293,7 +298,8 @@ def test_models_that_no_memory_holds_are_found(examined, models):
     found = examined()
     assert found["painting model"].state == "ok"
     assert found["memory"].state == "FAIL"
-    assert "the models take 4000.0 GB" in found["memory"].found
+    # In bfloat16, with the little that the other parts take.
+    assert "with about 2000." in found["memory"].found
     # And a processor would take for ever.
     assert found["device"].state == "warn"
 

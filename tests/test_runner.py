@@ -17,7 +17,7 @@ from banatie.config import load_config
 from banatie.inference.catalog import Catalog
 from banatie.inference.enhancer import Enhancer
 from banatie.inference.painter import Painter
-from banatie.inference.plan import Plan
+from banatie.inference.plan import Plan, Wanted
 from banatie.inference.residency import Residency
 from banatie.inference.runtime import choose_runtime
 from banatie.logs import JsonLines
@@ -52,7 +52,7 @@ def models(tmp_path_factory):
     make_tiny_language_model(folder / "language")
     catalog = Catalog(folder)
     painting = catalog.painting_model("sdxl")
-    residency = Residency.load(painting, catalog.language_model("language"), RUNTIME)
+    residency = Residency.load(painting, catalog.language_model("language"), RUNTIME, Wanted())
     return painting, residency
 
 

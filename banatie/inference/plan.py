@@ -6,6 +6,7 @@ Arithmetic over files' heads only: never imports torch. `residency` carries the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Literal, get_args
 
-from banatie.errors import ModelBroken
+from banatie.config import Config
+from banatie.errors import BanatieError, ModelBroken
 from banatie.inference.catalog import LanguageModel, PaintingModel
 from banatie.inference.checking import check_language_model, check_pipeline, numbers_in
 
@@ -41,6 +43,8 @@ STREAMED_SHARE = 0.1
 """How much of a streamed UNet is on the device at once: the layer at work and the next ones."""
 SPARE_SHARE = 0.05
 """Of the free memory, left for what allocators lose between their blocks."""
+MOST_AT_ONCE = 8
+"""Pictures in a batch where the settings leave their number to the memory."""
 TURN_PARAMETERS = 1_000_000_000
 """A language model of this many parameters is too slow on a CPU: it takes turns instead."""
 
@@ -91,20 +95,29 @@ class Plan:
         return f"{painter}, {language}{decoding}{batch}"
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What the settings want of a plan."""
+
+    painter: PainterPlace | Literal["auto"] = "auto"
+    language: LanguagePlace | Literal["auto"] = "auto"
+    batch: int = 1
+
+    @classmethod
+    def of(cls, config: Config) -> Wanted:
+        """What these settings want."""
+        batch = config.painting.max_batch or MOST_AT_ONCE
+        return cls(config.painting.memory, config.enhancement.memory, batch)
+
+
 WHOLE = Plan()
 """Everything on the device: for whoever has memory enough, or plans nothing."""
 
 
-def ladder(
-    sizes: Sizes,
-    device: str,
-    painter: PainterPlace | Literal["auto"] = "auto",
-    language: LanguagePlace | Literal["auto"] = "auto",
-    batch: int = 1,
-) -> tuple[Plan, ...]:
+def ladder(sizes: Sizes, device: str, wanted: Wanted = Wanted()) -> tuple[Plan, ...]:
     """The plans for a device from the quickest to the most frugal; each needs less than the last.
 
-    A `painter` or `language` place that is wanted leaves out all others. On a CPU or Apple's MPS,
+    A place that is wanted leaves out all others. On a CPU or Apple's MPS,
     where there is one memory for all, moving a model frees nothing: only tiles and smaller batches
     are left.
     """
@@ -113,13 +126,13 @@ def ladder(
     for place, beside in product(PAINTER_PLACES, get_args(LanguagePlace)):
         if (place, beside) != ("whole", "device") and not device.startswith("cuda"):
             continue
-        if painter not in ("auto", place) or language not in ("auto", beside):
+        if wanted.painter not in ("auto", place) or wanted.language not in ("auto", beside):
             continue
-        if language == "auto" and not slow_on_cpu and beside == "turns":
+        if wanted.language == "auto" and not slow_on_cpu and beside == "turns":
             continue
-        if language == "auto" and place != "whole" and beside == "device":
+        if wanted.language == "auto" and place != "whole" and beside == "device":
             continue
-        counts = [batch >> halvings for halvings in range(batch.bit_length())]
+        counts = [wanted.batch >> halvings for halvings in range(wanted.batch.bit_length())]
         # Tiles cost a few percent; a smaller batch costs as much as batches had brought.
         for count, tiled in product(counts, (False, True)):
             plan = Plan(place, beside, tiled, count)
@@ -175,7 +188,9 @@ def sizes_of(
     encoders = numbers["text_encoder"] + numbers["text_encoder_2"]
     language = 0
     if language_model is not None:
-        language = numbers_in(check_language_model(language_model.folder))
+        # One that is broken is told of where it is loaded, and takes nothing.
+        with contextlib.suppress(BanatieError):
+            language = numbers_in(check_language_model(language_model.folder))
     unet, vae = (_read_config(model.folder / name) for name in ("unet", "vae"))
     try:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)

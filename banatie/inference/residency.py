@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
@@ -22,16 +21,7 @@ from banatie.inference.catalog import LanguageModel, PaintingModel
 from banatie.inference.checking import check_language_model, numbers_in
 from banatie.inference.enhancer import Enhancer
 from banatie.inference.painter import Painter
-from banatie.inference.plan import (
-    LanguagePlace,
-    PainterPlace,
-    Plan,
-    Sizes,
-    choose,
-    ladder,
-    language_place,
-    sizes_of,
-)
+from banatie.inference.plan import Plan, Wanted, choose, ladder, language_place, sizes_of
 from banatie.inference.runtime import Runtime, memory_for_models, quickest_cpu_dtype
 
 logger = logging.getLogger(__name__)
@@ -67,29 +57,18 @@ class Residency:
         model: PaintingModel,
         language_model: LanguageModel | None,
         runtime: Runtime,
+        wanted: Wanted,
         *,
-        place: PainterPlace | Literal["auto"] = "auto",
-        language: LanguagePlace | Literal["auto"] = "auto",
-        batch: int = 1,
+        sharing: int = 1,
         compiled: bool = False,
     ) -> Residency:
         """Plan, and load both models as planned; a language model that is broken is left out.
 
-        `place` and `language` are where they are wanted, if anywhere; `batch` is how many pictures
-        may be painted at once, if they fit. A CPU without the room for float32 paints in bfloat16.
-        Raises ModelNotFound, ModelBroken and OutOfMemory about the painting model.
+        So many processes are `sharing` the device. Raises ModelNotFound, ModelBroken and
+        OutOfMemory about the painting model.
         """
-        free = memory_for_models(runtime.device)
-
-        def planned(runtime: Runtime) -> tuple[tuple[Plan, ...], Plan]:
-            sizes = _sizes(model, language_model, runtime)
-            plans = ladder(sizes, runtime.device, place, language, batch)
-            return plans, choose(plans, free, runtime.device)
-
-        plans, plan = planned(runtime)
-        if runtime.device == "cpu" and plan.needed > free:
-            runtime = replace(runtime, dtype=torch.bfloat16)
-            plans, plan = planned(runtime)
+        free = memory_for_models(runtime.device) // sharing
+        runtime, plans, plan = planned(model, language_model, runtime, wanted, free)
         logger.info("memory: %s (%s)", plan, plan.why)
         below = deque(each for each in plans if each.needed < plan.needed)
         enhancer = _load_enhancer(language_model, plan, runtime) if language_model else None
@@ -173,8 +152,19 @@ class Residency:
         return True
 
 
-def _sizes(model: PaintingModel, language_model: LanguageModel | None, runtime: Runtime) -> Sizes:
-    return sizes_of(
+def planned(
+    model: PaintingModel,
+    language_model: LanguageModel | None,
+    runtime: Runtime,
+    wanted: Wanted,
+    free: int,
+) -> tuple[Runtime, tuple[Plan, ...], Plan]:
+    """All plans for these models, and the one to begin with when so many bytes are `free`.
+
+    The runtime is the one given but on a CPU without room for float32, which paints in bfloat16
+    then. Raises ModelNotFound and ModelBroken.
+    """
+    sizes = sizes_of(
         model,
         language_model,
         runtime.device,
@@ -183,6 +173,12 @@ def _sizes(model: PaintingModel, language_model: LanguageModel | None, runtime: 
         vae_bytes=4 if runtime.dtype == torch.float16 else runtime.dtype.itemsize,
         language_bytes=runtime.language_dtype.itemsize,
     )
+    plans = ladder(sizes, runtime.device, wanted)
+    plan = choose(plans, free, runtime.device)
+    if plan.needed > free and runtime.device == "cpu" and runtime.dtype == torch.float32:
+        half = replace(runtime, dtype=torch.bfloat16)
+        return planned(model, language_model, half, wanted, free)
+    return runtime, plans, plan
 
 
 def _load_enhancer(language_model: LanguageModel, plan: Plan, runtime: Runtime) -> Enhancer | None:

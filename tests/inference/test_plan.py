@@ -9,7 +9,7 @@ import pytest
 
 from banatie.errors import ModelBroken
 from banatie.inference.catalog import Catalog
-from banatie.inference.plan import Plan, Sizes, choose, ladder, sizes_of
+from banatie.inference.plan import Plan, Sizes, Wanted, choose, ladder, sizes_of
 from tests.tiny_models import edit_json, make_tiny_language_model, make_tiny_sdxl
 
 GB = 10**9
@@ -59,7 +59,7 @@ def test_cards_of_all_sizes(
 @pytest.mark.parametrize("language", [0, SMALL, LARGE])
 @pytest.mark.parametrize("batch", [1, 4, 7])
 def test_each_rung_needs_less_than_the_one_above(device: str, language: int, batch: int) -> None:
-    plans = ladder(sdxl(language), device, batch=batch)
+    plans = ladder(sdxl(language), device, Wanted(batch=batch))
     assert plans[0].batch == batch
     assert plans[-1].batch < batch or batch == 1
     assert plans[-1].tiled
@@ -68,18 +68,18 @@ def test_each_rung_needs_less_than_the_one_above(device: str, language: int, bat
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_where_there_is_one_memory_nothing_is_moved(device: str) -> None:
-    for plan in ladder(sdxl(LARGE), device, painter="streamed", language="cpu", batch=2):
+    for plan in ladder(sdxl(LARGE), device, Wanted("streamed", "cpu", 2)):
         assert (plan.painter, plan.language) == ("whole", "device")
 
 
 def test_a_wanted_place_is_the_only_one() -> None:
-    plans = ladder(sdxl(), "cuda", painter="streamed", language="turns")
+    plans = ladder(sdxl(), "cuda", Wanted("streamed", "turns"))
     assert {(plan.painter, plan.language) for plan in plans} == {("streamed", "turns")}
 
 
 def test_a_batch_is_as_large_as_fits() -> None:
     def batch(free: float) -> int:
-        return choose(ladder(sdxl(), "cuda", batch=8), int(free * GB), "cuda").batch
+        return choose(ladder(sdxl(), "cuda", Wanted(batch=8)), int(free * GB), "cuda").batch
 
     assert [batch(free) for free in (80, 12, 10, 9)] == [8, 8, 4, 2]
 

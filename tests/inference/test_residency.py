@@ -12,12 +12,13 @@ import torch
 from banatie.errors import ModelBroken
 from banatie.inference.catalog import Catalog
 from banatie.inference.painter import PaintJob
-from banatie.inference.plan import Plan
+from banatie.inference.plan import Plan, Wanted
 from banatie.inference.residency import Residency
 from banatie.inference.runtime import Runtime
 from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 RUNTIME = Runtime("cpu", torch.float32, torch.float32)
+WANTED = Wanted()
 JOB = PaintJob("a red cat", "", 32, 32, 2, 5.0, 7)
 
 
@@ -33,7 +34,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 def load(catalog: Catalog):
     def load(**wanted: object) -> Residency:
         language = catalog.language_model("language")
-        return Residency.load(catalog.painting_model("sdxl"), language, RUNTIME, **wanted)
+        return Residency.load(catalog.painting_model("sdxl"), language, RUNTIME, WANTED, **wanted)
 
     return load
 
@@ -86,7 +87,7 @@ def test_a_broken_language_model_is_left_out(catalog, tmp_path, caplog) -> None:
     make_tiny_language_model(tmp_path / "bad")
     model = Catalog(tmp_path).language_model("bad")
     (tmp_path / "bad" / "tokenizer.json").write_text("{}", "utf-8")
-    residency = Residency.load(catalog.painting_model("sdxl"), model, RUNTIME)
+    residency = Residency.load(catalog.painting_model("sdxl"), model, RUNTIME, WANTED)
     assert residency.enhancer is None
     assert "no prompt will be enhanced" in caplog.text
     assert paint(residency)
@@ -96,7 +97,7 @@ def test_a_broken_painting_model_is_said(catalog, tmp_path) -> None:
     make_tiny_sdxl(tmp_path / "bad")
     (tmp_path / "bad" / "unet" / "config.json").write_text("{", "utf-8")
     with pytest.raises(ModelBroken, match=r"config\.json"):
-        Residency.load(Catalog(tmp_path).painting_model("bad"), None, RUNTIME)
+        Residency.load(Catalog(tmp_path).painting_model("bad"), None, RUNTIME, WANTED)
 
 
 def test_going_down_changes_the_plan_but_not_the_picture(on, caplog) -> None:
