@@ -1,7 +1,7 @@
 """Where a model lies: in the folder of the models, or with the program itself.
 
 The small painting model is part of Banatie: an installed package carries it, so that a first start
-paints wherever it happens: in a container with an empty volume, in a folder without a clone. A model
+paints wherever it happens, in a container with an empty volume or in a folder without a clone. One
 of the same name in the folder of the models goes before it.
 """
 
