@@ -97,10 +97,3 @@ def test_settings_named_in_the_docs_exist():
     for page in PAGES:
         for name in re.findall(rf"`((?:{sections})\.[a-z_]+)`", page.read_text("utf-8")):
             assert name in known, f"{page.name} names {name}"
-
-
-def test_the_container_runs_as_a_user_without_rights():
-    lines = (ROOT / "Dockerfile.gpu").read_text("utf-8").splitlines()
-    users = [line.split()[1] for line in lines if line.startswith("USER ")]
-    assert users == ["banatie"]
-    assert lines.index("USER banatie") < next(n for n, x in enumerate(lines) if x[:4] == "CMD ")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from banatie.errors import ModelBroken, ModelNotFound
+from banatie.inference.embedded import folder_of
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -145,7 +146,8 @@ class Catalog:
 
     def _painting(self, entry: dict) -> PaintingModel:
         sizes = {ratio: (width, height) for ratio, (width, height) in entry.pop("sizes").items()}
-        return PaintingModel(**entry, sizes=sizes, folder=self.models_dir / entry["name"])
+        folder = folder_of(entry["name"], self.models_dir)
+        return PaintingModel(**entry, sizes=sizes, folder=folder)
 
 
 def _absent(name: str, pullable: bool) -> str:
