@@ -176,8 +176,10 @@ class Worker:
 
         logs.adopt("transformers", "diffusers", "huggingface_hub")
         device = self._wanted_device or self._first_device()
+        # `auto` names none, and gives each worker a device of its own.
+        sharing = max(1, painting.devices.count(device))
         try:
-            runtime = choose_runtime(device, painting.threads, painting.devices.count(device))
+            runtime = choose_runtime(device, painting.threads, sharing)
         except BanatieError as error:
             return self._cannot_paint(error, f"The device {device!r}")
         self._device_memory = partial(device_memory, runtime.device)
@@ -188,7 +190,7 @@ class Worker:
                 language_model,
                 runtime,
                 Wanted.of(self._config),
-                sharing=painting.devices.count(device),
+                sharing=sharing,
                 compiled=painting.compile,
             )
         except BanatieError as error:
