@@ -75,7 +75,7 @@ class Bell:
         """
         try:
             self._task(generation_id)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             with about(generation_id=generation_id or None):
                 logger.warning("the doorbell could not be rung for %s: %s", generation_id, error)
 

@@ -149,7 +149,8 @@ async def _serve(
         app.state.front.waiters.close()
         server.stop()
         supervising.cancel()
-        await asyncio.wait({serving, supervising}, timeout=STOP_SECONDS)
+        # Longer than a worker is given, which is killed then.
+        await asyncio.wait({serving, supervising}, timeout=STOP_SECONDS + 1)
         services.close()
 
 

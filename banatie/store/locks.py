@@ -52,7 +52,8 @@ def joining(data: Path, worker_id: str, *, alone: bool) -> Iterator[None]:
                 )
             file = _file(data, f"worker-{worker_id}")
             stack.callback(_remove, file)
-            stack.enter_context(_held(data, file, "worker", 0))
+            # Somebody may look at it in the very moment in which it is made.
+            stack.enter_context(_held(data, file, "worker", DOOR_SECONDS))
         yield
 
 
@@ -105,7 +106,8 @@ class Turn:
 
     def take(self) -> bool:
         """Have the turn if nobody else has it; whether it is mine."""
-        with contextlib.suppress(Timeout):
+        # A disk that refuses to make the file now may do so later.
+        with contextlib.suppress(OSError):
             if not self._lock.is_locked:
                 self._lock.acquire(blocking=False)
         return self._lock.is_locked
@@ -139,7 +141,8 @@ def _is_held(file: Path) -> bool:
     try:
         with lock.acquire(blocking=False):
             return False
-    except Timeout:
+    except OSError:
+        # Also when the disk refuses: whoever cannot be told to be dead is left alone.
         return True
 
 

@@ -1,14 +1,15 @@
-"""`scripts/bench [service|load|png|enhance] …`: dispatch to what is measured."""
+"""`scripts/bench [service|load|workers|png|enhance] …`: dispatch to what is measured."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 
-USAGE = """usage: scripts/bench [service|load|png|enhance] [options]
+USAGE = """usage: scripts/bench [service|load|workers|png|enhance] [options]
 
   service   the HTTP front, the queue and the whole way from POST to picture
   load      a hundred clients at once, and a hundred thousand generations
+  workers   pictures a second by one worker and by several on the same device
   png       the PNG encoder against Pillow's default
   enhance   the seven templates on forty prompts, with the embedded language model
 
@@ -37,6 +38,8 @@ def _find(name: str) -> Callable[[list[str]], object] | None:
         from scripts.bench_lib.service import main as run
     elif name == "load":
         from scripts.bench_lib.crowd import main as run
+    elif name == "workers":
+        from scripts.bench_lib.workers import main as run
     elif name == "png":
         from scripts.bench_lib.imaging import main as run
     elif name == "enhance":

@@ -75,9 +75,13 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, *arguments: str, settings: Sequence[str] = (), log: Path | None = None
+    folder: Path,
+    *arguments: str,
+    settings: Sequence[str] = (),
+    log: Path | None = None,
+    core: int | None = 0,
 ) -> Iterator[Server]:
-    """A server on a new data folder, held to the first core."""
+    """A server on a new data folder, held to the first core, or to none."""
     port = free_port()
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "banatie"]
@@ -91,7 +95,7 @@ def serving(
     ):
         command += ["--set", setting]
     command += ["serve", *arguments]
-    with held_to_core(command, 0, log) as process:
+    with held_to_core(command, core, log) as process:
         text = ""
         while "bnt_" not in text:
             line = process.stdout.readline()
@@ -103,20 +107,20 @@ def serving(
 
 @contextlib.contextmanager
 def held_to_core(
-    command: Sequence[str], core: int, log: Path | None = None
+    command: Sequence[str], core: int | None, log: Path | None = None
 ) -> Iterator[subprocess.Popen]:
-    """A process on one core, with this one on the others; ended at the end."""
+    """A process on one core, with this one on the others, or both on all; ended at the end."""
     before = os.sched_getaffinity(0)
-    core = CORES[core % len(CORES)]
+    cores = before if core is None else {CORES[core % len(CORES)]}
     with log.open("ab") if log else contextlib.nullcontext() as errors:
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
-    os.sched_setaffinity(0, before - {core} or before)
+    os.sched_setaffinity(0, before - cores or before)
     try:
         yield process
     finally:

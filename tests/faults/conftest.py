@@ -200,12 +200,16 @@ class House(Service):
             return latest if all(r["status"] in ("success", "failed") for r in latest) else []
 
         ended = self.wait_for(look, "all generations to end", seconds)
+        self.tally_up(ended)
+        return ended
+
+    def tally_up(self, ended: list[dict]) -> None:
+        """Count what became of these records in the table at the end of the run."""
         for record in ended:
             self.ended_as[record["status"]] += 1
             self.ended_as["retries"] += record["retryCount"]
             if record["status"] == "failed":
                 self.ended_as[f"reason: {record['errorMessage']}"] += 1
-        return ended
 
     def assert_tidy(self) -> None:
         """Every success has its file, as long as its record says, and there is no other file."""

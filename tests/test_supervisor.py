@@ -1,0 +1,146 @@
+"""Workers kept alive, each by itself; what stands in for them is a process that only reports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from banatie.store.database import Database
+from banatie.store.workers import Workers
+from banatie.supervisor import Supervisor
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 20.0
+WORKER = """
+import os, sys
+from pathlib import Path
+from banatie.store.database import Database
+from banatie.store.locks import joining
+from banatie.store.workers import Workers, WorkerState
+
+data, found = Path(sys.argv[1]), tuple(filter(None, sys.argv[2].split(",")))
+told = sys.argv[sys.argv.index("--device") + 1] if "--device" in sys.argv else None
+with joining(data, str(os.getpid()), alone=False):
+    state = WorkerState(
+        str(os.getpid()),
+        os.getpid(),
+        "ready",
+        device=f"told {told}" if told else "on its own",
+        devices=None if told else found,
+    )
+    Workers(Database(data / "banatie.db")).report(state, 5)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+class Kept:
+    """The workers that are there."""
+
+    def __init__(self, workers: Workers, running: asyncio.Task) -> None:
+        self._workers = workers
+        self.running = running
+
+    def __call__(self) -> dict[str, list[int]]:
+        """The processes by what they were told."""
+        found: dict[str, list[int]] = {}
+        for worker in self._workers.present(5):
+            found.setdefault(worker.device, []).append(worker.pid)
+        return found
+
+    async def until(self, **counts: int) -> dict[str, list[int]]:
+        """Wait until there are so many of each: by `on_its_own` or `told_DEVICE`."""
+        wanted = {name.replace("_", " "): count for name, count in counts.items()}
+        async with asyncio.timeout(PATIENCE):
+            while {name: len(pids) for name, pids in self().items()} != wanted:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        return self()
+
+    async def kill(self, pid: int) -> None:
+        """Kill this one, and wait until that was noticed."""
+        os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(PATIENCE):
+            while any(pid in pids for pids in self().values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def supervised(database: Database, tmp_path: Path):
+    """Supervises workers on these devices; the first finds those that are `found`."""
+
+    @asynccontextmanager
+    async def supervised(*devices: str, found: str = "") -> AsyncIterator[Kept]:
+        workers = Workers(database)
+        command = [sys.executable, "-c", WORKER, str(tmp_path), found]
+        supervisor = Supervisor(command, devices, workers, tmp_path, lambda: 5)
+        kept = Kept(workers, asyncio.create_task(supervisor.run()))
+        try:
+            yield kept
+        finally:
+            kept.running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await kept.running
+        for pids in kept().values():
+            for pid in pids:
+                with pytest.raises(ProcessLookupError):
+                    os.kill(pid, 0)
+
+    return supervised
+
+
+@pytest.mark.parametrize(("device", "found"), [("cpu", ""), ("auto", "cuda")])
+async def test_one_device_has_one_worker_that_is_told_nothing(supervised, device, found):
+    async with supervised(device, found=found) as kept:
+        [first] = (await kept.until(on_its_own=1))["on its own"]
+        await kept.kill(first)
+        await kept.until(on_its_own=1)
+
+
+async def test_each_device_has_a_worker_and_one_named_twice_has_two(supervised):
+    async with supervised("cpu", "gpu", "cpu") as kept:
+        before = await kept.until(told_cpu=2, told_gpu=1)
+        await kept.kill(before["told gpu"][0])
+        # The others were not touched.
+        assert (await kept.until(told_cpu=2, told_gpu=1))["told cpu"] == before["told cpu"]
+
+
+async def test_the_first_says_what_there_is_and_the_others_follow(supervised):
+    async with supervised("auto", found="a,b,c") as kept:
+        before = await kept.until(on_its_own=1, told_b=1, told_c=1)
+        await kept.kill(before["on its own"][0])
+        # It is known now, so the new one is told: it is not alone any more.
+        after = await kept.until(told_a=1, told_b=1, told_c=1)
+        assert after["told b"] == before["told b"]
+
+
+async def test_who_was_there_when_all_was_killed_is_forgotten(supervised, database):
+    workers = Workers(database)
+    async with supervised("cpu") as kept:
+        await kept.until(on_its_own=1)
+    assert len(workers.present(5)) == 1
+    async with supervised("gpu", "gpu") as kept:
+        assert set(await kept.until(told_gpu=2)) == {"told gpu"}
+
+
+async def test_a_worker_that_ends_again_and_again_waits_longer_each_time(supervised, caplog):
+    async with supervised("cpu", "gpu") as kept:
+        for seconds in (0, 1):
+            before = await kept.until(told_cpu=1, told_gpu=1)
+            await kept.kill(before["told gpu"][0])
+            after = await kept.until(told_cpu=1, told_gpu=1)
+            told = f"the worker on gpu ended with status -9; starting it again in {seconds} s"
+            assert told in caplog.text
+        assert after["told cpu"] == before["told cpu"]
