@@ -18,8 +18,9 @@ import banatie
 from banatie.config import Config
 from banatie.errors import BanatieError, ServiceUnavailable
 from banatie.imaging import Picture, encode_png, parameters_text
-from banatie.inference.catalog import PaintingModel
+from banatie.inference.catalog import Catalog, PaintingModel
 from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
+from banatie.inference.loras import Lora
 from banatie.inference.painter import Painter, PaintJob
 from banatie.jobs import Stage
 from banatie.logs import about
@@ -60,6 +61,7 @@ class Runner:
         wants_painting: Callable[[str], None],
         config: Config,
         clock: Callable[[], int],
+        catalog: Catalog,
     ) -> None:
         self._claims = claims
         self._files = files
@@ -70,6 +72,7 @@ class Runner:
         self._wants_painting = wants_painting
         self._config = config
         self._clock = clock
+        self._catalog = catalog
         self._in_hand: set[str] = set()
         self._enhancing: tuple[Generation, float] | None = None
         self._taking = threading.Lock()
@@ -191,6 +194,10 @@ class Runner:
             steps=steps,
             guidance_scale=model.guidance_scale if guidance is None else guidance,
             seed=generation.seed,
+            loras=tuple(
+                Lora(lora.name, self._catalog.lora(lora.name), lora.weight)
+                for lora in generation.loras
+            ),
         )
         started = self._claims.start_painting(
             generation.id,
@@ -232,6 +239,7 @@ class Runner:
             model=self._painting_model.name,
             model_hash=self._painter.fingerprint,
             version=f"Banatie {banatie.__version__}",
+            loras={lora.name: lora.weight for lora in job.loras},
         )
         return {"parameters": parameters}
 

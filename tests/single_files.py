@@ -98,6 +98,34 @@ def write_full_size(file: Path, tensors: Mapping[str, torch.Tensor], block: byte
     return file
 
 
+def write_lora(
+    file: Path, shapes: Mapping[str, torch.Size], rank: int, alpha: float | None
+) -> Tensors:
+    """Write a LoRA of random numbers for layers of these names and shapes; what each is to gain.
+
+    With an alpha it is in the form of kohya's programs, without one in that of diffusers'.
+    """
+    random = torch.Generator().manual_seed(len(shapes))
+    tensors, added = {}, {}
+    for name, shape in shapes.items():
+        down = 0.3 * torch.randn((rank, *shape[1:]), generator=random)
+        up = 0.3 * torch.randn((shape[0], rank, *[1] * (len(shape) - 2)), generator=random)
+        added[name] = (up.flatten(1) @ down.flatten(1)).reshape(shape)
+        if alpha is None:
+            tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+            continue
+        added[name] *= alpha / rank
+        part, _, layer = name.partition(".")
+        prefix = {"text_encoder": "te1", "text_encoder_2": "te2"}.get(part, part)
+        if part != "unet":
+            layer = "text_model." + layer.removeprefix("text_model.")
+        flat = f"lora_{prefix}_" + layer.replace(".", "_")
+        tensors |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up}
+        tensors[f"{flat}.alpha"] = torch.tensor(alpha)
+    save_file(tensors, file)
+    return added
+
+
 def original(parts: Mapping[str, Tensors], layers_per_block: int) -> Tensors:
     """A pipeline's weights, part by part, under the names of the original layout."""
     found: Tensors = {}

@@ -143,6 +143,10 @@ class PromptEncoder:
         filling = empty.repeat(1, missing // empty.shape[1], 1)
         return Conditioning(torch.cat([conditioning.sequence, filling], 1), conditioning.pooled)
 
+    def forget(self) -> None:
+        """Keep nothing of what was encoded: the encoders have become others."""
+        self._empty = None
+
     def _embed(self, text: str) -> Conditioning:
         chunks = [tokenizer.chunks(text, self._context - 2) for tokenizer in self._tokenizers]
         number = max(len(each) for each in chunks)

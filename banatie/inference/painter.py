@@ -34,6 +34,7 @@ from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePict
 from banatie.inference.catalog import PaintingModel
 from banatie.inference.checking import check_pipeline, is_half
 from banatie.inference.conditioning import PromptEncoder
+from banatie.inference.loras import Lora, applied
 from banatie.inference.runtime import Runtime
 
 OnStep = Callable[[int, int], None]
@@ -84,6 +85,7 @@ class PaintJob:
     steps: int
     guidance_scale: float
     seed: int
+    loras: tuple[Lora, ...] = ()
 
 
 class Painter:
@@ -147,10 +149,11 @@ class Painter:
         """Paint one picture and call `on_step` after each denoising step.
 
         Whatever `on_step` raises stops the painting there. Raises OutOfMemory, with the memory
-        freed, UnusablePicture, or PaintingError when the model cannot paint in that many steps.
+        freed, UnusablePicture, ModelBroken when a LoRA does not fit, or PaintingError when the
+        model cannot paint in that many steps.
         """
         try:
-            with torch.inference_mode():
+            with applied(self._pipeline, job.loras, self._encoder.forget), torch.inference_mode():
                 return self._decode(self._denoise(job, on_step))
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):

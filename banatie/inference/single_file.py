@@ -274,6 +274,10 @@ _LORA_ATTENDING = re.compile(
     r"attn2[._](to_[kv]|processor\.to_[kv]_lora)\.?(lora_down|lora_A|lora\.down|down)\b.*weight"
 )
 _LORA_DOWN = re.compile(r"(lora_down|lora_A|lora\.down|_lora\.down)(\.\w+)?\.weight$")
+_LORA_MODELS = (
+    *("unet.", "text_encoder.", "text_encoder_2."),
+    *("lora_unet_", "lora_te1_", "lora_te2_"),
+)
 _OTHER_WAYS = (
     (re.compile(r"hada_w"), "a LoHa"),
     (re.compile(r"lokr_w"), "a LoKr"),
@@ -322,6 +326,11 @@ def _lora(file: Path, head: Head, width: int) -> Recognised:
         raise ModelBroken(
             f"{file.name} calls itself a LoRA, but none of its tensors is the half of one; "
             "download it again"
+        )
+    if strange := [name for name in head.tensors if not name.startswith(_LORA_MODELS)]:
+        raise ModelBroken(
+            f"{file.name} is a LoRA whose names do not say which model they are for "
+            f"({strange[0][:80]!r}); take a version in kohya's or diffusers' form"
         )
     title = head.metadata.get("modelspec.title") or head.metadata.get("ss_output_name", "")
     settings: dict[str, Any] = {"rank": max(downs)}
