@@ -18,7 +18,7 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 
-from banatie.errors import ModelBroken
+from banatie.errors import ModelBroken, PaintingError
 from banatie.inference.checking import read_tensors
 
 _LOADING_ERRORS = (
@@ -49,21 +49,49 @@ def applied(
     """Let the pipeline paint with these, all at once, and be exactly what it was afterwards.
 
     `changed` is called whenever the text encoders have become others: what was kept of theirs is
-    true no more. Raises ModelBroken, naming the LoRA, when one is damaged or does not fit.
+    true no more. Raises ModelBroken, naming the LoRA, when one is damaged or does not fit, and
+    PaintingError when the UNet is kept in float8.
     """
     if not loras:
         yield
         return
+    # peft gives a LoRA the format of what it wraps; most of its numbers would be nothing there.
+    if any(weight.dtype == torch.float8_e4m3fn for weight in pipeline.unet.parameters()):
+        raise PaintingError(
+            "LoRAs need more memory than this machine has to spare: the painting model is kept in "
+            "float8 here; leave them out"
+        )
+    with _uncompiled(pipeline.unet):
+        try:
+            for number, lora in enumerate(loras):
+                _load(pipeline, lora, _adapter(number))
+            names = [_adapter(number) for number in range(len(loras))]
+            pipeline.set_adapters(names, [lora.weight for lora in loras])
+            changed()
+            yield
+        finally:
+            pipeline.unload_lora_weights()
+            changed()
+
+
+@contextmanager
+def _uncompiled(model: torch.nn.Module) -> Iterator[None]:
+    """Let compiled blocks run as they were written, and be the compiled ones again afterwards.
+
+    To compile them anew for one picture would take longer than to paint it.
+    """
+    compiled = {
+        module: module._compiled_call_impl
+        for module in model.modules()
+        if module._compiled_call_impl is not None
+    }
+    for module in compiled:
+        module._compiled_call_impl = None
     try:
-        for number, lora in enumerate(loras):
-            _load(pipeline, lora, _adapter(number))
-        names = [_adapter(number) for number in range(len(loras))]
-        pipeline.set_adapters(names, [lora.weight for lora in loras])
-        changed()
         yield
     finally:
-        pipeline.unload_lora_weights()
-        changed()
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
 
 
 def _adapter(number: int) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import gc
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
-from banatie.errors import ModelBroken
+from banatie.errors import ModelBroken, PaintingError
 from banatie.inference.catalog import Catalog
 from banatie.inference.loras import Lora
 from banatie.inference.painter import Painter, PaintJob
@@ -104,6 +106,14 @@ def test_it_changes_the_one_picture_and_nothing_after_it(painter, make_lora, nam
     assert all(torch.equal(now[name], was[name]) for name in was)
 
 
+def test_nothing_of_it_stays_in_memory(painter, make_lora):
+    lora, _ = make_lora(*UNET, *TEXT)
+    paint(painter, lora)
+    gc.collect()
+    # By its type, since asking an object for its class wakes up modules that are deprecated.
+    assert [each for each in gc.get_objects() if issubclass(type(each), BaseTunerLayer)] == []
+
+
 @pytest.mark.parametrize("weight", [1.0, 0.5, -1.0])
 def test_it_is_as_strong_as_it_was_trained(painter, make_lora, weight):
     """As if what it adds, W + weight · alpha / rank · B · A, were added to the weights."""
@@ -151,6 +161,47 @@ def test_in_half_precision_it_is_the_same(folder, make_lora):
     before = paint(painter)
     lora, _ = make_lora(*UNET, *TEXT)
     assert paint(painter, lora) != before
+    assert paint(painter) == before
+
+
+def test_compiled_blocks_stay_compiled_and_none_is_compiled_for_one_picture(folder, make_lora):
+    compiled = 0
+
+    def compiler(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable:
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    painter = load(folder)
+    lora, _ = make_lora(*UNET)
+    before, changed = paint(painter), paint(painter, lora)
+    painter._pipeline.unet.compile_repeated_blocks(fullgraph=True, backend=compiler)
+    assert paint(painter) == before
+    assert compiled > 0
+    number = compiled
+    assert paint(painter, lora) == changed
+    assert paint(painter) == before
+    assert compiled == number
+
+
+def test_a_streamed_unet_is_changed_too_and_goes_on_being_streamed(folder, make_lora):
+    painter = load(folder)
+    lora, _ = make_lora(*UNET, *TEXT)
+    before, changed = paint(painter), paint(painter, lora)
+    cpu = torch.device("cpu")
+    painter._pipeline.unet.enable_group_offload(cpu, cpu, offload_type="leaf_level")
+    for _ in range(2):
+        assert paint(painter, lora) == changed
+        assert paint(painter) == before
+
+
+def test_with_a_unet_in_float8_a_lora_is_refused(folder, make_lora):
+    painter = load(folder, Runtime("cpu", torch.bfloat16, torch.float32))
+    painter._pipeline.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+    before = paint(painter)
+    lora, _ = make_lora(*UNET)
+    with pytest.raises(PaintingError, match="kept in float8 here; leave them out"):
+        paint(painter, lora)
     assert paint(painter) == before
 
 
