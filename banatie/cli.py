@@ -22,7 +22,7 @@ import banatie
 from banatie import logs
 from banatie.config import Config, load_config
 from banatie.errors import BanatieError, ConfigError
-from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, Submission
+from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, LoraUse, Submission
 
 DAY_MILLISECONDS = 86_400_000
 
@@ -114,6 +114,7 @@ def worker(
 @click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="The same seed, the same picture.")
 @click.option("--steps", type=click.IntRange(1, 100), help="Denoising steps.")
 @click.option("--guidance-scale", type=click.FloatRange(0, 20), help="How closely to follow it.")
+@click.option("--lora", "loras", multiple=True, metavar="NAME[:WEIGHT]", help="Paint with a LoRA.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG file.")
 @click.pass_context
 def generate(context: click.Context, prompt: str, output: Path | None, **options: Any) -> None:
@@ -135,6 +136,7 @@ def generate(context: click.Context, prompt: str, output: Path | None, **options
         seed=options["seed"],
         steps=options["steps"],
         guidance_scale=options["guidance_scale"],
+        loras=tuple(_lora(text) for text in options["loras"]),
     )
     path = run(config, now, submission, _worker_command(context, None))
     if output is not None:
@@ -237,6 +239,34 @@ def pull_model(context: click.Context, name: str, wheel: Path | None, taught: bo
     click.echo(pull(model, say, wheel, ADAPTERS if taught else None))
 
 
+@models.command("import")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--name", help="What it is to be called; default: as the file or folder is.")
+@click.option(
+    "--configs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="For a checkpoint that is not of SDXL's size: a diffusers folder that is like it.",
+)
+@click.pass_context
+def import_model(
+    context: click.Context, path: Path, name: str | None, configs: Path | None
+) -> None:
+    """Bring in a folder, a checkpoint, a LoRA or an exported archive; no network is used."""
+    from banatie.inference.importing import import_model as run
+    from banatie.worker import stay_offline
+
+    stay_offline()
+    folder = _config(context).storage.models
+    manifest = run(path, folder, partial(click.echo, err=True), name=name, configs=configs)
+    use = {
+        "painting": f"paint with it: painting.model = {manifest.name!r}",
+        "language": f"enhance with it: enhancement.model = {manifest.name!r}",
+        "lora": f'ask for it: "loras": [{{"name": "{manifest.name}"}}]',
+    }[manifest.kind]
+    click.echo(f"{manifest.name} is ready; {use}", err=True)
+    click.echo(folder / manifest.name)
+
+
 @cli.command()
 @click.pass_context
 def migrate(context: click.Context) -> None:
@@ -333,6 +363,17 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _lora(text: str) -> LoraUse:
+    name, colon, weight = text.partition(":")
+    try:
+        use = LoraUse(name, float(weight)) if colon else LoraUse(name)
+    except ValueError:
+        raise click.BadParameter(f"{weight!r} is no number", param_hint="--lora") from None
+    if not -4 <= use.weight <= 4:
+        raise click.BadParameter(f"{weight} is not from -4 to 4", param_hint="--lora")
+    return use
 
 
 def _worker_command(context: click.Context, data_dir: str | None) -> list[str]:

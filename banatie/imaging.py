@@ -83,11 +83,13 @@ def parameters_text(
     model: str,
     model_hash: str,
     version: str,
+    loras: Mapping[str, float] | None = None,
 ) -> str:
     """How a picture was made, in the form that image browsers read under `parameters`.
 
     The form is that of Stable Diffusion WebUI's `create_infotext`: the prompt, the negative one if
-    there is one, and a last line of settings, of which readers take those that they know.
+    there is one, and a last line of settings, of which readers take those that they know. `loras`,
+    with their weights by their names, end the prompt as one would type them there.
     """
     settings = {
         "Steps": steps,
@@ -104,7 +106,8 @@ def parameters_text(
     line = ", ".join(
         f"{name}: {_quoted(str(value))}" for name, value in settings.items() if value != ""
     )
-    return f"{prompt}{negative}\n{line}"
+    tags = "".join(f" <lora:{name}:{weight:.12g}>" for name, weight in (loras or {}).items())
+    return f"{prompt}{tags}{negative}\n{line}"
 
 
 def _quoted(text: str) -> str:

@@ -13,7 +13,8 @@ from uuid import UUID
 import msgspec
 
 from banatie.config import Limits
-from banatie.errors import GenerationNotFound, ValidationError
+from banatie.errors import GenerationNotFound, ModelNotFound, ValidationError
+from banatie.inference.catalog import Catalog
 from banatie.jobs import Bell, Stage
 from banatie.logs import about
 from banatie.records import CANCELLED, Generation, Submission
@@ -35,12 +36,14 @@ class Intake:
         files: Files,
         bells: Mapping[Stage, Bell],
         limits: Limits,
+        catalog: Catalog,
         clock: Callable[[], int],
     ) -> None:
         self._generations = generations
         self._files = files
         self._bells = bells
         self._limits = limits
+        self._catalog = catalog
         self._clock = clock
 
     def submit(
@@ -128,12 +131,22 @@ class Intake:
                     name,
                     f"has {length} characters; at most {self._limits.prompt_characters} are read",
                 )
+        self._check_loras([lora.name for lora in submission.loras])
         if _depth(submission.meta) > META_DEPTH:
             raise ValidationError.of("meta", f"is nested deeper than {META_DEPTH} levels")
         if len(msgspec.json.encode(submission.meta)) > self._limits.meta_bytes:
             raise ValidationError.of(
                 "meta", f"is larger than {self._limits.meta_bytes} bytes of JSON"
             )
+
+    def _check_loras(self, names: list[str]) -> None:
+        for name in names:
+            if names.count(name) > 1:
+                raise ValidationError.of("loras", f"{name!r} is named more than once")
+            try:
+                self._catalog.lora(name)
+            except ModelNotFound as error:
+                raise ValidationError.of("loras", str(error)) from error
 
 
 def _tell(generation: Generation, what: str) -> None:

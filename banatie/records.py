@@ -52,6 +52,14 @@ class Key:
 
 
 @dataclass(frozen=True)
+class LoraUse:
+    """A LoRA that a picture is painted with: its name, and how strongly it works."""
+
+    name: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Submission:
     """What a client asks for, checked and complete but for what the worker decides."""
 
@@ -64,6 +72,7 @@ class Submission:
     negative_prompt: str = ""
     steps: int | None = None
     guidance_scale: float | None = None
+    loras: tuple[LoraUse, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ class Generation:
     seed: int
     steps: int | None
     guidance_scale: float | None
+    loras: tuple[LoraUse, ...]
     meta: Mapping[str, Any]
     warnings: tuple[str, ...]
     enhancement: EnhancementNote | None

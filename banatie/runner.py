@@ -25,8 +25,9 @@ import banatie
 from banatie.config import Config
 from banatie.errors import BanatieError, OutOfMemory, PaintingError, ServiceUnavailable
 from banatie.imaging import Picture, encode_png, encode_preview, parameters_text
-from banatie.inference.catalog import PaintingModel
+from banatie.inference.catalog import Catalog, PaintingModel
 from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
+from banatie.inference.loras import Lora
 from banatie.inference.painter import PaintJob
 from banatie.inference.residency import Residency
 from banatie.jobs import Stage
@@ -75,6 +76,7 @@ class Runner:
         wants_painting: Callable[[str], None],
         config: Config,
         clock: Callable[[], int],
+        catalog: Catalog,
     ) -> None:
         self._claims = claims
         self._files = files
@@ -85,6 +87,7 @@ class Runner:
         self._wants_painting = wants_painting
         self._config = config
         self._clock = clock
+        self._catalog = catalog
         self._in_hand: set[str] = set()
         self._at_finish: set[str] = set()
         self._enhancing: tuple[Generation, float] | None = None
@@ -249,10 +252,29 @@ class Runner:
 
     def _start(self, generation: Generation) -> _Begun | None:
         """Write down what the row is painted with; None when it is no longer this worker's."""
+        begun = None
+        with self._ending_in_rows([generation], time.monotonic()):
+            job = self._job_of(generation)
+            if not self._claims.start_painting(
+                generation.id,
+                model=self._painting_model.name,
+                steps=job.steps,
+                guidance_scale=job.guidance_scale,
+                now=self._clock(),
+            ):
+                raise LetGo
+            logger.info("painting")
+            begun = _Begun(generation, job)
+        return begun
+
+    def _job_of(self, generation: Generation) -> PaintJob:
         model = self._painting_model
         width, height = model.sizes[generation.aspect_ratio]
         guidance = generation.guidance_scale
-        job = PaintJob(
+        loras = [
+            Lora(use.name, self._catalog.lora(use.name), use.weight) for use in generation.loras
+        ]
+        return PaintJob(
             prompt=generation.prompt,
             negative_prompt=generation.negative_prompt,
             width=width,
@@ -260,18 +282,8 @@ class Runner:
             steps=generation.steps or model.steps,
             guidance_scale=model.guidance_scale if guidance is None else guidance,
             seed=generation.seed,
+            loras=tuple(loras),
         )
-        started = False
-        with self._ending_in_rows([generation], time.monotonic()):
-            started = self._claims.start_painting(
-                generation.id,
-                model=model.name,
-                steps=job.steps,
-                guidance_scale=job.guidance_scale,
-                now=self._clock(),
-            )
-            logger.info("painting" if started else "let go")
-        return _Begun(generation, job) if started else None
 
     def _reporter(self, begun: Sequence[_Begun]) -> Callable[[int, int], None]:
         written = time.monotonic()
@@ -334,6 +346,7 @@ class Runner:
             model=self._painting_model.name,
             model_hash=self._painter.fingerprint,
             version=f"Banatie {banatie.__version__}",
+            loras={lora.name: lora.weight for lora in job.loras},
         )
         return {"parameters": parameters}
 

@@ -21,6 +21,7 @@ from granian.server.embed import Server
 from banatie.api.app import Services, create_app
 from banatie.config import Config
 from banatie.errors import ConfigError
+from banatie.inference.catalog import Catalog
 from banatie.intake import Intake
 from banatie.jobs import Bell
 from banatie.store.backup import finish_restore
@@ -61,7 +62,9 @@ def build_services(config: Config, clock: Callable[[], int]) -> Services:
         workers=Workers(database),
         files=files,
         bells=bells,
-        intake=Intake(generations, files, bells, config.limits, clock),
+        intake=Intake(
+            generations, files, bells, config.limits, Catalog(config.storage.models), clock
+        ),
         clock=clock,
     )
 

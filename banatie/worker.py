@@ -207,6 +207,7 @@ class Worker:
             self._wants_painting,
             self._config,
             self._clock,
+            catalog,
         )
         self._state = replace(
             self._state,

@@ -52,6 +52,10 @@ def test_keys_are_listed_and_revoked_without_their_texts(command):
         (["generate"], "Missing argument 'PROMPT'"),
         (["generate", "x", "--aspect-ratio", "4:3"], "'4:3' is not one of"),
         (["generate", "x", "-o", "nowhere/x.png"], "there is no folder nowhere"),
+        (["generate", "x", "--lora", "ink:much"], "'much' is no number"),
+        (["generate", "x", "--lora", "ink:5"], "5 is not from -4 to 4"),
+        (["generate", "x", "--lora", "ink:nan"], "nan is not from -4 to 4"),
+        (["models", "import", "none.safetensors"], "'none.safetensors' does not exist"),
         (["keys", "create"], "Missing option '--name'"),
         (["--set", "server.prot=1", "migrate"], "unknown setting 'server.prot'"),
         (["--set", "nonsense", "migrate"], "SECTION.KEY=VALUE"),
@@ -71,6 +75,7 @@ def test_what_is_not_understood_is_one_line_and_exit_code_2(command, arguments, 
     [
         (["keys", "revoke", "nobody"], "No key called 'nobody'"),
         (["models", "pull", "nothing"], "nothing"),
+        (["generate", "x", "--lora", "ink:0.5"], "there is no LoRA called 'ink' here"),
     ],
 )
 def test_what_fails_is_one_line_and_exit_code_1(command, arguments, message):

@@ -171,6 +171,11 @@ def test_absent_facts_are_left_out() -> None:
     assert text.startswith("a red cat\nSteps: 30")
 
 
+def test_loras_end_the_prompt_as_one_would_type_them() -> None:
+    text = parameters_text(**FACTS | {"loras": {"pixel-art": 1.0, "ink": -0.35}})
+    assert text.startswith("a red cat <lora:pixel-art:1> <lora:ink:-0.35>\nSteps: 30")
+
+
 def test_values_that_would_mislead_a_reader_are_quoted() -> None:
     original = 'a cat, "Tom",\nSteps: 99: größe 漢'
     text = parameters_text(**FACTS | {"original_prompt": original, "model": "a, b: c"})

@@ -16,14 +16,16 @@ from PIL import Image
 from banatie.config import load_config
 from banatie.inference.catalog import Catalog
 from banatie.inference.enhancer import Enhancer
+from banatie.inference.importing import import_model
 from banatie.inference.painter import Painter
 from banatie.inference.plan import Plan, Wanted
 from banatie.inference.residency import Residency
 from banatie.inference.runtime import choose_runtime
 from banatie.logs import JsonLines
-from banatie.records import Submission
+from banatie.records import LoraUse, Submission
 from banatie.runner import Runner
 from banatie.store.files import Files
+from tests.single_files import write_lora
 from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 torch.set_num_threads(1)
@@ -53,12 +55,12 @@ def models(tmp_path_factory):
     catalog = Catalog(folder)
     painting = catalog.painting_model("sdxl")
     residency = Residency.load(painting, catalog.language_model("language"), RUNTIME, Wanted())
-    return painting, residency
+    return painting, residency, catalog
 
 
 @pytest.fixture
 def make_runner(models, claims, keys, tmp_path):
-    painting, residency = models
+    painting, residency, catalog = models
     files = Files(tmp_path / "storage")
 
     def make_runner(**replaced: object) -> Bench:
@@ -76,6 +78,7 @@ def make_runner(models, claims, keys, tmp_path):
             rung.append,
             load_config(None, {}, replaced),
             lambda: 1_700_000_000_000,
+            catalog,
         )
         return Bench(runner, residency.painter, residency.enhancer, files, rung)
 
@@ -112,6 +115,35 @@ def test_each_ratio_has_the_models_size(bench, models, submit, generations):
     for generation in made:
         image = generations.find(generation.id).image
         assert (image.width, image.height) == models[0].sizes[generation.aspect_ratio]
+
+
+def test_a_picture_is_painted_with_its_loras_and_says_so(bench, models, submit, generations):
+    folder = models[0].folder.parent
+    layer = "unet.mid_block.attentions.0.proj_in"
+    write_lora(folder / "ink.safetensors", {layer: torch.Size((16, 16))}, rank=4, alpha=None)
+    import_model(folder / "ink.safetensors", folder, lambda line: None)
+    loras = (LoraUse("ink", -0.5),)
+    made = [
+        submit("a car", auto_enhance=False, steps=1, seed=7, loras=use) for use in ((), loras, ())
+    ]
+    bench.runner.paint_waiting()
+    pictures = []
+    for generation in made:
+        done = generations.find(generation.id)
+        assert (done.status, done.loras) == ("success", generation.loras)
+        pictures.append(Image.open(bench.files.path(done.image.storage_key)))
+    plain, inked, again = pictures
+    assert plain.tobytes() == again.tobytes() != inked.tobytes()
+    assert inked.text["parameters"].startswith("a car <lora:ink:-0.5>\nSteps: 1,")
+    assert plain.text["parameters"].startswith("a car\nSteps: 1,")
+
+
+def test_a_lora_that_is_gone_fails_its_picture_alone(bench, submit, generations):
+    gone = submit(auto_enhance=False, steps=1, loras=(LoraUse("gone"),))
+    after = submit(auto_enhance=False, steps=1)
+    bench.runner.paint_waiting()
+    assert "there is no LoRA called 'gone' here" in generations.find(gone.id).error_message
+    assert generations.find(after.id).status == "success"
 
 
 def test_metadata_can_be_left_out(make_runner, submit, generations):

@@ -42,10 +42,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
+def make_tiny_sdxl(folder: Path, seed: int = 0, second_width: int = 16) -> Path:
     """Write a Stable Diffusion XL pipeline in the diffusers layout into `folder`, which it returns.
 
-    Its 1:1 picture is 128 × 128; it takes 0.7 MB on disk. `seed` decides every weight.
+    Its 1:1 picture is 128 × 128; it takes 0.7 MB on disk. `seed` decides every weight, and
+    `second_width` is how wide the second text encoder is.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -53,10 +54,12 @@ def make_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
         pipeline = StableDiffusionXLPipeline(
             vae=_autoencoder(),
             text_encoder=CLIPTextModel(_text_config(tokenizer, "quick_gelu")),
-            text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer_2, "gelu")),
+            text_encoder_2=CLIPTextModelWithProjection(
+                _text_config(tokenizer_2, "gelu", second_width)
+            ),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
-            unet=_unet(),
+            unet=_unet(second_width),
             scheduler=EulerDiscreteScheduler(
                 beta_start=0.00085,
                 beta_end=0.012,
@@ -112,7 +115,7 @@ def _autoencoder() -> AutoencoderKL:
     )
 
 
-def _unet() -> UNet2DConditionModel:
+def _unet(second_width: int) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=32,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -122,20 +125,20 @@ def _unet() -> UNet2DConditionModel:
         norm_num_groups=4,
         attention_head_dim=(1, 2),
         transformer_layers_per_block=(1, 1),
-        cross_attention_dim=32,
+        cross_attention_dim=16 + second_width,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 16,
+        projection_class_embeddings_input_dim=6 * 8 + second_width,
     )
 
 
-def _text_config(tokenizer: CLIPTokenizer, activation: str) -> CLIPTextConfig:
+def _text_config(tokenizer: CLIPTokenizer, activation: str, width: int = 16) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=16,
+        hidden_size=width,
         intermediate_size=32,
-        projection_dim=16,
+        projection_dim=width,
         num_hidden_layers=3,
         num_attention_heads=2,
         max_position_embeddings=77,

@@ -16,6 +16,7 @@ from banatie.records import (
     AspectRatio,
     Generation,
     Image,
+    LoraUse,
     Status,
     Submission,
     TemplateName,
@@ -65,6 +66,15 @@ class EnhancementOptions(WireIn):
     template: TemplateName = "general"
 
 
+class LoraCreate(WireIn):
+    """A LoRA to paint with."""
+
+    name: Annotated[str, Meta(description="As `banatie models list` shows it.")]
+    weight: Annotated[
+        float, Meta(ge=-4, le=4, description="How strongly: 1 as it was trained, below 0 against.")
+    ] = 1.0
+
+
 class GenerationCreate(WireIn):
     """The body of POST /api/v1/generations."""
 
@@ -86,6 +96,9 @@ class GenerationCreate(WireIn):
     negative_prompt: str = ""
     steps: Annotated[int, Meta(ge=1, le=100)] | None = None
     guidance_scale: Annotated[float, Meta(ge=0, le=20)] | None = None
+    loras: Annotated[
+        list[LoraCreate], Meta(max_length=4, description="LoRAs for this picture alone.")
+    ] = field(default_factory=list)
 
     def to_submission(self) -> Submission:
         """The same as the domain has it."""
@@ -99,6 +112,7 @@ class GenerationCreate(WireIn):
             negative_prompt=self.negative_prompt,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
+            loras=tuple(LoraUse(lora.name, lora.weight) for lora in self.loras),
         )
 
 
@@ -137,6 +151,13 @@ class ProgressEvent(Wire):
     preview: str | None
 
 
+class LoraView(Wire):
+    """A LoRA that it is painted with."""
+
+    name: str
+    weight: float
+
+
 class GenerationView(Wire):
     """A generation as a client sees it."""
 
@@ -160,6 +181,7 @@ class GenerationView(Wire):
     negative_prompt: str
     steps: int | None
     guidance_scale: float | None
+    loras: list[LoraView]
     model: str | None
     template: TemplateName
     enhancement: EnhancementView | None
@@ -251,6 +273,7 @@ def view(generation: Generation, public_url: str) -> GenerationView:
         negative_prompt=generation.negative_prompt,
         steps=generation.steps,
         guidance_scale=generation.guidance_scale,
+        loras=[LoraView(lora.name, lora.weight) for lora in generation.loras],
         model=generation.model,
         template=generation.template,
         enhancement=EnhancementView(note.template, note.model, note.way, round(note.seconds, 3))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from banatie.errors import ModelBroken, ModelNotFound
 from banatie.inference.embedded import folder_of
+from banatie.inference.manifest import Manifest, read_manifest
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -127,6 +128,27 @@ class Catalog:
         sizes = _scaled_sizes(folder)
         return PaintingModel(folder.name, folder.name, "unknown", 30, 5.0, sizes, folder)
 
+    def loras(self) -> dict[str, Path]:
+        """The weights of the LoRAs that are here, by their names."""
+        if not self.models_dir.is_dir():
+            return {}
+        return {
+            folder.name: folder / name
+            for folder in sorted(self.models_dir.iterdir())
+            if (manifest := _manifest(folder)) and manifest.kind == "lora"
+            for name in manifest.files
+            if name.endswith(".safetensors")
+        }
+
+    def lora(self, name: str) -> Path:
+        """The weights of a LoRA that is here. Raises ModelNotFound."""
+        # A name from a request: it must not lead out of the folder.
+        known = self.loras()
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none; bring one with: banatie models import FILE"
+            raise ModelNotFound(f"there is no LoRA called {name!r} here; those that are: {names}")
+        return known[name]
+
     def _folder(self, reference: str) -> Path:
         folder = Path(reference).expanduser()
         if folder.is_dir():
@@ -148,6 +170,16 @@ class Catalog:
         sizes = {ratio: (width, height) for ratio, (width, height) in entry.pop("sizes").items()}
         folder = folder_of(entry["name"], self.models_dir)
         return PaintingModel(**entry, sizes=sizes, folder=folder)
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    """What a finished model's folder says of itself; None also where that cannot be read."""
+    if folder.name.startswith(".") or not folder.is_dir():
+        return None
+    try:
+        return read_manifest(folder)
+    except ModelBroken:
+        return None
 
 
 def _absent(name: str, pullable: bool) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,29 @@ _WIDTHS = {
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?(\.fp16)?\.safetensors"
 )
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of a safetensors file's head."""
+
+    dtype: str
+    """As the format names it: F16, BF16, F8_E4M3 …"""
+    shape: tuple[int, ...]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it is."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a safetensors file says of itself before its numbers begin."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    """What the program that wrote it had to say; any of it may be missing or wrong."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +150,18 @@ def is_half(weights: Path) -> bool:
 
 
 def read_head(file: Path) -> Weights:
-    """What a safetensors file holds, from its first bytes and its size alone.
+    """How much a safetensors file holds, from its first bytes and its size alone.
 
     Raises ModelBroken when they do not fit each other.
+    """
+    tensors = read_tensors(file).tensors.values()
+    return Weights(len(tensors), sum(tensor.numbers for tensor in tensors))
+
+
+def read_tensors(file: Path) -> Head:
+    """What a safetensors file holds, name by name, and what it says beside.
+
+    Raises ModelBroken when the head does not fit the file's size.
     """
     try:
         size = file.stat().st_size
@@ -138,15 +170,16 @@ def read_head(file: Path) -> Weights:
             if not 2 <= length <= min(LARGEST_HEAD, size - 8):
                 raise ModelBroken(f"{file} is not whole (its head is cut off); copy it again")
             head = json.loads(opened.read(length))
-        head.pop("__metadata__", None)
-        numbers = end = 0
-        for name, tensor in head.items():
-            first, last = tensor["data_offsets"]
-            count = math.prod(tensor["shape"])
-            width = _WIDTHS.get(tensor["dtype"])
+        metadata = head.pop("__metadata__", {})
+        tensors, end = {}, 0
+        for name, entry in head.items():
+            first, last = entry["data_offsets"]
+            tensors[name] = tensor = Tensor(entry["dtype"], tuple(entry["shape"]))
+            count, width = tensor.numbers, _WIDTHS.get(tensor.dtype)
             if width is not None and last - first != count * width:
                 raise ModelBroken(f"{file} is damaged (the size of {name}); copy it again")
-            numbers, end = numbers + count, max(end, last)
+            end = max(end, last)
+        metadata = {str(name): str(text) for name, text in metadata.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelBroken(f"{file} is not whole ({error}); copy it again") from error
     if end != size - 8 - length:
@@ -154,7 +187,7 @@ def read_head(file: Path) -> Weights:
             f"{file} is not whole (it has {size} bytes and should have {end + 8 + length}); "
             "copy it again"
         )
-    return Weights(len(head), numbers)
+    return Head(tensors, metadata)
 
 
 def numbers_in(files: Iterable[Path]) -> int:

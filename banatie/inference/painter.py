@@ -38,6 +38,7 @@ from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePict
 from banatie.inference.catalog import PaintingModel
 from banatie.inference.checking import check_pipeline, is_half
 from banatie.inference.conditioning import PromptEncoder
+from banatie.inference.loras import Lora, applied
 from banatie.inference.plan import TILE_SHARE, WHOLE, Plan
 from banatie.inference.previewing import LatentColours
 from banatie.inference.runtime import Runtime, free_memory, is_out_of_memory
@@ -89,6 +90,7 @@ class PaintJob:
     steps: int
     guidance_scale: float
     seed: int
+    loras: tuple[Lora, ...] = ()
 
 
 class Painter:
@@ -230,11 +232,11 @@ class Painter:
     def paint_batch(
         self, jobs: Sequence[PaintJob], on_step: OnStep
     ) -> list[Image.Image | UnusablePicture]:
-        """Paint jobs of one size, length, number of steps and guidance at once; their pictures.
+        """Paint jobs at once that differ in texts of one length and seed alone; their pictures.
 
         `on_step` is called after each denoising step, and whatever it raises stops the painting
-        there. Raises OutOfMemory, with the memory freed, or PaintingError when the model cannot
-        paint in that many steps.
+        there. Raises OutOfMemory, with the memory freed, ModelBroken when a LoRA does not fit, or
+        PaintingError when the model cannot paint in that many steps.
         """
         try:
             return self._paint(jobs, on_step)
@@ -257,7 +259,10 @@ class Painter:
         self, jobs: Sequence[PaintJob], on_step: OnStep
     ) -> list[Image.Image | UnusablePicture]:
         try:
-            with torch.inference_mode():
+            with (
+                applied(self._pipeline, jobs[0].loras, self._encoder.forget),
+                torch.inference_mode(),
+            ):
                 return [self._decode(latents) for latents in self._denoise(jobs, on_step)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

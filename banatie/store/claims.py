@@ -72,7 +72,7 @@ class Claims:
     def take_like(self, first: Generation, most: int, now: int) -> list[Generation]:
         """Take up to `most` more rows that can be painted with `first`, which is held.
 
-        They have its ratio, steps and guidance; none of them, nor `first`, was held in a crash.
+        They have its ratio, steps, guidance and LoRAs. Neither they nor it were held in a crash.
         """
         if first.crashes:
             return []
@@ -81,6 +81,7 @@ class Claims:
             "ratio": first.aspect_ratio,
             "steps": first.steps,
             "guidance": first.guidance_scale,
+            "first": first.id,
         }
         with self._database.writing() as connection:
             while len(taken) < most:
@@ -89,7 +90,8 @@ class Claims:
                     "claimed_by = :worker, status = 'processing', step = 0",
                     "number = (SELECT number FROM generations WHERE stage = 'paint' "
                     "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
-                    "AND steps IS :steps AND guidance_scale IS :guidance ORDER BY number LIMIT 1)",
+                    "AND steps IS :steps AND guidance_scale IS :guidance AND loras = "
+                    "(SELECT loras FROM generations WHERE id = :first) ORDER BY number LIMIT 1)",
                     {"worker": self.worker_id, **alike},
                     now,
                 )

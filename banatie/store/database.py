@@ -70,6 +70,12 @@ def add_worker_plan(db: sqlite_utils.Database) -> None:
     db.execute("ALTER TABLE workers ADD COLUMN plan TEXT")
 
 
+@migrations()
+def add_loras(db: sqlite_utils.Database) -> None:
+    """Which LoRAs a generation is painted with."""
+    db.execute("ALTER TABLE generations ADD COLUMN loras TEXT NOT NULL DEFAULT '[]'")
+
+
 # Written as SQL because checks, partial indexes and triggers have no other form in sqlite-utils.
 _SCHEMA = """
 CREATE TABLE organizations (

@@ -88,6 +88,7 @@ class Generations:
             "seed": seed,
             "steps": submission.steps,
             "guidance_scale": submission.guidance_scale,
+            "loras": json.dumps([asdict(lora) for lora in submission.loras]),
             "meta": json.dumps(submission.meta, ensure_ascii=False),
             "created_at": now,
             "updated_at": now,

@@ -11,15 +11,15 @@ from typing import Any
 
 import msgspec
 
-from banatie.records import EnhancementNote, Generation, Image
+from banatie.records import EnhancementNote, Generation, Image, LoraUse
 from banatie.store.images import COLUMNS as IMAGE_COLUMNS
 
 # Generation's fields, in its order, but for those that are made of columns by `to_generation`.
 _COLUMNS = [field.name for field in fields(Generation)]
 _COLUMNS[_COLUMNS.index("image")] = "image_id"
 _WIDTH = len(_COLUMNS)
-_META, _WARNINGS, _ENHANCEMENT, _IMAGE, _AUTO_ENHANCE = map(
-    _COLUMNS.index, ("meta", "warnings", "enhancement", "image_id", "auto_enhance")
+_META, _WARNINGS, _ENHANCEMENT, _IMAGE, _AUTO_ENHANCE, _LORAS = map(
+    _COLUMNS.index, ("meta", "warnings", "enhancement", "image_id", "auto_enhance", "loras")
 )
 
 SELECT = f"""
@@ -72,6 +72,7 @@ def to_generation(row: sqlite3.Row) -> Generation:
     values[_AUTO_ENHANCE] = bool(values[_AUTO_ENHANCE])
     values[_META] = msgspec.json.decode(values[_META])
     values[_WARNINGS] = tuple(msgspec.json.decode(values[_WARNINGS]))
+    values[_LORAS] = tuple(LoraUse(**lora) for lora in msgspec.json.decode(values[_LORAS]))
     if values[_ENHANCEMENT] is not None:
         values[_ENHANCEMENT] = EnhancementNote(**msgspec.json.decode(values[_ENHANCEMENT]))
     if values[_IMAGE] is not None:

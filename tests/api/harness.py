@@ -22,6 +22,7 @@ from PIL import Image as PillowImage
 
 from banatie.api.app import Services, create_app
 from banatie.config import load_config
+from banatie.inference.manifest import FileFacts, Manifest, write_manifest
 from banatie.records import EnhancementNote, Generation, Image
 from banatie.serve import build_services
 from banatie.store.claims import Claims
@@ -359,6 +360,13 @@ def picture_bytes() -> bytes:
     buffer = io.BytesIO()
     PillowImage.effect_noise((48, 32), 60).save(buffer, "png")
     return buffer.getvalue()
+
+
+def add_lora(models: Path, name: str, kind: str = "lora") -> None:
+    """A model's folder as an import leaves it, but for the weights, which only a worker reads."""
+    (models / name).mkdir(parents=True)
+    files = {"lora.safetensors": FileFacts(4, "")}
+    write_manifest(models / name, Manifest(kind, name, name, "MIT", "a test", files=files))
 
 
 def assert_failure(

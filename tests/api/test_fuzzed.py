@@ -18,6 +18,7 @@ import pytest
 
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState
+from tests.api.harness import add_lora
 from tests.e2e.service import ROOT, Service, web_alone
 
 ENDLESS = "followGeneration"
@@ -27,6 +28,8 @@ ENDLESS = "followGeneration"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with web_alone(tmp_path_factory.mktemp("fuzzed")) as running:
+        for number in range(4):
+            add_lora(running.folder / "models", f"lora-{number}")
         database = Database(running.data / "banatie.db")
         # A worker by its word alone, which holds for as long as the tests take.
         ready = WorkerState(id="w", pid=1, state="ready", device="cpu", painting_model="none")

@@ -18,6 +18,7 @@ FIELDS = [
     ("negativePrompt", [5, None, [], "x" * 4001]),
     ("steps", [0, 101, -1, 2.5, "20", True, []]),
     ("guidanceScale", [-0.1, 20.1, "7", "", True, []]),
+    ("loras", [None, "pixel-art", {}, 3, [{"name": "none"}]]),
     ("count", [1, 2]),
     ("aspect_ratio", ["1:1"]),
 ]

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from banatie.records import EnhancementNote, Image
+from banatie.records import EnhancementNote, Image, LoraUse
 from banatie.store.claims import Claims
 
 NOTE = EnhancementNote("general", "small", "led", 0.5)
@@ -36,6 +36,7 @@ def test_alike_rows_are_taken_along(submit, claims):
     submit("still to be enhanced")
     submit(auto_enhance=False, steps=4)
     submit(auto_enhance=False, guidance_scale=1.0)
+    submit(auto_enhance=False, loras=(LoraUse("ink", 1.0),))
     last = submit(auto_enhance=False, seed=4)
     taken = claims.take("paint", 10)
     assert taken.id == first.id

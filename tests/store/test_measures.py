@@ -160,7 +160,7 @@ def test_a_database_from_before_is_brought_up_to_date_with_its_rows(tmp_path):
     assert database.pending() == database.migrate()
     assert database.pending() == []
     old = Claims(database, "w").take("paint", 9)
-    assert (old.id, old.request_id) == ("old", None)
+    assert (old.id, old.request_id, old.loras) == ("old", None, ())
     Claims(database, "w").fail("old", "No", 9)
     assert read_measures(database, 9).ended == {("failed", "unforeseen"): 1}
     database.close()
