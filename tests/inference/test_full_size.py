@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,11 @@ ROOM = 17_000_000_000
 """Bytes: the checkpoint, the folder made of it, and what an import leaves free."""
 MOST_MEMORY = 1_500_000_000
 """Bytes of the process's own, beside what it has mapped of the files."""
+PAINTING_ROOM = 12_000_000_000
+"""Bytes of memory: half of what float32 takes, with what a picture takes while it is painted."""
+MACHINE = 24_000_000_000
+PYTHON = 1_500_000_000
+"""Bytes: the program and its libraries, which no plan counts."""
 SAME = {
     "unet": ("conv_in.weight", "model.diffusion_model.input_blocks.0.0.weight"),
     "vae": ("decoder.conv_out.weight", "first_stage_model.decoder.conv_out.weight"),
@@ -39,13 +47,31 @@ SAME = {
 }
 
 
-@pytest.fixture
-def room(tmp_path: Path):
-    """A folder with room for it, which is empty afterwards."""
-    if (free := shutil.disk_usage(tmp_path).free) < ROOM:
+@dataclass(frozen=True)
+class Import:
+    """A checkpoint of full size and what its import took."""
+
+    parts: dict[str, Tensors]
+    file: Path
+    folder: Path
+    seconds: float
+    memory: int
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Import]:
+    """SDXL with random numbers, as a checkpoint and as the folder made of it."""
+    room = tmp_path_factory.mktemp("full")
+    if (free := shutil.disk_usage(room).free) < ROOM:
         pytest.skip(f"needs {ROOM / 1e9:.0f} GB on the disk; {free / 1e9:.0f} GB are free")
-    yield tmp_path
-    shutil.rmtree(tmp_path)
+    write_configs(room)
+    parts = empty_parts(room)
+    tensors = original(parts, layers_per_block=2)
+    block = np.random.default_rng(0).normal(0, 0.02, 8_000_000).astype(np.float16).tobytes()
+    file = write_full_size(room / "full.safetensors", tensors, block)
+    seconds, memory = imported(file, room / "models")
+    yield Import(parts, file, room / "models" / "full", seconds, memory)
+    shutil.rmtree(room)
 
 
 def empty_parts(folder: Path) -> dict[str, Tensors]:
@@ -78,18 +104,13 @@ def imported(file: Path, models: Path) -> tuple[float, int]:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_full_size_is_converted_in_little_memory(room: Path) -> None:
-    write_configs(room)
-    parts = empty_parts(room)
-    tensors = original(parts, layers_per_block=2)
-    block = np.random.default_rng(0).normal(0, 0.02, 8_000_000).astype(np.float16).tobytes()
-    file = write_full_size(room / "full.safetensors", tensors, block)
-    assert file.stat().st_size > 6_900_000_000
-    seconds, memory = imported(file, room / "models")
-    print(f"{file.stat().st_size / 1e9:.2f} GB: {seconds:.0f} s, {memory / 1e9:.2f} GB of memory")
-    for part, weights in parts.items():
-        [made] = (room / "models" / "full" / part).glob("*.safetensors")
-        with safe_open(made, "pt") as opened, safe_open(file, "pt") as source:
+def test_a_checkpoint_of_full_size_is_converted_in_little_memory(full: Import) -> None:
+    size = full.file.stat().st_size
+    assert size > 6_900_000_000
+    print(f"{size / 1e9:.2f} GB: {full.seconds:.0f} s, {full.memory / 1e9:.2f} GB of memory")
+    for part, weights in full.parts.items():
+        [made] = (full.folder / part).glob("*.safetensors")
+        with safe_open(made, "pt") as opened, safe_open(full.file, "pt") as source:
             assert set(opened.keys()) == set(weights)
             for name in weights:
                 found = opened.get_slice(name)
@@ -97,6 +118,22 @@ def test_a_checkpoint_of_full_size_is_converted_in_little_memory(room: Path) -> 
             name, theirs = SAME[part]
             one = opened.get_tensor(name)
             assert torch.equal(one, source.get_tensor(theirs)[: len(one)])
-    manifest = json.loads((room / "models" / "full" / "banatie.json").read_text())
+    manifest = json.loads((full.folder / "banatie.json").read_text())
     assert manifest["kind"] == "painting"
-    assert memory < MOST_MEMORY
+    assert full.memory < MOST_MEMORY
+
+
+@pytest.mark.slow
+def test_sdxl_of_full_size_is_planned_and_paints_a_step(full: Import) -> None:
+    if (free := psutil.virtual_memory().available) < PAINTING_ROOM:
+        pytest.skip(f"needs {PAINTING_ROOM / 1e9:.0f} GB of memory; {free / 1e9:.0f} GB are free")
+    command = [sys.executable, "-m", "tests.paint_full_size", str(full.folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(told))
+    assert told["size"] == [1024, 1024]
+    assert told["parameters"] > 2_500_000_000
+    assert told["peak"] < MACHINE
+    # The plan is an estimate, and kept.
+    assert told["peak"] < told["planned"] + PYTHON
