@@ -90,6 +90,11 @@ def recognise(file: Path, width: int = SDXL_WIDTH) -> Recognised:
         # After the head's length, which may look like anything, a safetensors file has its brace.
         if beginning.startswith(start) and beginning[8:9] != b"{":
             raise ModelBroken(f"{file.name} is {what}; {remedy}")
+    if file.suffix.lower() != ".safetensors":
+        raise ModelBroken(
+            f"{file.name} is no file that Banatie takes; those are .safetensors, folders in the "
+            "diffusers layout and .tar archives of its own"
+        )
     head = read_tensors(file)
     if _is_lora(head):
         return _lora(file, head, width)

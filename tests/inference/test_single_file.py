@@ -174,6 +174,13 @@ def test_a_file_that_is_something_else_under_this_name_is_told(tmp_path, content
         recognise(file)
 
 
+@pytest.mark.parametrize("name", ["model.txt", "model.zip", "model"])
+def test_a_file_of_another_name_is_not_looked_into(tmp_path, name):
+    file = write_empty_file(tmp_path / name, checkpoint())
+    with pytest.raises(ModelBroken, match="is no file that Banatie takes"):
+        recognise(file)
+
+
 @pytest.mark.parametrize("length", [ord("<"), 0x80, 0x0480])
 def test_a_head_whose_length_looks_like_something_else_is_read(tmp_path, length):
     text = json.dumps({"weights": {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]}})
