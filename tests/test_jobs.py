@@ -5,11 +5,12 @@ from __future__ import annotations
 import queue
 import socket
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
-from banatie.jobs import POLL_SECONDS, Bell
+from banatie.jobs import POLL_SECONDS, Bell, sweep_sockets
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def listen(heard: queue.Queue):
     """Starts a consumer on a folder's paint bell; stops them all at the end."""
     started = []
 
-    def listen(folder: Path, answer=heard.put) -> Bell:
-        bell = Bell("paint", folder, answer)
+    def listen(folder: Path, answer=heard.put, reader: str = "reader") -> Bell:
+        bell = Bell("paint", folder, answer, reader)
         consumer = bell.consumer()
         consumer.start()
         started.append((bell, consumer))
@@ -76,6 +77,38 @@ def test_without_a_datagram_the_reader_polls(tmp_path, bell, listen, heard, monk
     monkeypatch.delattr(socket, "AF_UNIX")
     ringer.ring("quiet")
     assert heard.get(timeout=5 + POLL_SECONDS) == "quiet"
+
+
+def test_a_ring_wakes_all_readers_and_one_of_them_has_the_message(
+    tmp_path, bell, listen, heard, monkeypatch
+):
+    # None of them looks by itself.
+    monkeypatch.setattr("banatie.jobs.POLL_SECONDS", 600.0)
+    for name in ("one", "two", "three"):
+        listen(tmp_path, lambda generation_id, name=name: heard.put((name, generation_id)), name)
+    ringer, wanted = (
+        bell("paint", tmp_path),
+        ["paint-one.sock", "paint-three.sock", "paint-two.sock"],
+    )
+    while sorted(path.name for path in tmp_path.glob("*.sock")) != wanted:
+        time.sleep(0.005)
+    # One that is dead is in nobody's way.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
+        dead.bind(str(tmp_path / "paint-dead.sock"))
+    ringer.ring("a")
+    woken = [heard.get(timeout=5) for _ in range(3)]
+    assert {name for name, _ in woken} == {"one", "two", "three"}
+    assert sorted(generation_id for _, generation_id in woken) == ["", "", "a"]
+    # So that they can be stopped.
+    monkeypatch.setattr("banatie.jobs.POLL_SECONDS", 0.01)
+    ringer.ring("b")
+
+
+def test_the_sockets_of_dead_readers_are_swept(tmp_path):
+    for name in ("paint-a.sock", "enhance-a.sock", "paint-b.sock", "paint.sock", "a.lock"):
+        (tmp_path / name).touch()
+    sweep_sockets(tmp_path, ["b"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lock", "paint-b.sock"]
 
 
 def test_a_folder_too_long_for_a_socket_works_too(tmp_path, listen, heard):
