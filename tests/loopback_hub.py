@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -63,10 +63,13 @@ class LoopbackHub:
     """The statuses of the coming answers for a file, instead of the file."""
     swapped: dict[str, bytes] = field(default_factory=dict)
     """Contents that are sent instead of those that are described."""
+    stall_after: list[int] = field(default_factory=list)
+    """As `cut_after`, but the connection stays open, and nothing more comes until the end."""
     ignores_ranges: bool = False
     is_something_else: bool = False
     """Whether a page for people is all that it answers."""
     asked: list[Asked] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def requests_of(self, name: str) -> list[Asked]:
         """The requests for a file, to whatever host."""
@@ -84,6 +87,7 @@ def serving(hub: LoopbackHub) -> Iterator[LoopbackHub]:
     try:
         yield hub
     finally:
+        hub.ended.set()
         for server in servers:
             server.shutdown()
             server.server_close()
@@ -122,6 +126,11 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, *_: object) -> None:
             pass
+
+        def handle(self) -> None:
+            # Whoever downloads may hang up.
+            with suppress(ConnectionError):
+                super().handle()
 
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
@@ -194,6 +203,10 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             if hub.cut_after and len(content) >= LARGE:
                 self.wfile.write(rest[: hub.cut_after.pop(0)])
                 self.close_connection = True
+                return
+            if hub.stall_after and len(content) >= LARGE:
+                self.wfile.write(rest[: hub.stall_after.pop(0)])
+                hub.ended.wait()
                 return
             self.wfile.write(rest)
 

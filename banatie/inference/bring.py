@@ -30,10 +30,12 @@ from banatie.inference.checking import (
     PIPELINE_REST,
     check_language_model,
     check_pipeline,
+    check_weights,
     is_half,
     is_weights,
     sha256_of,
 )
+from banatie.inference.fusing import fuse
 from banatie.inference.hub import Hub, Listing, RemoteFile
 from banatie.inference.manifest import (
     CODE,
@@ -84,6 +86,8 @@ class Order:
     folder: Path
     parts: tuple[Part, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    fused: str = ""
+    """The place of a LoRA that becomes part of the UNet's weights."""
 
 
 def order_entry(entry: Entry) -> Order:
@@ -100,8 +104,17 @@ def order_entry(entry: Entry) -> Order:
             "scheduler": dict(model.scheduler),
             "sizes": {ratio: list(size) for ratio, size in model.sizes.items()},
         }
-    parts = model.source.parts
-    return Order(entry.kind, entry.name, entry.title, entry.licence, entry.folder, parts, settings)
+    source = model.source
+    return Order(
+        entry.kind,
+        entry.name,
+        entry.title,
+        entry.licence,
+        entry.folder,
+        source.parts,
+        settings,
+        source.fused,
+    )
 
 
 def order_repository(
@@ -181,7 +194,9 @@ def _bring(order: Order, hub: Hub, say: Callable[[str], None], progress: Progres
     _link_what_is_here(files, whole, order.folder.parent)
     total = sum(wanted.file.bytes for wanted in files)
     done = sum(_bytes_here(wanted, whole, partial) for wanted in files)
-    _expect_room(order, total - done)
+    # Fused weights are written beside the plain ones.
+    again = max(wanted.file.bytes for wanted in files) if order.fused else 0
+    _expect_room(order, total - done + again)
     here = f", of which {_gigabytes(done)} are here already" if done > total / 100 else ""
     say(f"{len(files)} files, {_gigabytes(total)}{here}")
     facts = {}
@@ -194,6 +209,9 @@ def _bring(order: Order, hub: Hub, say: Callable[[str], None], progress: Progres
             progress(place, done, total)
 
         facts[wanted.place] = _complete(wanted, hub, whole, partial, advance)
+    if order.fused:
+        say("Folding the LoRA into the UNet's weights")
+        facts = _fused(whole, order.fused, unfinished, facts)
     say("Checking the whole")
     (check_pipeline if order.kind == "painting" else check_language_model)(whole)
     commits = dict.fromkeys((wanted.file.repository, wanted.file.commit) for wanted in files)
@@ -271,6 +289,21 @@ def _complete(
     place.parent.mkdir(parents=True, exist_ok=True)
     part.rename(place)
     return FileFacts(file.bytes, sha256)
+
+
+def _fused(
+    whole: Path, place: str, unfinished: Path, facts: Mapping[str, FileFacts]
+) -> dict[str, FileFacts]:
+    """Make the LoRA at `place` part of the UNet's weights; the facts of what is there then."""
+    [weights] = check_weights(whole / "unet")
+    new = unfinished / "fused.safetensors"
+    fuse(whole / place, weights, new)
+    # In the plain one's place, which another model's folder may go on using.
+    new.replace(weights)
+    (whole / place).unlink()
+    name = weights.relative_to(whole).as_posix()
+    changed = FileFacts(weights.stat().st_size, sha256_of(weights))
+    return {n: known for n, known in facts.items() if n != place} | {name: changed}
 
 
 def _proven(wanted: Wanted, path: Path) -> str:

@@ -71,6 +71,8 @@ class HubSource:
     """What makes a model's folder, taken from a Hugging Face hub."""
 
     parts: tuple[Part, ...]
+    fused: str = ""
+    """Of a LoRA among the files that becomes part of the UNet's weights: its place."""
 
     @property
     def bytes(self) -> int:
@@ -288,8 +290,8 @@ class Catalog:
         return PaintingModel(**entry, sizes=sizes, folder=folder, source=source)
 
     def _source(self, entry: dict) -> HubSource | None:
-        names = entry.pop("parts", ())
-        return HubSource(tuple(self._parts[name] for name in names)) if names else None
+        names, fused = entry.pop("parts", ()), entry.pop("fused", "")
+        return HubSource(tuple(self._parts[name] for name in names), fused) if names else None
 
 
 def _part(part: dict) -> Part:

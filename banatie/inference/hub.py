@@ -172,6 +172,8 @@ class Hub:
                             "bytes that it should have; nothing was installed"
                         )
                     opened.write(chunk)
+                    # What has come is kept, even if this process is killed now.
+                    opened.flush()
                     advance(len(chunk))
 
     def _url(self, file: RemoteFile) -> str:

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from huggingface_hub import constants
+from safetensors.torch import load_file, save
 
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.inference import bring as bringing
@@ -139,6 +141,36 @@ def test_what_is_linked_is_checked_too(
     folder = bring(replace(order, name="second", folder=models_dir / "second"), hub, print)
     assert facts_of(folder) == facts_of(pipeline)
     assert len(served.requests_of(UNET)) == 2
+
+
+def test_a_lora_becomes_part_of_the_weights_and_of_no_other_model_s(
+    order: Order, hub: Hub, served: LoopbackHub, models_dir: Path, pipeline: Path
+) -> None:
+    before = load_file(pipeline / UNET)
+    key, change = "lora_unet_conv_in", torch.ones(len(before["conv_in.bias"]), 1)
+    learned = {
+        f"{key}.lora_up.weight": change[:, :, None, None],
+        f"{key}.lora_down.weight": torch.ones(1, *before["conv_in.weight"].shape[1:]),
+    }
+    content = save(learned)
+    served.repositories["acme/lora"] = Repository({"quick.safetensors": content})
+    plain = bring(order, hub, print)
+    part = Part("acme/lora", "main", places={"quick.safetensors": "unet/lora.safetensors"})
+    parts = (*order.parts, part)
+    quick = replace(
+        order,
+        name="quick",
+        folder=models_dir / "quick",
+        parts=parts,
+        fused="unet/lora.safetensors",
+    )
+    folder = bring(quick, hub, print)
+    after = load_file(folder / UNET)
+    torch.testing.assert_close(after["conv_in.weight"], before["conv_in.weight"] + 1)
+    assert facts_of(plain) == facts_of(pipeline), "it shared its file with the other"
+    assert read_manifest(folder).files == facts_of(folder)
+    assert not (folder / "unet" / "lora.safetensors").exists()
+    assert "acme/lora@" in read_manifest(folder).source
 
 
 def test_a_connection_that_breaks_is_gone_on_with(
@@ -471,6 +503,10 @@ def test_every_entry_of_the_catalog_makes_a_whole_folder(
             elif pattern.endswith("/*"):
                 inside = [n for n in plain if n.startswith(pattern[:-1])]
                 repository.files |= {n: plain[n].read_bytes() for n in inside}
+            elif place == order.fused:
+                ones = {"up": torch.ones(8, 1, 1, 1), "down": torch.ones(1, 4, 3, 3)}
+                learned = {f"lora_unet_conv_in.lora_{n}.weight": ones[n] for n in ones}
+                repository.files[pattern] = save(learned)
         stocked.append(replace(part, facts={}))
     served.repositories[order.parts[0].repository].files["README.md"] = b"not wanted"
     folder = bring(replace(order, parts=tuple(stocked)), hub, print)
