@@ -7,7 +7,10 @@ taken from the folder the program was started in.
 from __future__ import annotations
 
 import ipaddress
+import json
+import os
 import re
+import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -144,6 +147,55 @@ def load_config(
     settings = _nest(_from_environment(environment))
     config = _merge(config, settings, "the environment")
     return _merge(config, _nest(overrides or {}), "the command line")
+
+
+def write_setting(path: Path, setting: str, value: str) -> None:
+    """Set `section.key` to a text in the file at `path`, which is made if there is none.
+
+    Only that line changes: comments and all else stay. Raises ConfigError when it cannot be done.
+    """
+    section, _, key = setting.partition(".")
+    before = _read(path) if path.exists() else {}
+    # What JSON writes for a text, TOML reads as the same text.
+    line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+    # A link stays a link.
+    target = path.resolve()
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    try:
+        text = target.read_bytes().decode("utf-8") if target.exists() else ""
+        edited = _with_line(text, section, key, line)
+        if tomllib.loads(edited) != {**before, section: {**before.get(section, {}), key: value}}:
+            raise ValueError("it is written in an unusual way")
+        unfinished.write_bytes(edited.encode())
+        if target.exists():
+            shutil.copymode(target, unfinished)
+        os.replace(unfinished, target)
+    except (OSError, ValueError, TypeError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{path} cannot be changed ({error}); write this under [{section}] yourself: {line}"
+        ) from error
+
+
+def _with_line(text: str, section: str, key: str, line: str) -> str:
+    """The TOML `text` with `line` in the place of the section's `key`, or added to it."""
+    end = "\r\n" if "\r\n" in text else "\n"
+    lines = text.split("\n")
+    header = re.compile(rf"\s*\[\s*{re.escape(section)}\s*\]\s*(#.*)?")
+    start = next((n for n, each in enumerate(lines) if header.fullmatch(each.rstrip())), None)
+    if start is None:
+        gap = "" if not text else end if text.endswith("\n") else end * 2
+        return f"{text}{gap}[{section}]{end}{line}{end}"
+    value = r"\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^#]*?"
+    given = re.compile(rf"(\s*){re.escape(key)}\s*=\s*(?:{value})(\s*#[^\r]*)?(\r?)")
+    for number in range(start + 1, len(lines)):
+        if lines[number].lstrip().startswith("["):
+            break
+        if found := given.fullmatch(lines[number]):
+            lines[number] = found[1] + line + (found[2] or "") + found[3]
+            return "\n".join(lines)
+    lines[start + 1 : start + 1] = [line + end.removesuffix("\n")]
+    return "\n".join(lines)
 
 
 def environment_name(setting: str) -> str:

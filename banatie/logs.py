@@ -21,7 +21,7 @@ from typing import TextIO
 
 logger = logging.getLogger(__name__)
 
-CHATTY = ("huey", "httpx", "httpcore", "filelock", "PIL", "urllib3")
+CHATTY = ("huey", "httpx", "httpx2", "httpcore", "httpcore2", "filelock", "PIL", "urllib3")
 """Libraries whose lines below a warning are about their own affairs."""
 
 _about: ContextVar[Mapping[str, object]] = ContextVar("about", default=MappingProxyType({}))

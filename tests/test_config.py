@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from banatie.config import Config, environment_name, load_config
+from banatie.config import Config, environment_name, load_config, write_setting
 from banatie.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[1] / "config.toml"
@@ -86,3 +86,114 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_environment_names():
     assert environment_name("server.public_url") == "BANATIE_SERVER__PUBLIC_URL"
+
+
+# Writing a setting
+
+COMMENTED = """\
+# Banatie's settings.
+
+[server]
+port = 3000  # of the web server
+
+[painting]
+# The painting model.
+model = "banatie-small"   # the one that came with it
+devices = ["auto"]
+
+[worker]
+max_retries = 2
+"""
+
+
+def written(path: Path, text: str, setting: str = "painting.model", value: str = "mine") -> str:
+    path.write_bytes(text.encode())
+    write_setting(path, setting, value)
+    return path.read_bytes().decode()
+
+
+def test_only_the_line_of_the_setting_changes(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    expected = COMMENTED.replace('"banatie-small"', '"mine"')
+    assert written(path, COMMENTED) == expected
+    assert load_config(path, {}).painting.model == "mine"
+    windows = COMMENTED.replace("\n", "\r\n")
+    assert written(path, windows) == windows.replace('"banatie-small"', '"mine"')
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", '[painting]\nmodel = "mine"\n'),
+        ("[server]\nport = 1", '[server]\nport = 1\n\n[painting]\nmodel = "mine"\n'),
+        ("[server]\nport = 1\n", '[server]\nport = 1\n\n[painting]\nmodel = "mine"\n'),
+        (
+            '[painting]\ndevices = ["cpu"]\n',
+            '[painting]\nmodel = "mine"\ndevices = ["cpu"]\n',
+        ),
+        ("[painting]", '[painting]\nmodel = "mine"'),
+        ("[painting]\r\n", '[painting]\r\nmodel = "mine"\r\n'),
+        ("[ painting ] # p\n#model = 1\n", '[ painting ] # p\nmodel = "mine"\n#model = 1\n'),
+        ("[painting]\n  model='old'#c\n", '[painting]\n  model = "mine"#c\n'),
+        ('[painting]\nmodel = "a # b"\n', '[painting]\nmodel = "mine"\n'),
+        ('[painting]\nmodel = "a"', '[painting]\nmodel = "mine"'),
+        (
+            '[enhancement]\nmodel = "x"\n[painting]\nmodel = "a"\n',
+            '[enhancement]\nmodel = "x"\n[painting]\nmodel = "mine"\n',
+        ),
+    ],
+)
+def test_the_setting_finds_its_place(tmp_path: Path, text: str, expected: str) -> None:
+    assert written(tmp_path / "config.toml", text) == expected
+
+
+@pytest.mark.parametrize("value", ['a "quoted" one', "C:\\models\\mine", "café/モデル", "a#b", ""])
+def test_any_text_is_written_so_that_it_is_read_again(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "config.toml"
+    written(path, COMMENTED, value=value)
+    assert load_config(path, {}).painting.model == value
+
+
+def test_a_file_is_made_where_there_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    write_setting(path, "enhancement.model", "mine")
+    assert path.read_text() == '[enhancement]\nmodel = "mine"\n'
+    assert [each.name for each in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_a_link_and_its_file_s_rights_stay(tmp_path: Path) -> None:
+    real = tmp_path / "real.toml"
+    real.write_text(COMMENTED)
+    real.chmod(0o640)
+    link = tmp_path / "config.toml"
+    link.symlink_to(real)
+    write_setting(link, "painting.model", "mine")
+    assert link.is_symlink()
+    assert load_config(real, {}).painting.model == "mine"
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'painting.model = "dotted"\n',
+        'painting = { model = "inline" }\n',
+        "painting = 3\n",
+        '[painting]\nmodel = """\nlong"""\n',
+        '[painting]\nnote = """\n[painting]\n"""\nmodel = "x"\n[painting.more]\nmodel = [\n1]\n',
+    ],
+)
+def test_what_is_written_in_an_unusual_way_is_left_to_the_user(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.toml"
+    with pytest.raises(ConfigError, match=r"under \[painting\] yourself: model = \"mine\""):
+        written(path, text)
+    assert path.read_text() == text
+    assert [each.name for each in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_a_file_that_is_no_toml_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[painting\n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        write_setting(path, "painting.model", "mine")
+    assert path.read_text() == "[painting\n"

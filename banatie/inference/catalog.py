@@ -1,14 +1,14 @@
-"""Which models there are: the catalog's entries, and where a configured name lies on disk.
+"""Which models there are: the catalog's entries, those brought here, and where a name lies on disk.
 
 Pure data and paths: this module never imports torch, so the web process may read it too. How a
-model is loaded is for `enhancer` and `painter`; how it comes to this machine, for `pull`.
+model is loaded is for `enhancer` and `painter`; how it comes to this machine, for `hub` and `pull`.
 """
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from banatie.errors import ModelBroken, ModelNotFound
 from banatie.inference.embedded import folder_of
-from banatie.inference.manifest import Manifest, read_manifest
+from banatie.inference.manifest import FileFacts, Kind, Manifest, read_manifest
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -32,6 +32,9 @@ SDXL_SIZES: Mapping[str, Size] = {
     "21:9": (1536, 640),
 }
 """The sizes SDXL was trained on that come closest to each ratio (arXiv:2307.01952, app. I)."""
+
+DEFAULT_STEPS = 30
+DEFAULT_GUIDANCE_SCALE = 5.0
 
 LED_PARAMETER_LIMIT = 1_000_000_000
 """Models smaller than this do better when led, as measured with `scripts/bench enhance`."""
@@ -49,6 +52,41 @@ class WheelSource:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Files of one repository on a Hugging Face hub, at one revision."""
+
+    repository: str
+    revision: str
+    files: tuple[str, ...] = ()
+    """Names or patterns; a star stops at a slash, and a name without one has to be there."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Of files that go elsewhere in the model's folder than in the repository."""
+    facts: Mapping[str, FileFacts] = field(default_factory=dict)
+    """By their names in the repository. An empty hash: only the size is known, and roughly."""
+    gated: bool = False
+    """Whether the hub gives it only to those who have accepted its licence."""
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """What makes a model's folder, taken from a Hugging Face hub."""
+
+    parts: tuple[Part, ...]
+    fused: str = ""
+    """Of a LoRA among the files that becomes part of the UNet's weights: its place."""
+
+    @property
+    def bytes(self) -> int:
+        """About how much there is to fetch."""
+        return sum(known.bytes for part in self.parts for known in part.facts.values())
+
+    @property
+    def gated(self) -> bool:
+        """Whether a token is needed."""
+        return any(part.gated for part in self.parts)
+
+
+@dataclass(frozen=True)
 class LanguageModel:
     """An instruction-tuned language model in the Hugging Face layout, ready to be loaded."""
 
@@ -57,9 +95,11 @@ class LanguageModel:
     licence: str
     way: Way
     folder: Path
-    source: WheelSource | None = None
+    source: WheelSource | HubSource | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Of files in the folder, by their names, where it is known."""
+    note: str = ""
+    """What the licence asks, in a line."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +116,31 @@ class PaintingModel:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     """The sampler it wants: a diffusers class under "class", and settings that replace the
     pipeline's own. Empty: the pipeline's own scheduler as it is."""
+    source: HubSource | None = None
+    note: str = ""
+    """What the licence asks, in a line."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model with a name: the catalog's, here or not, or one that Banatie brought here."""
+
+    name: str
+    kind: Kind
+    title: str
+    licence: str
+    folder: Path
+    model: LanguageModel | PaintingModel | None = None
+    """As the catalog describes it."""
+    manifest: Manifest | None = None
+    """As its folder describes itself."""
+    problem: str = ""
+    """Why its folder cannot be read."""
+
+    @property
+    def here(self) -> bool:
+        """Whether its folder is on this machine."""
+        return self.folder.is_dir()
 
 
 class Catalog:
@@ -85,69 +150,121 @@ class Catalog:
         self.models_dir = models_dir
         text = resources.files("banatie.inference").joinpath("catalog.toml").read_text("utf-8")
         entries = tomllib.loads(text)
+        self._parts = {name: _part(part) for name, part in entries["parts"].items()}
         self.language_models = tuple(self._language(e) for e in entries["language_models"])
         self.painting_models = tuple(self._painting(e) for e in entries["painting_models"])
 
     def language_model(self, reference: str) -> LanguageModel:
-        """The language model of a catalog name or a folder.
+        """The language model of a catalog name, the name of a folder under `models_dir`, or a path.
 
         Raises ModelNotFound or ModelBroken, with the remedy, when it is not on this machine.
         """
         for model in self.language_models:
             if model.name == reference:
-                _expect(model.folder, "config.json", _absent(model.name, model.source is not None))
+                _expect(model.folder, "config.json", _absent(model))
                 return model
         folder = self._folder(reference)
+        manifest = _described(folder, "language")
         _expect(folder, "config.json", f"{folder} holds no language model: config.json is missing")
-        return LanguageModel(folder.name, folder.name, "unknown", _way(folder), folder)
-
-    def pullable(self, name: str) -> LanguageModel:
-        """The catalog's language model of this name, here or not. Raises ModelNotFound."""
-        for model in self.language_models:
-            if model.name == name:
-                return model
-        known = ", ".join(model.name for model in self.language_models)
-        raise ModelNotFound(f"no model called {name!r} can be pulled; those that can: {known}")
+        if manifest is None:
+            return LanguageModel(folder.name, folder.name, "unknown", _way(folder), folder)
+        way = manifest.settings.get("way") or _way(folder)
+        return LanguageModel(folder.name, manifest.title, manifest.licence, way, folder)
 
     def painting_model(self, reference: str) -> PaintingModel:
-        """The painting model of a catalog name or a folder.
+        """The painting model of a catalog name, the name of a folder under `models_dir`, or a path.
 
-        A folder's sizes follow from its UNet: SDXL's, scaled to the side the UNet was made for.
-        Raises ModelNotFound or ModelBroken, with the remedy, when it is not on this machine.
+        What a folder's manifest leaves open is SDXL's: its sizes, scaled to the side the UNet was
+        made for. Raises ModelNotFound or ModelBroken, with the remedy, when it is not here.
         """
         for model in self.painting_models:
             if model.name == reference:
-                _expect(model.folder, "model_index.json", _absent(model.name, False))
+                _expect(model.folder, "model_index.json", _absent(model))
                 return model
         folder = self._folder(reference)
+        manifest = _described(folder, "painting")
         _expect(
             folder,
             "model_index.json",
             f"{folder} is not a pipeline in the diffusers layout: model_index.json is missing",
         )
-        sizes = _scaled_sizes(folder)
-        return PaintingModel(folder.name, folder.name, "unknown", 30, 5.0, sizes, folder)
+        settings = manifest.settings if manifest else {}
+        try:
+            sizes = {ratio: (int(w), int(h)) for ratio, (w, h) in settings["sizes"].items()}
+        except KeyError:
+            sizes = _scaled_sizes(folder)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelBroken(f"the manifest of {folder} is not right (sizes: {error})") from error
+        return PaintingModel(
+            name=folder.name,
+            title=manifest.title if manifest else folder.name,
+            licence=manifest.licence if manifest else "unknown",
+            steps=settings.get("steps", DEFAULT_STEPS),
+            guidance_scale=settings.get("guidance_scale", DEFAULT_GUIDANCE_SCALE),
+            sizes=sizes,
+            folder=folder,
+            scheduler=settings.get("scheduler", {}),
+        )
 
     def loras(self) -> dict[str, Path]:
         """The weights of the LoRAs that are here, by their names."""
-        if not self.models_dir.is_dir():
-            return {}
         return {
-            folder.name: folder / name
-            for folder in sorted(self.models_dir.iterdir())
-            if (manifest := _manifest(folder)) and manifest.kind == "lora"
-            for name in manifest.files
-            if name.endswith(".safetensors")
+            entry.name: _lora_file(entry.folder, entry.manifest)
+            for entry in self.installed()
+            if entry.kind == "lora" and entry.manifest
         }
 
     def lora(self, name: str) -> Path:
-        """The weights of a LoRA that is here. Raises ModelNotFound."""
+        """The weights of a LoRA that is here. Raises ModelNotFound or ModelBroken."""
         # A name from a request: it must not lead out of the folder.
         known = self.loras()
         if name not in known:
             names = ", ".join(sorted(known)) or "none; bring one with: banatie models import FILE"
             raise ModelNotFound(f"there is no LoRA called {name!r} here; those that are: {names}")
         return known[name]
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The catalog's models and those that Banatie brought to `models_dir` besides."""
+        known = [
+            Entry(model.name, kind, model.title, model.licence, model.folder, model, *facts)
+            for kind, models in (
+                ("language", self.language_models),
+                ("painting", self.painting_models),
+            )
+            for model in models
+            for facts in [_read(model.folder)]
+        ]
+        names = {entry.name for entry in known}
+        return (*known, *(entry for entry in self._others() if entry.name not in names))
+
+    def installed(self) -> tuple[Entry, ...]:
+        """The entries that are on this machine."""
+        return tuple(entry for entry in self.entries() if entry.here)
+
+    def entry(self, name: str) -> Entry:
+        """The entry of this name, here or not. Raises ModelNotFound."""
+        entries = self.entries()
+        for entry in entries:
+            if entry.name == name:
+                return entry
+        known = ", ".join(entry.name for entry in entries)
+        raise ModelNotFound(f"no model is called {name!r}; those that are known: {known}")
+
+    def _others(self) -> Iterator[Entry]:
+        if not self.models_dir.is_dir():
+            return
+        for folder in sorted(self.models_dir.iterdir()):
+            if folder.name.startswith(".") or not folder.is_dir():
+                continue
+            manifest, problem = _read(folder)
+            if manifest:
+                kind, title, licence = manifest.kind, manifest.title, manifest.licence
+                yield Entry(folder.name, kind, title, licence, folder, None, manifest)
+            elif problem:
+                # Of what kind it is, nobody can say; the weights of a pipeline tell it apart.
+                painting = (folder / "model_index.json").is_file()
+                kind = "painting" if painting else "language"
+                yield Entry(folder.name, kind, folder.name, "unknown", folder, problem=problem)
 
     def _folder(self, reference: str) -> Path:
         folder = Path(reference).expanduser()
@@ -161,30 +278,35 @@ class Catalog:
         )
 
     def _language(self, entry: dict) -> LanguageModel:
-        source = dict(entry.pop("source"))
-        source.pop("kind")
-        folder = self.models_dir / entry["name"]
-        return LanguageModel(**entry, folder=folder, source=WheelSource(**source))
+        wheel = entry.pop("wheel", None)
+        source = WheelSource(**wheel) if wheel else self._source(entry)
+        return LanguageModel(**entry, folder=self.models_dir / entry["name"], source=source)
 
     def _painting(self, entry: dict) -> PaintingModel:
-        sizes = {ratio: (width, height) for ratio, (width, height) in entry.pop("sizes").items()}
-        folder = folder_of(entry["name"], self.models_dir)
-        return PaintingModel(**entry, sizes=sizes, folder=folder)
+        sizes = entry.pop("sizes")
+        if sizes == "sdxl":
+            sizes = SDXL_SIZES
+        sizes = {ratio: (width, height) for ratio, (width, height) in sizes.items()}
+        source, folder = self._source(entry), folder_of(entry["name"], self.models_dir)
+        return PaintingModel(**entry, sizes=sizes, folder=folder, source=source)
+
+    def _source(self, entry: dict) -> HubSource | None:
+        names, fused = entry.pop("parts", ()), entry.pop("fused", "")
+        return HubSource(tuple(self._parts[name] for name in names), fused) if names else None
 
 
-def _manifest(folder: Path) -> Manifest | None:
-    """What a finished model's folder says of itself; None also where that cannot be read."""
-    if folder.name.startswith(".") or not folder.is_dir():
-        return None
-    try:
-        return read_manifest(folder)
-    except ModelBroken:
-        return None
+def _part(part: dict) -> Part:
+    facts = {
+        name: FileFacts(known["bytes"], known.get("sha256", ""))
+        for name, known in part.pop("facts", {}).items()
+    }
+    return Part(**part | {"files": tuple(part.get("files", ())), "facts": facts})
 
 
-def _absent(name: str, pullable: bool) -> str:
-    remedy = f"run: banatie models pull {name}" if pullable else "put its folder under models/"
-    return f"the model {name!r} is not on this machine; {remedy}"
+def _absent(model: LanguageModel | PaintingModel) -> str:
+    pull = f"run: banatie models pull {model.name}"
+    remedy = pull if model.source else "put its folder under models/"
+    return f"the model {model.name!r} is not on this machine; {remedy}"
 
 
 def _expect(folder: Path, file: str, message: str) -> None:
@@ -192,6 +314,31 @@ def _expect(folder: Path, file: str, message: str) -> None:
         raise ModelNotFound(message)
     if not (folder / file).is_file():
         raise ModelBroken(message)
+
+
+def _described(folder: Path, kind: Kind) -> Manifest | None:
+    manifest = read_manifest(folder)
+    if manifest and manifest.kind != kind:
+        setting = "enhancement.model" if kind == "language" else "painting.model"
+        raise ModelBroken(
+            f"{folder.name} is a {manifest.kind} model, not a {kind} model; set {setting} to one"
+        )
+    return manifest
+
+
+def _read(folder: Path) -> tuple[Manifest | None, str]:
+    """The folder's manifest, or why it cannot be read."""
+    try:
+        return read_manifest(folder), ""
+    except ModelBroken as error:
+        return None, str(error)
+
+
+def _lora_file(folder: Path, manifest: Manifest) -> Path:
+    weights = [name for name in manifest.files if name.endswith(".safetensors")]
+    if len(weights) != 1:
+        raise ModelBroken(f"{folder} should hold the weights of one LoRA; bring it anew")
+    return folder / weights[0]
 
 
 def _read_json(path: Path) -> dict:

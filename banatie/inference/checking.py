@@ -132,7 +132,7 @@ def check_language_model(folder: Path) -> list[Path]:
 
 def check_weights(folder: Path) -> list[Path]:
     """The files to be loaded: those in full precision or, when there are none, the `fp16` ones."""
-    files = sorted(path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name))
+    files = sorted(path for path in folder.iterdir() if is_weights(path.name))
     files = [path for path in files if not is_half(path)] or files
     if not files:
         raise ModelBroken(
@@ -142,6 +142,11 @@ def check_weights(folder: Path) -> list[Path]:
     for file in files:
         read_head(file)
     return files
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name holds a model's weights in the safetensors format."""
+    return _WEIGHTS.fullmatch(name) is not None
 
 
 def is_half(weights: Path) -> bool:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from banatie.errors import ModelBroken
 from banatie.inference.checking import sha256_of
 
 MANIFEST_FILE = "banatie.json"
+
+CODE = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
+"""Endings of files that are code or can carry it, and so have no place in a model's folder."""
 
 Kind = Literal["painting", "language", "lora"]
 
@@ -73,3 +76,11 @@ def facts_of(folder: Path) -> dict[str, FileFacts]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST_FILE
     }
+
+
+def is_inside(name: str) -> bool:
+    """Whether this path of a file leads to somewhere below a model's folder, on every system."""
+    path, windows = PurePosixPath(name), PureWindowsPath(name)
+    plain = name == path.as_posix() == windows.as_posix() and name not in ("", ".", MANIFEST_FILE)
+    anchored = path.is_absolute() or windows.drive or windows.root
+    return plain and not anchored and ".." not in path.parts and "\0" not in name

