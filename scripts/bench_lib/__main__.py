@@ -1,15 +1,16 @@
-"""`scripts/bench [service|load|workers|png|enhance] …`: dispatch to what is measured."""
+"""`scripts/bench [service|load|workers|paint|png|enhance] …`: dispatch to what is measured."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 
-USAGE = """usage: scripts/bench [service|load|workers|png|enhance] [options]
+USAGE = """usage: scripts/bench [service|load|workers|paint|png|enhance] [options]
 
   service   the HTTP front, the queue and the whole way from POST to picture
   load      a hundred clients at once, and a hundred thousand generations
   workers   pictures a second by one worker and by several on the same device
+  paint     a model's ways to lie in memory, batches, previews, compiling
   png       the PNG encoder against Pillow's default
   enhance   the seven templates on forty prompts, with the embedded language model
 
@@ -40,6 +41,8 @@ def _find(name: str) -> Callable[[list[str]], object] | None:
         from scripts.bench_lib.crowd import main as run
     elif name == "workers":
         from scripts.bench_lib.workers import main as run
+    elif name == "paint":
+        from scripts.bench_lib.painting import main as run
     elif name == "png":
         from scripts.bench_lib.imaging import main as run
     elif name == "enhance":
