@@ -99,11 +99,16 @@ def write_full_size(file: Path, tensors: Mapping[str, torch.Tensor], block: byte
 
 
 def write_lora(
-    file: Path, shapes: Mapping[str, torch.Size], rank: int, alpha: float | None
+    file: Path,
+    shapes: Mapping[str, torch.Size],
+    rank: int,
+    alpha: float | None,
+    layers_per_block: int | None = None,
 ) -> Tensors:
     """Write a LoRA of random numbers for layers of these names and shapes; what each is to gain.
 
-    With an alpha it is in the form of kohya's programs, without one in that of diffusers'.
+    With an alpha it is in the form of kohya's programs, without one in that of diffusers'. With
+    the UNet's layers per block, its layers have the names of the original layout, as most have.
     """
     random = torch.Generator().manual_seed(len(shapes))
     tensors, added = {}, {}
@@ -116,6 +121,8 @@ def write_lora(
             continue
         added[name] *= alpha / rank
         part, _, layer = name.partition(".")
+        if part == "unet" and layers_per_block:
+            layer = _unet_name(f"{layer}.weight", {}, layers_per_block).removesuffix(".weight")
         prefix = {"text_encoder": "te1", "text_encoder_2": "te2"}.get(part, part)
         if part != "unet":
             layer = "text_model." + layer.removeprefix("text_model.")

@@ -290,6 +290,7 @@ _OTHER_WAYS = (
     (re.compile(r"dora_scale|lora_magnitude_vector"), "a DoRA"),
     (re.compile(r"lora_mid"), "a LoRA with Tucker decomposition"),
     (re.compile(r"\.diff(_b)?$"), "a LoRA with whole differences"),
+    (re.compile(r"\.[wb]_norm$"), "a LoRA that changes norms"),
 )
 _OTHER_LORAS = (
     (re.compile(r"(lora_unet_|transformer\.|diffusion_model\.)?(double|single)_blocks"), "FLUX"),

@@ -84,20 +84,22 @@ def make_lora(painter: Painter, tmp_path: Path):
     """Writes a LoRA of random numbers for these layers; gives it, and what it adds to each."""
 
     def make_lora(
-        *names: str, kohya: bool = True, weight: float = 1.0, file: str = "lora.safetensors"
+        *names: str, form: str = "kohya", weight: float = 1.0, file: str = "lora.safetensors"
     ) -> tuple[Lora, Mapping[str, torch.Tensor]]:
         shapes = {name: layers(painter)[name].weight.shape for name in names}
-        added = write_lora(tmp_path / file, shapes, rank=4, alpha=2.0 if kohya else None)
+        alpha = None if form == "diffusers" else 2.0
+        layers_per_block = 1 if form == "original" else None
+        added = write_lora(tmp_path / file, shapes, 4, alpha, layers_per_block)
         return Lora(file, tmp_path / file, weight), added
 
     return make_lora
 
 
 @pytest.mark.parametrize("names", [UNET, TEXT, UNET + TEXT], ids=["unet", "text", "both"])
-@pytest.mark.parametrize("kohya", [True, False], ids=["kohya", "diffusers"])
-def test_it_changes_the_one_picture_and_nothing_after_it(painter, make_lora, names, kohya):
+@pytest.mark.parametrize("form", ["kohya", "original", "diffusers"])
+def test_it_changes_the_one_picture_and_nothing_after_it(painter, make_lora, names, form):
     before, was, modules = paint(painter), numbers(painter), layers(painter)
-    lora, _ = make_lora(*names, kohya=kohya)
+    lora, _ = make_lora(*names, form=form)
     assert paint(painter, lora) != before
     assert paint(painter) == before
     assert {n: id(m) for n, m in layers(painter).items()} == {n: id(m) for n, m in modules.items()}
@@ -114,10 +116,13 @@ def test_nothing_of_it_stays_in_memory(painter, make_lora):
     assert [each for each in gc.get_objects() if issubclass(type(each), BaseTunerLayer)] == []
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.5, -1.0])
-def test_it_is_as_strong_as_it_was_trained(painter, make_lora, weight):
+@pytest.mark.parametrize(
+    ("form", "weight"),
+    [("kohya", 1.0), ("kohya", 0.5), ("kohya", -1.0), ("original", 1.0), ("diffusers", 1.0)],
+)
+def test_it_is_as_strong_as_it_was_trained(painter, make_lora, form, weight):
     """As if what it adds, W + weight · alpha / rank · B · A, were added to the weights."""
-    lora, added = make_lora(*UNET, *TEXT, weight=weight)
+    lora, added = make_lora(*UNET, *TEXT, form=form, weight=weight)
     picture = paint(painter, lora)
     own = {name: layers(painter)[name].weight for name in added}
     kept = {name: tensor.detach().clone() for name, tensor in own.items()}
@@ -148,7 +153,7 @@ def test_with_a_weight_of_nothing_it_does_nothing(painter, make_lora):
 
 def test_several_work_together(painter, make_lora):
     one, _ = make_lora(*UNET, file="one.v1.safetensors")
-    other, _ = make_lora(*UNET, *TEXT, file="other.safetensors", weight=-0.5, kohya=False)
+    other, _ = make_lora(*UNET, *TEXT, file="other.safetensors", weight=-0.5, form="diffusers")
     alone = paint(painter, one)
     together = paint(painter, one, other)
     assert together not in (alone, paint(painter, other), paint(painter))
@@ -231,6 +236,12 @@ def wrong(file: Path, case: str) -> None:
     }
     if case == "for a larger model":
         good = {n: torch.ones(tuple(8 * s for s in t.shape)) for n, t in good.items()}
+    elif case == "for wider text encoders":
+        layer = "lora_te2_text_model_encoder_layers_0_self_attn_out_proj"
+        good = {n.replace(name, layer): t for n, t in good.items()}
+    elif case == "for deeper text encoders":
+        layer = "lora_te1_text_model_encoder_layers_31_self_attn_out_proj"
+        good = {n.replace(name, layer): t for n, t in good.items()}
     elif case == "half without the other":
         del good[f"{name}.lora_up.weight"]
     elif case == "for layers that are not there":
@@ -250,6 +261,8 @@ def wrong(file: Path, case: str) -> None:
     "case",
     [
         "for a larger model",
+        "for wider text encoders",
+        "for deeper text encoders",
         "half without the other",
         "for layers that are not there",
         "in part for layers that are not there",

@@ -131,6 +131,8 @@ KINDS = {
         "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.dora_scale": (64, 1),
     },
     "a LoRA with Tucker": {"lora_unet_out_2.lora_mid.weight": (8, 8, 3, 3)},
+    "a LoRA with whole differences": {**lora(2048), "lora_unet_out_2.diff": (4, 8, 3, 3)},
+    "a LoRA that changes norms": {**lora(2048), "lora_unet_out_0.w_norm": (8,)},
     "calls itself a LoRA": {"lora_unet_out_2.lora_up.weight": (8, 8)},
 }
 
