@@ -304,7 +304,7 @@ def _memory(
         plan = planned(model, language_model, runtime, Wanted.of(config), free)[2]
     except BanatieError:
         return
-    found = f"{plan}: {plan.why}"
+    found = plan.reasoned
     if plan.needed <= free:
         yield Finding("memory", "ok", found)
         return

@@ -65,6 +65,10 @@ def run_worker(
     Raises DataFolderBusy when it is not, or must not be, and DataFolderUnusable.
     """
     stay_offline()
+    if config.painting.compile:
+        # What was compiled once is found again after a restart; read when torch is imported.
+        folder = (config.storage.data / "compiled").absolute()
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     # Short, since it is part of a socket's path, which has little room.
     worker_id = secrets.token_hex(6)
     with joining(config.storage.data, worker_id, alone=device is None):
@@ -331,7 +335,7 @@ class Worker:
         state = replace(
             self._state,
             language_model=enhancer.name if enhancer else None,
-            plan=str(self._residency.plan) if self._residency else None,
+            plan=self._residency.plan.reasoned if self._residency else None,
             memory_bytes=self._process.memory_info().rss,
             device_memory_used=used,
             device_memory_total=total,

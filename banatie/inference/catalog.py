@@ -207,15 +207,17 @@ class Catalog:
         )
 
     def loras(self) -> dict[str, Path]:
-        """The weights of the LoRAs that are here, by their names."""
+        """The weights of the LoRAs that are here and whole, by their names."""
         return {
-            entry.name: _lora_file(entry.folder, entry.manifest)
+            entry.name: entry.folder / weights[0]
             for entry in self.installed()
-            if entry.kind == "lora" and entry.manifest
+            if entry.kind == "lora"
+            and entry.manifest
+            and len(weights := _weights_of(entry.manifest)) == 1
         }
 
     def lora(self, name: str) -> Path:
-        """The weights of a LoRA that is here. Raises ModelNotFound or ModelBroken."""
+        """The weights of a LoRA that is here. Raises ModelNotFound."""
         # A name from a request: it must not lead out of the folder.
         known = self.loras()
         if name not in known:
@@ -334,11 +336,8 @@ def _read(folder: Path) -> tuple[Manifest | None, str]:
         return None, str(error)
 
 
-def _lora_file(folder: Path, manifest: Manifest) -> Path:
-    weights = [name for name in manifest.files if name.endswith(".safetensors")]
-    if len(weights) != 1:
-        raise ModelBroken(f"{folder} should hold the weights of one LoRA; bring it anew")
-    return folder / weights[0]
+def _weights_of(manifest: Manifest) -> list[str]:
+    return [name for name in manifest.files if name.endswith(".safetensors")]
 
 
 def _read_json(path: Path) -> dict:

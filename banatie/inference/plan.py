@@ -94,6 +94,11 @@ class Plan:
         batch = f", up to {self.batch} pictures at once" if self.batch > 1 else ""
         return f"{painter}, {language}{decoding}{batch}"
 
+    @property
+    def reasoned(self) -> str:
+        """The plan with its reason, for people."""
+        return f"{self}: {self.why}"
+
 
 @dataclass(frozen=True)
 class Wanted:

@@ -26,6 +26,8 @@ from banatie.inference.runtime import Runtime, memory_for_models, quickest_cpu_d
 
 logger = logging.getLogger(__name__)
 
+RAN_OUT = "with the plan before, memory ran out"
+
 
 class Residency:
     """Both loaded models and the plan that they follow.
@@ -69,7 +71,7 @@ class Residency:
         """
         free = memory_for_models(runtime.device) // sharing
         runtime, plans, plan = planned(model, language_model, runtime, wanted, free)
-        logger.info("memory: %s (%s)", plan, plan.why)
+        logger.info("memory: %s", plan.reasoned)
         below = deque(each for each in plans if each.needed < plan.needed)
         enhancer = _load_enhancer(language_model, plan, runtime) if language_model else None
         while True:
@@ -78,7 +80,7 @@ class Residency:
             except OutOfMemory:
                 if not below:
                     raise
-                plan = below.popleft()
+                plan = replace(below.popleft(), why=RAN_OUT)
                 logger.warning("out of memory while loading; trying: %s", plan)
                 if enhancer is not None and plan.language != "device":
                     enhancer.move_to("cpu")
@@ -129,7 +131,7 @@ class Residency:
         if not self._below:
             return False
         with self._turn:
-            self._plan = self._below.popleft()
+            self._plan = replace(self._below.popleft(), why=RAN_OUT)
             self.painter.arrange(self._plan)
             if self.enhancer is not None and self._plan.language != "device":
                 # In turns, it is fetched when it is asked.
@@ -147,7 +149,7 @@ class Residency:
         self.enhancer.move_to("cpu", quickest_cpu_dtype(torch.cpu.get_capabilities()))
         # After its own turn the painter is not there.
         self.painter.move_to(self._runtime.device)
-        self._plan = replace(self._plan, language="cpu")
+        self._plan = replace(self._plan, language="cpu", why=RAN_OUT)
         logger.warning("out of memory while writing; until the next start: %s", self._plan)
         return True
 
