@@ -122,15 +122,15 @@ WHOLE = Plan()
 def ladder(sizes: Sizes, device: str, wanted: Wanted = Wanted()) -> tuple[Plan, ...]:
     """The plans for a device from the quickest to the most frugal; each needs less than the last.
 
-    A place that is wanted leaves out all others. On a CPU or Apple's MPS,
-    where there is one memory for all, moving a model frees nothing: only tiles and smaller batches
-    are left.
+    A place that is wanted leaves out all others. On a CPU or Apple's MPS, where there is one memory
+    for all, moving a model frees nothing, whatever is wanted: only tiles and smaller batches are
+    left.
     """
     slow_on_cpu = sizes.language_parameters >= TURN_PARAMETERS
     plans: list[Plan] = []
+    if not device.startswith("cuda"):
+        wanted = Wanted("whole", "device", wanted.batch)
     for place, beside in product(PAINTER_PLACES, get_args(LanguagePlace)):
-        if (place, beside) != ("whole", "device") and not device.startswith("cuda"):
-            continue
         if wanted.painter not in ("auto", place) or wanted.language not in ("auto", beside):
             continue
         if wanted.language == "auto" and not slow_on_cpu and beside == "turns":

@@ -110,7 +110,7 @@ class Residency:
     def writing(self) -> Iterator[None]:
         """While the language model works."""
         with self._turn:
-            if self._plan.language == "turns":
+            if self._plan.language == "turns" and self.enhancer is not None:
                 self.painter.move_to("cpu")
                 self.enhancer.move_to(self._runtime.device)
             yield
@@ -118,7 +118,7 @@ class Residency:
     @contextmanager
     def painting(self) -> Iterator[None]:
         """While the painter works."""
-        if self._plan.language != "turns":
+        if self._plan.language != "turns" or self.enhancer is None:
             yield
             return
         with self._turn:

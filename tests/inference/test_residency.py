@@ -127,6 +127,13 @@ def test_tiles_and_eight_bits_give_nearly_the_same_picture(on) -> None:
     assert torch.float8_e4m3fn in stored
 
 
+def test_a_turn_without_a_language_model_is_nobody_s(on) -> None:
+    residency = on(Plan(language="turns"))
+    residency.enhancer = None
+    with residency.writing(), residency.painting():
+        assert paint(residency)
+
+
 def test_in_turns_nobody_is_starved(on) -> None:
     residency = on(Plan(language="turns"))
     order: list[str] = []
