@@ -43,6 +43,7 @@ from banatie.inference.manifest import (
     Kind,
     Manifest,
     is_inside,
+    is_name,
     read_manifest,
     write_manifest,
 )
@@ -147,6 +148,8 @@ def order_repository(
         )
         raise ModelBroken(f"{repository} holds neither a pipeline nor a language model{advice}")
     name = name or repository.rpartition("/")[2].lower()
+    if not is_name(name):
+        raise ModelError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-'")
     part = Part(repository, listing.commit, (*wanted, *LICENCES))
     return Order(kind, name, repository, listing.licence, models_dir / name, (part,))
 

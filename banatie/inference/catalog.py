@@ -6,6 +6,7 @@ model is loaded is for `enhancer` and `painter`; how it comes to this machine, f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -78,6 +79,16 @@ class HubSource:
     def bytes(self) -> int:
         """About how much there is to fetch."""
         return sum(known.bytes for part in self.parts for known in part.facts.values())
+
+    @property
+    def weight_bytes(self) -> int:
+        """About how much the weights will be."""
+        return sum(
+            known.bytes
+            for part in self.parts
+            for name, known in part.facts.items()
+            if name.endswith(".safetensors") and part.places.get(name, name) != self.fused
+        )
 
     @property
     def gated(self) -> bool:
@@ -207,20 +218,22 @@ class Catalog:
 
     def loras(self) -> dict[str, Path]:
         """The weights of the LoRAs that are here, by their names."""
-        return {
-            entry.name: _lora_file(entry.folder, entry.manifest)
-            for entry in self.installed()
-            if entry.kind == "lora" and entry.manifest
-        }
+        found = {}
+        for entry in self.installed():
+            if entry.kind == "lora" and entry.manifest:
+                # One that is broken keeps nobody from the others.
+                with contextlib.suppress(ModelBroken):
+                    found[entry.name] = _lora_file(entry.folder, entry.manifest)
+        return found
 
     def lora(self, name: str) -> Path:
         """The weights of a LoRA that is here. Raises ModelNotFound or ModelBroken."""
-        # A name from a request: it must not lead out of the folder.
-        known = self.loras()
-        if name not in known:
-            names = ", ".join(sorted(known)) or "none; bring one with: banatie models import FILE"
+        here = {entry.name: entry for entry in self.installed() if entry.kind == "lora"}
+        # A name from a request is looked up, and never made a path of.
+        if name not in here:
+            names = ", ".join(sorted(here)) or "none; bring one with: banatie models import FILE"
             raise ModelNotFound(f"there is no LoRA called {name!r} here; those that are: {names}")
-        return known[name]
+        return _lora_file(here[name].folder, here[name].manifest)
 
     def entries(self) -> tuple[Entry, ...]:
         """The catalog's models and those that Banatie brought to `models_dir` besides."""

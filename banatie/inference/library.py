@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from banatie.inference.manifest import (
     Manifest,
     facts_of,
     is_inside,
+    is_name,
     write_manifest,
 )
 
@@ -41,7 +41,6 @@ SPARE_BYTES = 100_000_000
 """What is left free on the disk, for everything else."""
 EMBEDDED = ("banatie-small",)
 """Part of the program: it stays where it is."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 State = Literal["ok", "changed", "missing", "extra", "unknown"]
 
@@ -294,7 +293,7 @@ def _manifest_of(archive: tarfile.TarFile, file: Path) -> Manifest:
     if first is None or not first.isreg() or first.size > LARGEST_MANIFEST:
         raise ModelBroken(f"{file} is not an archive of `banatie models export`")
     folder, _, name = first.name.rpartition("/")
-    if name != MANIFEST_FILE or not _NAME.fullmatch(folder):
+    if name != MANIFEST_FILE or not is_name(folder):
         raise ModelBroken(f"{file} is not an archive of `banatie models export`")
     content = archive.extractfile(first).read()
     if len(content) != first.size:

@@ -463,6 +463,12 @@ def test_a_repository_of_something_else_says_what_it_is(
         order_repository(hub, "acme/other", "main", models_dir)
 
 
+@pytest.mark.parametrize("name", ["../evil", ".hidden", "a/b", "with space", "x" * 101])
+def test_a_name_that_is_none_is_refused(hub: Hub, models_dir: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="cannot be a model's name"):
+        order_repository(hub, BASE, "main", models_dir, name)
+
+
 # The catalog's entries
 
 

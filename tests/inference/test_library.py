@@ -134,6 +134,12 @@ def test_loras_are_found_by_their_names(models_dir: Path) -> None:
     for name in ("my-painting", "../ink", "ink/ink.safetensors"):
         with pytest.raises(ModelNotFound, match="those that are: ink"):
             catalog.lora(name)
+    broken = models_dir / "wash"
+    broken.mkdir()
+    write_manifest(broken, Manifest("lora", "wash", "Wash", "MIT", "wash"))
+    assert catalog.loras() == {"ink": folder / "ink.safetensors"}
+    with pytest.raises(ModelBroken, match="weights of one LoRA"):
+        catalog.lora("wash")
 
 
 @pytest.mark.parametrize(
