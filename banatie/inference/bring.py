@@ -289,6 +289,9 @@ def _complete(
             "differs), and was thrown away; run the command again, and if that does not help, "
             "take another HF_ENDPOINT"
         )
+    with part.open("rb") as opened:
+        # On the disk before it counts as here.
+        os.fsync(opened.fileno())
     place.parent.mkdir(parents=True, exist_ok=True)
     part.rename(place)
     return FileFacts(file.bytes, sha256)

@@ -353,6 +353,8 @@ def _unpack_file(
         while chunk := packed.read(CHUNK_BYTES):
             digest.update(chunk)
             unpacked.write(chunk)
+        unpacked.flush()
+        os.fsync(unpacked.fileno())
     if member.size != facts.bytes or digest.hexdigest() != facts.sha256:
         raise ModelBroken(
             f"{member.name} in {file} is not what its manifest says (its SHA-256 differs); copy "
