@@ -93,9 +93,22 @@ def test_sizes_of_a_manifest_count(models_dir: Path) -> None:
     settings = {**manifest.settings, "sizes": {"1:1": [64, 64]}}
     write_manifest(folder, dataclasses.replace(manifest, settings=settings))
     assert Catalog(models_dir).painting_model("my-painting").sizes == {"1:1": (64, 64)}
-    settings["sizes"] = {"1:1": 64}
-    write_manifest(folder, dataclasses.replace(manifest, settings=settings))
-    with pytest.raises(ModelBroken, match=r"manifest of .*my-painting is not right"):
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sizes": {"1:1": 64}},
+        {"sizes": 3},
+        {"steps": "many"},
+        {"scheduler": "Euler"},
+        {"steps": {}},
+    ],
+)
+def test_settings_that_make_no_sense_are_named(models_dir: Path, settings: dict) -> None:
+    folder = models_dir / "my-painting"
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), settings=settings))
+    with pytest.raises(ModelBroken, match=r"settings in .*banatie\.json are not right"):
         Catalog(models_dir).painting_model("my-painting")
 
 
