@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from banatie.errors import ModelBroken, ModelNotFound
-from banatie.inference.manifest import MANIFEST_FILE, FileFacts, Kind, Manifest, read_manifest
+from banatie.inference.manifest import FileFacts, Kind, Manifest, read_manifest
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -200,21 +200,22 @@ class Catalog:
         )
         settings = manifest.settings if manifest else {}
         try:
-            sizes = settings.get("sizes")
+            given = settings.get("sizes", {}).items()
+            sizes = {ratio: (int(width), int(height)) for ratio, (width, height) in given}
             return PaintingModel(
                 name=folder.name,
                 title=manifest.title if manifest else folder.name,
                 licence=manifest.licence if manifest else "unknown",
                 steps=int(settings.get("steps", DEFAULT_STEPS)),
                 guidance_scale=float(settings.get("guidance_scale", DEFAULT_GUIDANCE_SCALE)),
-                sizes=_sizes(sizes) if sizes else _scaled_sizes(folder),
+                sizes=sizes or _scaled_sizes(folder),
                 folder=folder,
                 scheduler=dict(settings.get("scheduler", {})),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelBroken(
-                f"the settings in {folder / MANIFEST_FILE} are not right ({error}); bring the "
-                "model anew"
+                f"the settings of {folder.name}, in its banatie.json, are not right ({error}); bring "
+                "the model anew"
             ) from error
 
     def loras(self) -> dict[str, Path]:
@@ -299,16 +300,13 @@ class Catalog:
         sizes = entry.pop("sizes")
         if sizes == "sdxl":
             sizes = SDXL_SIZES
+        sizes = {ratio: (width, height) for ratio, (width, height) in sizes.items()}
         source, folder = self._source(entry), self.models_dir / entry["name"]
-        return PaintingModel(**entry, sizes=_sizes(sizes), folder=folder, source=source)
+        return PaintingModel(**entry, sizes=sizes, folder=folder, source=source)
 
     def _source(self, entry: dict) -> HubSource | None:
         names, fused = entry.pop("parts", ()), entry.pop("fused", "")
         return HubSource(tuple(self._parts[name] for name in names), fused) if names else None
-
-
-def _sizes(given: Mapping) -> Mapping[str, Size]:
-    return {ratio: (int(width), int(height)) for ratio, (width, height) in given.items()}
 
 
 def _part(part: dict) -> Part:
