@@ -214,8 +214,8 @@ class Catalog:
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelBroken(
-                f"the settings of {folder.name}, in its banatie.json, are not right ({error}); bring "
-                "the model anew"
+                f"the settings of {folder.name}, in its banatie.json, are not right ({error}); "
+                "bring the model anew"
             ) from error
 
     def loras(self) -> dict[str, Path]:
