@@ -207,7 +207,6 @@ def import_archive(file: Path, models_dir: Path, say: Callable[[str], None]) -> 
         raise ModelBroken(f"{file} is not a whole tar archive ({error}); copy it again") from error
     except OSError as error:
         raise ModelError(f"{file} cannot be brought in: {error}") from error
-    say(f"{manifest.name} is ready: {folder}")
     return manifest
 
 

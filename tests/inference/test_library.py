@@ -266,7 +266,7 @@ def test_an_archive_brings_the_same_model_to_another_machine(
     assert facts_of(other / name) == entry.manifest.files
     assert states(Catalog(other).entry(name)) == {}
     assert [path.name for path in other.iterdir() if path.is_dir()] == [name]
-    assert lines[-1] == f"{name} is ready: {other / name}"
+    assert lines.count(lines[-1]) == 2, "each file is told on the way out and on the way in"
 
 
 def test_an_archive_can_be_unpacked_by_hand(painting: Entry, tmp_path: Path) -> None:
