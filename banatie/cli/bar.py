@@ -45,7 +45,8 @@ class Bar:
         rate = came / seconds if seconds > 0 else 0.0
         share = done / total if total else 1.0
         parts = [f"{share:4.0%}", f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"]
-        if rate > 0:
+        # The first moment tells nothing.
+        if rate > 0 and seconds >= 1:
             parts += [f"{rate / 1e6:.1f} MB/s", f"{_duration((total - done) / rate)} left"]
         if not self._is_terminal:
             click.echo(f"{', '.join(parts).strip()}: {name}", file=self._stream)

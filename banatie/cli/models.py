@@ -54,7 +54,7 @@ def list_models(context: click.Context) -> None:
         reference = _setting(config, kind)
         if not any(row[1] == kind and row[4] for row in rows):
             state = "here" if Path(reference).expanduser().is_dir() else "missing"
-            rows.append((reference, kind, state, "", "in use", f"{setting} names this folder"))
+            rows.append((reference, kind, state, "", "in use", f"as {setting}"))
     width = max(len(row[0]) for row in rows)
     for name, kind, state, size, used, licence in rows:
         click.echo(f"{name:<{width}}  {kind:<8}  {state:<7}  {size:>8}  {used:<6}  {licence}")

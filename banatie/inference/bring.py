@@ -1,9 +1,10 @@
 """Make a model's folder from the files of a hub: an entry of the catalog, or any fit repository.
 
 Every file counts only once its hash is right: the hub's, and the catalog's where it knows one. What
-another model's folder has already is linked to instead of fetched. The folder appears under its
-name only when it is whole, with its manifest; what an interruption leaves lies beside it, hidden,
-until the next attempt. How the hub is asked is for `hub`; how a model is used is not known here.
+another model's folder or the hub library's cache has is linked to instead of fetched. The folder
+appears under its name only when it is whole, with its manifest; what an interruption leaves lies
+beside it, hidden, until the next attempt. How the hub is asked is for `hub`; how a model is used is
+not known here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from huggingface_hub import constants
 
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.inference.catalog import Entry, HubSource, LanguageModel, Part
@@ -43,6 +45,7 @@ from banatie.inference.manifest import (
     Kind,
     Manifest,
     is_inside,
+    is_name,
     read_manifest,
     write_manifest,
 )
@@ -73,6 +76,11 @@ class Wanted:
         """A name by which a later attempt finds what has come of just this content."""
         content = self.sha256 or [self.file.git_blob, self.file.commit, self.file.name]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def cached(self) -> str:
+        """Where huggingface_hub keeps it, if other programs have fetched it."""
+        return f"models--{self.file.repository.replace('/', '--')}/blobs/{self.sha256}"
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,8 @@ def order_repository(
         )
         raise ModelBroken(f"{repository} holds neither a pipeline nor a language model{advice}")
     name = name or repository.rpartition("/")[2].lower()
+    if not is_name(name):
+        raise ModelError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-'")
     part = Part(repository, listing.commit, (*wanted, *LICENCES))
     return Order(kind, name, repository, listing.licence, models_dir / name, (part,))
 
@@ -209,6 +219,7 @@ def _bring(order: Order, hub: Hub, say: Callable[[str], None], progress: Progres
             progress(place, done, total)
 
         facts[wanted.place] = _complete(wanted, hub, whole, partial, advance)
+    _drop_the_rest(whole, facts)
     if order.fused:
         say("Folding the LoRA into the UNet's weights")
         facts = _fused(whole, order.fused, unfinished, facts)
@@ -286,9 +297,19 @@ def _complete(
             "differs), and was thrown away; run the command again, and if that does not help, "
             "take another HF_ENDPOINT"
         )
+    with part.open("rb") as opened:
+        # On the disk before it counts as here.
+        os.fsync(opened.fileno())
     place.parent.mkdir(parents=True, exist_ok=True)
     part.rename(place)
     return FileFacts(file.bytes, sha256)
+
+
+def _drop_the_rest(whole: Path, facts: Mapping[str, FileFacts]) -> None:
+    """Delete what an attempt at another revision has left."""
+    for path in whole.rglob("*"):
+        if path.is_file() and path.relative_to(whole).as_posix() not in facts:
+            path.unlink()
 
 
 def _fused(
@@ -322,17 +343,21 @@ def _proven(wanted: Wanted, path: Path) -> str:
 
 
 def _link_what_is_here(files: Sequence[Wanted], whole: Path, models_dir: Path) -> None:
-    """Link to the files that other models' folders have, by what their manifests say."""
+    """Link to what other models' folders have, by their manifests, and the hub library's cache."""
     elsewhere = {}
     for folder in models_dir.iterdir():
         with contextlib.suppress(ModelBroken):
             if not folder.name.startswith(".") and (manifest := read_manifest(folder)):
                 elsewhere |= {facts.sha256: folder / n for n, facts in manifest.files.items()}
     for wanted in files:
-        source, place = elsewhere.get(wanted.sha256), whole / wanted.place
-        if wanted.sha256 and source and source.is_file() and not place.exists():
+        place = whole / wanted.place
+        if not wanted.sha256 or place.exists():
+            continue
+        cached = Path(constants.HF_HUB_CACHE, wanted.cached)
+        source = elsewhere.get(wanted.sha256, cached)
+        if source.is_file():
             place.parent.mkdir(parents=True, exist_ok=True)
-            # Where the file system knows no hard links, it is fetched again.
+            # On another disk, or one that knows no hard links, it is fetched again.
             with contextlib.suppress(OSError):
                 os.link(source, place)
 

@@ -6,6 +6,7 @@ model is loaded is for `enhancer` and `painter`; how it comes to this machine, f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -79,6 +80,16 @@ class HubSource:
     def bytes(self) -> int:
         """About how much there is to fetch."""
         return sum(known.bytes for part in self.parts for known in part.facts.values())
+
+    @property
+    def weight_bytes(self) -> int:
+        """About how much the weights will be."""
+        return sum(
+            known.bytes
+            for part in self.parts
+            for name, known in part.facts.items()
+            if name.endswith(".safetensors") and part.places.get(name, name) != self.fused
+        )
 
     @property
     def gated(self) -> bool:
@@ -190,40 +201,42 @@ class Catalog:
         )
         settings = manifest.settings if manifest else {}
         try:
-            sizes = {ratio: (int(w), int(h)) for ratio, (w, h) in settings["sizes"].items()}
-        except KeyError:
-            sizes = _scaled_sizes(folder)
+            given = settings.get("sizes", {}).items()
+            sizes = {ratio: (int(width), int(height)) for ratio, (width, height) in given}
+            return PaintingModel(
+                name=folder.name,
+                title=manifest.title if manifest else folder.name,
+                licence=manifest.licence if manifest else "unknown",
+                steps=int(settings.get("steps", DEFAULT_STEPS)),
+                guidance_scale=float(settings.get("guidance_scale", DEFAULT_GUIDANCE_SCALE)),
+                sizes=sizes or _scaled_sizes(folder),
+                folder=folder,
+                scheduler=dict(settings.get("scheduler", {})),
+            )
         except (TypeError, ValueError, AttributeError) as error:
-            raise ModelBroken(f"the manifest of {folder} is not right (sizes: {error})") from error
-        return PaintingModel(
-            name=folder.name,
-            title=manifest.title if manifest else folder.name,
-            licence=manifest.licence if manifest else "unknown",
-            steps=settings.get("steps", DEFAULT_STEPS),
-            guidance_scale=settings.get("guidance_scale", DEFAULT_GUIDANCE_SCALE),
-            sizes=sizes,
-            folder=folder,
-            scheduler=settings.get("scheduler", {}),
-        )
+            raise ModelBroken(
+                f"the settings of {folder.name}, in its banatie.json, are not right ({error}); "
+                "bring the model anew"
+            ) from error
 
     def loras(self) -> dict[str, Path]:
-        """The weights of the LoRAs that are here and whole, by their names."""
-        return {
-            entry.name: entry.folder / weights[0]
-            for entry in self.installed()
-            if entry.kind == "lora"
-            and entry.manifest
-            and len(weights := _weights_of(entry.manifest)) == 1
-        }
+        """The weights of the LoRAs that are here, by their names."""
+        found = {}
+        for entry in self.installed():
+            if entry.kind == "lora" and entry.manifest:
+                # One that is broken keeps nobody from the others.
+                with contextlib.suppress(ModelBroken):
+                    found[entry.name] = _lora_file(entry.folder, entry.manifest)
+        return found
 
     def lora(self, name: str) -> Path:
-        """The weights of a LoRA that is here. Raises ModelNotFound."""
-        # A name from a request: it must not lead out of the folder.
-        known = self.loras()
-        if name not in known:
-            names = ", ".join(sorted(known)) or "none; bring one with: banatie models import FILE"
+        """The weights of a LoRA that is here. Raises ModelNotFound or ModelBroken."""
+        here = {entry.name: entry for entry in self.installed() if entry.kind == "lora"}
+        # A name from a request is looked up, and never made a path of.
+        if name not in here:
+            names = ", ".join(sorted(here)) or "none; bring one with: banatie models import FILE"
             raise ModelNotFound(f"there is no LoRA called {name!r} here; those that are: {names}")
-        return known[name]
+        return _lora_file(here[name].folder, here[name].manifest)
 
     def entries(self) -> tuple[Entry, ...]:
         """The catalog's models and those that Banatie brought to `models_dir` besides."""
@@ -336,8 +349,11 @@ def _read(folder: Path) -> tuple[Manifest | None, str]:
         return None, str(error)
 
 
-def _weights_of(manifest: Manifest) -> list[str]:
-    return [name for name in manifest.files if name.endswith(".safetensors")]
+def _lora_file(folder: Path, manifest: Manifest | None) -> Path:
+    weights = [name for name in manifest.files if name.endswith(".safetensors")] if manifest else []
+    if len(weights) != 1:
+        raise ModelBroken(f"{folder} should hold the weights of one LoRA; bring it anew")
+    return folder / weights[0]
 
 
 def _read_json(path: Path) -> dict:

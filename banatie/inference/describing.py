@@ -64,7 +64,7 @@ def _whereabouts(entry: Entry) -> list[tuple[str, str]]:
     if isinstance(source, HubSource):
         origins = dict.fromkeys((part.repository, part.revision) for part in source.parts)
         lines += [("from", f"{repository}@{revision}") for repository, revision in origins]
-        lines.append(("memory", f"about {readable(source.bytes)} for the weights alone"))
+        lines.append(("memory", f"about {readable(source.weight_bytes)} for the weights alone"))
         if source.gated:
             lines.append(("token", "accept its licence on the hub and set HF_TOKEN first"))
     if isinstance(source, WheelSource):

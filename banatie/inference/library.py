@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from banatie.inference.manifest import (
     Manifest,
     facts_of,
     is_inside,
+    is_name,
     write_manifest,
 )
 
@@ -41,7 +41,6 @@ SPARE_BYTES = 100_000_000
 """What is left free on the disk, for everything else."""
 EMBEDDED = ("banatie-small",)
 """Part of the program: it stays where it is."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 State = Literal["ok", "changed", "missing", "extra", "unknown"]
 
@@ -208,7 +207,6 @@ def import_archive(file: Path, models_dir: Path, say: Callable[[str], None]) -> 
         raise ModelBroken(f"{file} is not a whole tar archive ({error}); copy it again") from error
     except OSError as error:
         raise ModelError(f"{file} cannot be brought in: {error}") from error
-    say(f"{manifest.name} is ready: {folder}")
     return manifest
 
 
@@ -294,7 +292,7 @@ def _manifest_of(archive: tarfile.TarFile, file: Path) -> Manifest:
     if first is None or not first.isreg() or first.size > LARGEST_MANIFEST:
         raise ModelBroken(f"{file} is not an archive of `banatie models export`")
     folder, _, name = first.name.rpartition("/")
-    if name != MANIFEST_FILE or not _NAME.fullmatch(folder):
+    if name != MANIFEST_FILE or not is_name(folder):
         raise ModelBroken(f"{file} is not an archive of `banatie models export`")
     content = archive.extractfile(first).read()
     if len(content) != first.size:
@@ -354,6 +352,8 @@ def _unpack_file(
         while chunk := packed.read(CHUNK_BYTES):
             digest.update(chunk)
             unpacked.write(chunk)
+        unpacked.flush()
+        os.fsync(unpacked.fileno())
     if member.size != facts.bytes or digest.hexdigest() != facts.sha256:
         raise ModelBroken(
             f"{member.name} in {file} is not what its manifest says (its SHA-256 differs); copy "

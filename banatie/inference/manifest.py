@@ -7,6 +7,7 @@ SHA-256, by which it can be verified later. Pure data; how it got here is told i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -76,6 +77,11 @@ def facts_of(folder: Path) -> dict[str, FileFacts]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST_FILE
     }
+
+
+def is_name(name: str) -> bool:
+    """Whether a model may be called so: it is a folder's name on every system."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
 
 
 def is_inside(name: str) -> bool:

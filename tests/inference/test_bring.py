@@ -45,6 +45,7 @@ def served(pipeline: Path, writer: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere/token")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/nowhere")
     repositories = {
         BASE: Repository.of(pipeline),
         FAST: Repository({"fast_unet.safetensors": (pipeline / UNET).read_bytes()[::-1]}),
@@ -128,6 +129,24 @@ def test_what_another_model_has_is_linked_and_not_fetched(
     assert "are here already" in lines[1]
     shutil.rmtree(models_dir / "tiny")
     assert facts_of(folder) == read_manifest(folder).files
+
+
+def test_what_other_programs_have_fetched_is_linked(
+    order: Order,
+    hub: Hub,
+    served: LoopbackHub,
+    pipeline: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blobs = tmp_path / "cache" / "models--acme--tiny-sdxl" / "blobs"
+    blobs.mkdir(parents=True)
+    blob = blobs / facts_of(pipeline)[UNET].sha256
+    shutil.copyfile(pipeline / UNET, blob)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = bring(order, hub, print)
+    assert os.path.samefile(folder / UNET, blob)
+    assert served.requests_of(UNET) == []
 
 
 def test_what_is_linked_is_checked_too(
@@ -226,6 +245,16 @@ def test_half_a_file_is_gone_on_with_by_the_next_attempt(
     assert [asked.range for asked in served.asked if asked.range] == ["bytes=2500-"]
 
 
+def test_what_an_attempt_at_another_revision_left_does_not_come_in(
+    order: Order, hub: Hub, models_dir: Path, pipeline: Path
+) -> None:
+    left = models_dir / ".tiny.unfinished" / "whole"
+    (left / "unet").mkdir(parents=True)
+    (left / "unet" / "old.json").write_text("{}")
+    (left / "unet" / "config.json").write_text("{}")
+    assert facts_of(bring(order, hub, print)) == facts_of(pipeline)
+
+
 def test_a_hub_that_is_busy_is_asked_again_a_little_later(
     order: Order, hub: Hub, served: LoopbackHub, pauses: list[float], pipeline: Path
 ) -> None:
@@ -293,11 +322,13 @@ def test_a_redirect_is_followed_and_the_token_stays_with_the_hub(
     pipeline: Path,
 ) -> None:
     served.redirects, served.repositories[BASE].token = True, "hf_secret"
+    served.cut_after = [1500]
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert facts_of(bring(order, hub, print)) == facts_of(pipeline)
     elsewhere = [asked for asked in served.asked if asked.path.startswith("/elsewhere/")]
     large = [p for p in pipeline.rglob("*") if p.is_file() and p.stat().st_size >= LARGE]
-    assert len(elsewhere) == len(large)
+    assert len(elsewhere) == len(large) + 1
+    assert [asked.range for asked in elsewhere if asked.range] == ["bytes=1500-"]
     assert {asked.authorization for asked in elsewhere} == {""}
     own = {asked.authorization for asked in served.asked if asked not in elsewhere}
     assert own == {"Bearer hf_secret"}
@@ -461,6 +492,12 @@ def test_a_repository_of_something_else_says_what_it_is(
     served.repositories["acme/other"] = Repository(files)
     with pytest.raises(ModelBroken, match=message):
         order_repository(hub, "acme/other", "main", models_dir)
+
+
+@pytest.mark.parametrize("name", ["../evil", ".hidden", "a/b", "with space", "x" * 101])
+def test_a_name_that_is_none_is_refused(hub: Hub, models_dir: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="cannot be a model's name"):
+        order_repository(hub, BASE, "main", models_dir, name)
 
 
 # The catalog's entries
