@@ -90,6 +90,7 @@ class JsonLines(logging.Formatter):
             "time": moment.isoformat(timespec="milliseconds") + "Z",
             "level": record.levelname.lower(),
             "logger": record.name,
+            "process": record.process,
             "message": record.getMessage(),
             **_fields(record),
         }

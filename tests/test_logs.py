@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def test_a_json_line_says_when_how_grave_who_what_and_about_what(logger, lines):
     assert line == {
         "level": "warning",
         "logger": "banatie.test_logs",
+        "process": os.getpid(),
         "message": "3 jobs",
         "request_id": "r1",
         "generation_id": "g1",
