@@ -34,8 +34,10 @@ def test_a_checkpoint_and_a_lora_are_imported_served_and_painted_with(
     done = service.run("models", "import", str(lora), "--configs", str(pipeline))
     assert done.returncode == 0, done.stderr
 
-    service.environment["BANATIE_PAINTING__MODEL"] = "Nice-Model"
-    service.serve()
+    del service.environment["BANATIE_PAINTING__MODEL"]
+    used = service.run("models", "use", "Nice-Model")
+    assert used.returncode == 0, used.stderr
+    serving, _ = service.serve()
     plain = service.paint("a fox", seed=7)
     inked = service.paint("a fox", seed=7, loras=[{"name": "ink", "weight": 2}])
     again = service.paint("a fox", seed=7)
@@ -56,3 +58,16 @@ def test_a_checkpoint_and_a_lora_are_imported_served_and_painted_with(
     done = service.run(*arguments, "--lora", "ink:2", "-o", str(output))
     assert done.returncode == 0, done.stderr
     assert output.read_bytes() == service.picture(inked)
+
+    service.stop(serving)
+    refused = service.run("models", "remove", "Nice-Model")
+    assert refused.returncode == 1
+    assert "in use" in refused.stderr
+    serving, _ = service.serve()
+    assert service.picture(service.paint("a fox", seed=7)) == service.picture(plain)
+    service.stop(serving)
+    for name, force in (("ink", ()), ("Nice-Model", ("--force",))):
+        done = service.run("models", "remove", name, *force)
+        assert done.returncode == 0, done.stderr
+    left = [path for path in (service.folder / "models").iterdir() if path.suffix != ".lock"]
+    assert left == []
