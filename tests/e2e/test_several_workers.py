@@ -45,7 +45,7 @@ def test_serve_keeps_a_worker_for_each_device(another: Callable[..., Service]) -
     added = house.start("worker", "--device", "cpu")
     house.wait_for(lambda: len(ready()) == 4, "the fourth worker", START_SECONDS)
     house.stop(added)
-    assert len(ready()) == 3
+    house.wait_for(lambda: len(ready()) == 3, "the three others")
 
     job = house.post("a cat", autoEnhance=False, steps=100)
     house.painting(job["id"])
