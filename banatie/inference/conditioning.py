@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +101,7 @@ class PromptEncoder:
     """Both text encoders of a pipeline with their tokenizers.
 
     `zeros_for_nothing` is the model's word on what an absent text is: all zeros, or the
-    embedding of an empty one.
+    embedding of an empty one. `fetching` brings the encoders to where they compute.
     """
 
     def __init__(
@@ -108,11 +109,13 @@ class PromptEncoder:
         tokenizers: Sequence[CLIPTokenizer],
         encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection],
         zeros_for_nothing: bool,
+        fetching: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._tokenizers = tuple(PromptTokenizer(tokenizer) for tokenizer in tokenizers)
         self._encoders = encoders
         self._context = min(encoder.config.max_position_embeddings for encoder in encoders)
         self._zeros_for_nothing = zeros_for_nothing
+        self._fetching = fetching
         self._kept: OrderedDict[str, Conditioning] = OrderedDict()
         self.count_tokens = TokenCounter(self._tokenizers)
 
@@ -129,7 +132,8 @@ class PromptEncoder:
     def encode(self, text: str) -> Conditioning:
         """The embeddings of the whole text: for one chunk, exactly those of `encode_prompt`."""
         if text not in self._kept:
-            self._kept[text] = self._embed(text)
+            with self._fetching():
+                self._kept[text] = self._embed(text)
             if len(self._kept) > KEPT_TEXTS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(text)
@@ -137,7 +141,7 @@ class PromptEncoder:
 
     @torch.inference_mode()
     def encode_batch(
-        self, texts: Sequence[str], negative_texts: Sequence[str] | None
+        self, texts: Sequence[str], negative_texts: Sequence[str]
     ) -> tuple[Conditioning, Conditioning | None]:
         """The embeddings of prompts and their negatives, a row for each prompt.
 
@@ -145,7 +149,7 @@ class PromptEncoder:
         """
         positive = [self.encode(text) for text in texts]
         negative = []
-        for text, asked in zip(negative_texts or (), positive, strict=False):
+        for text, asked in zip(negative_texts, positive, strict=False):
             if self._zeros_for_nothing and not text.strip():
                 nothing = (torch.zeros_like(asked.sequence), torch.zeros_like(asked.pooled))
                 negative.append(Conditioning(*nothing))

@@ -14,7 +14,8 @@ import logging
 import mmap
 import textwrap
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,7 @@ class Painter:
             (pipeline.tokenizer, pipeline.tokenizer_2),
             (pipeline.text_encoder, pipeline.text_encoder_2),
             pipeline.config.force_zeros_for_empty_prompt,
+            self._fetching_encoders,
         )
         self._scheduler = _scheduler(pipeline.scheduler, model)
         self._fingerprint = _Fingerprint(weights)
@@ -193,6 +195,18 @@ class Painter:
         self._encoder.forget()
         self._device = device
         free_memory(self._runtime.device)
+
+    @contextmanager
+    def _fetching_encoders(self) -> Iterator[None]:
+        if not self._sets_aside:
+            yield
+            return
+        self._move_encoders(self._device)
+        try:
+            yield
+        finally:
+            self._move_encoders("cpu")
+            free_memory(self._device)
 
     def _move_encoders(self, device: str) -> None:
         self._pipeline.text_encoder.to(device)
@@ -291,15 +305,10 @@ class Painter:
         # Always drawn in full precision on the CPU: the same noise on every device and in a batch.
         noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
         noise = noise.to(pipeline.unet.dtype)
-        if self._sets_aside:
-            self._move_encoders(self._device)
         positive, negative = self._encoder.encode_batch(
             [job.prompt for job in jobs],
-            [job.negative_prompt for job in jobs] if self._is_guided(shared) else None,
+            [job.negative_prompt for job in jobs] if self._is_guided(shared) else [],
         )
-        if self._sets_aside:
-            self._move_encoders("cpu")
-            free_memory(self._device)
         order = pipeline.scheduler.order
 
         def step_ended(pipeline: StableDiffusionXLPipeline, index: int, *_: object) -> dict:

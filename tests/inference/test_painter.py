@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from banatie.errors import ModelBroken, ModelNotFound, OutOfMemory, PaintingError, UnusablePicture
 from banatie.inference.catalog import Catalog, PaintingModel
 from banatie.inference.painter import OnStep, Painter, PaintJob
+from banatie.inference.plan import Plan
 from banatie.inference.runtime import Runtime
 from tests.tiny_models import edit_json, make_tiny_sdxl
 
@@ -444,6 +445,22 @@ def test_a_text_is_encoded_once(painter: Painter) -> None:
         assert len(asked) == 2
         paint(painter, prompt="a dog", negative_prompt="dark")
         assert len(asked) == 3
+
+
+def test_encoders_that_are_set_aside_are_fetched_for_a_new_text_alone(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = PaintingModel("tiny", "Tiny", "none", 3, 5.0, {"1:1": (128, 128)}, original)
+    painter = Painter.load(model, FULL, Plan("encoders-aside"))
+    moves: list[str] = []
+    move = painter._move_encoders
+    monkeypatch.setattr(painter, "_move_encoders", lambda to: (moves.append(to), move(to)))
+    paint(painter, negative_prompt="dark")
+    assert moves == ["cpu", "cpu"] * 2
+    paint(painter, negative_prompt="dark", seed=1)
+    assert len(moves) == 4
+    paint(painter, negative_prompt="bright")
+    assert len(moves) == 6
 
 
 def test_a_model_s_own_sampler_is_used(original: Path) -> None:
