@@ -120,6 +120,10 @@ class Intake:
         """Take the generation out of the bin."""
         return self._generations.restore(project_id, _uuid(generation_id), self._clock())
 
+    def loras(self) -> list[str]:
+        """The names of the LoRAs that a submission may ask for."""
+        return sorted(self._catalog.loras())
+
     def _check(self, submission: Submission) -> None:
         if not submission.prompt.strip():
             raise ValidationError.of("prompt", "must not be blank")

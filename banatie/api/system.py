@@ -95,6 +95,7 @@ class InfoView(Wire):
     aspect_ratios: list[AspectRatio]
     templates: list[TemplateName]
     limits: LimitsView
+    loras: list[str]
     models: ModelsView
     workers: list[WorkerView]
     key: KeyView | None
@@ -189,6 +190,7 @@ async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
                 aspect_ratios=list(ASPECT_RATIOS),
                 templates=list(TEMPLATE_NAMES),
                 limits=limits_view,
+                loras=await in_thread(front.intake.loras),
                 models=_models(workers),
                 workers=_views(workers),
                 key=key_view,

@@ -36,6 +36,8 @@ async def test_a_request_names_its_loras_and_the_record_keeps_them(client):
     assert data["loras"] == shown
     assert (await client.record(data["id"]))["loras"] == shown
     assert (await client.create())["loras"] == []
+    told = (await client.get("/api/info")).json()["data"]
+    assert told["loras"] == ["ink", "pixel-art"]
     listed = (await client.listed())["data"]
     assert sorted(len(record["loras"]) for record in listed) == [0, 2]
 

@@ -137,6 +137,7 @@ async def test_info_tells_what_the_server_can_do(server, workers):
     data = response.json()["data"]
     assert data["version"] == banatie.__version__
     assert data["aspectRatios"] == ["1:1", "16:9", "9:16", "3:2", "21:9"]
+    assert data["loras"] == []
     assert data["templates"] == [
         "general",
         "photorealistic",
