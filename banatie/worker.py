@@ -59,7 +59,7 @@ def run_worker(
     device: str | None = None,
     until_stdin_closes: bool = False,
 ) -> None:
-    """Work until SIGTERM or SIGINT, or until standard input closes if that is wanted.
+    """Work until SIGTERM or SIGINT, or until standard input closes; then end the process.
 
     Without a `device` it takes the first of the settings, and wants to be the only worker.
     Raises DataFolderBusy when it is not, or must not be, and DataFolderUnusable.
@@ -78,6 +78,9 @@ def run_worker(
         if until_stdin_closes:
             threading.Thread(target=_wait_for_stdin, daemon=True).start()
         worker.run()
+    # Everything is given back. To take torch down in good order takes seconds and serves nobody.
+    logging.shutdown()
+    os._exit(0)
 
 
 class Worker:
@@ -128,6 +131,7 @@ class Worker:
             self._stop.set()
             returned = self._claims.take_back(self._clock())
             self._workers.forget(self._state.id)
+            self._database.close()
             logger.info("the worker stops; %d generations wait again", returned)
 
     def _recover(self) -> None:
