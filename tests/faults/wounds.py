@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,10 @@ def die_at_step(tally: str, step: int, times: int = 1, word: str = "") -> None:
     """Die in this denoising step of a picture whose prompt holds `word`."""
     steps = 0
 
-    def begin(original: Callable, painter: Painter, job: PaintJob, *rest: Any) -> Any:
+    def begin(original: Callable, painter: Painter, jobs: Sequence[PaintJob], *rest: Any) -> Any:
         nonlocal steps
-        steps = 0 if word in job.prompt else -ALWAYS
-        return original(painter, job, *rest)
+        steps = 0 if any(word in job.prompt for job in jobs) else -ALWAYS
+        return original(painter, jobs, *rest)
 
     def count(original: Callable, *arguments: Any, **more: Any) -> Any:
         nonlocal steps
@@ -57,7 +57,7 @@ def die_at_step(tally: str, step: int, times: int = 1, word: str = "") -> None:
             _die(tally, times)
         return original(*arguments, **more)
 
-    _wrap(Painter, "paint", begin)
+    _wrap(Painter, "paint_batch", begin)
     _wrap(UNet2DConditionModel, "forward", count)
 
 
