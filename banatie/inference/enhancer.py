@@ -1,11 +1,12 @@
 """The language model that enriches prompts: loads one from a folder and lets it write.
 
 Two ways. *Led*, for small models: the text opens with the template's medium and the user's words
-and the model continues, several rows at once: two go on freely, and where the model is known to
-drift, each further one finishes the stem of one of the template's slots. A row ends at the first
-clause that fails the filters, so a model that drifts costs little and one that writes well is heard
-to its end. *Free*, for larger models: instruction, examples, one sentence. What is picture and what
-is talk, `phrasing` decides; this module knows tokens and caches.
+and the model continues, several rows at once. Of a model that drifts, two rows go on freely and
+each further one finishes the stem of one of the template's slots; a row ends at the first clause
+that fails the filters. A taught model writes many rows, and the clauses stay that it finds likely
+behind these words and far less so behind any others. *Free*, for larger models: instruction, the
+nearest worked examples, one sentence. What is picture and what is talk, `phrasing` decides; this
+module knows tokens and caches.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-import jinja2
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -33,17 +33,22 @@ from transformers import (
 from banatie.errors import BanatieError, ModelBroken
 from banatie.inference import phrasing, sampling
 from banatie.inference.catalog import LanguageModel
+from banatie.inference.conversing import conversation
 from banatie.inference.phrasing import Subject
 from banatie.inference.runtime import Runtime
-from banatie.inference.templates import Example, Template, load_templates
+from banatie.inference.templates import Template, load_templates, load_worked
 from banatie.inference.vocabulary import Vocabulary
 
 UNLED_ROWS = 2
 """Rows of the led way that continue without a stem."""
 ROWS_A_STEM = 2
-MOST_PHRASES = 6
-TAUGHT_PHRASES = 3
-"""A taught model's first phrases are about the subject; behind them the template's slots speak."""
+MOST_PHRASES = 2
+"""Behind the model's own phrases the template speaks."""
+TAUGHT_ROWS = 12
+"""More rows cost a CPU next to nothing, more tokens do."""
+TAUGHT_TOKENS = 18
+TAUGHT_CLAUSES = 12
+"""With so many to choose from, the writing ends."""
 LED_TOKENS = 36
 STEM_TOKENS = 10
 FREE_TOKENS = 110
@@ -53,7 +58,7 @@ SEEN_TOKENS = 96
 """How much of a long prompt the led way reads: its end, which is what is continued."""
 LED_TEMPERATURE = 0.6
 FREE_TEMPERATURE = 0.7
-EXAMPLES_SHOWN = 3
+TAUGHT_TEMPERATURE = 0.5
 KEPT_PREFIX_BYTES = 64 * 2**20
 
 Count = Callable[[str], int]
@@ -149,13 +154,16 @@ class Enhancer:
         self._description = description
         self._device = device
         self._templates = load_templates()
+        self._worked = load_worked() if description.way == "free" else {}
         self._vocabulary = Vocabulary.load()
         self._prefixes: OrderedDict[str, _Prefix] = OrderedDict()
         # A model that was taught on worked examples says so in its configuration.
         self._drifts = getattr(model.config, "merged_adapter", None) is None
         self._ends = sampling.end_tokens(model, tokenizer)
-        drift = self._vocabulary.drift if self._drifts else frozenset()
-        self._mask = sampling.mask_of(model, tokenizer, self._vocabulary.talk | drift, self._ends)
+        refused = self._vocabulary.talk | self._vocabulary.drift
+        if not self._drifts:
+            refused |= self._vocabulary.counted
+        self._mask = sampling.mask_of(model, tokenizer, refused, self._ends)
 
     @classmethod
     def load(cls, model: LanguageModel, runtime: Runtime) -> Enhancer:
@@ -255,25 +263,9 @@ class Enhancer:
         self, subject: Subject, template: Template, seed: int, count_tokens: Count, watch: _Watch
     ) -> _Written:
         base = phrasing.opening(subject, template, self._vocabulary)
-        before = phrasing.showing(template) if self._drifts else phrasing.heading(template)
-        prefix = self._prefix(before, watch)
-        seen = self._encode(" ".join(base.split()) + ",")[-SEEN_TOKENS:]
-        rows = [_Row(None, []) for _ in range(UNLED_ROWS)]
-        for slot in template.slots:
-            if self._drifts and slot.stem and phrasing.suits(slot.stem, subject):
-                stem = self._encode(f" {slot.stem.text}")
-                rows += [_Row(slot.name, list(stem)) for _ in range(ROWS_A_STEM)]
-        copied = {clause for e in template.examples for clause in self._split(e.adds)}
-        for row in self._grow(rows, copy.deepcopy(prefix.cache), seen, seed, watch):
-            self._look_at(row, subject, copied)
-
-        written = max((row.clauses for row in rows if row.slot is None), key=len)
-        finished = {row.slot: row.clauses[0] for row in reversed(rows) if row.slot and row.clauses}
-        most = MOST_PHRASES if self._drifts else TAUGHT_PHRASES
-        most = min(most, subject.wanted) if subject.detailed else most
-        phrases, slots = phrasing.fill(
-            template, subject, written[:most], finished, self._vocabulary, seed
-        )
+        write = self._continue if self._drifts else self._choose
+        written, finished = write(subject, template, seed, watch)
+        phrases, slots = phrasing.fill(template, subject, written, finished, self._vocabulary, seed)
         kept = phrasing.fit(base, phrases, count_tokens)
         return _Written(
             phrasing.join_phrases(base, kept),
@@ -281,16 +273,90 @@ class Enhancer:
             from_slots=tuple(phrase for phrase in kept if phrase in slots),
         )
 
+    def _continue(
+        self, subject: Subject, template: Template, seed: int, watch: _Watch
+    ) -> tuple[list[str], dict[str, str]]:
+        """What a model that drifts goes on with, and what it makes of the slots' stems."""
+        prefix = self._prefix(phrasing.showing(template), watch)
+        rows = [_Row(None, []) for _ in range(UNLED_ROWS)]
+        for slot in template.slots:
+            if slot.stem and phrasing.suits(slot.stem, subject):
+                stem = self._encode(f" {slot.stem.text}")
+                rows += [_Row(slot.name, list(stem)) for _ in range(ROWS_A_STEM)]
+        copied = {clause for e in template.examples for clause in self._split(e.adds)}
+        seen = self._seen(subject, template)
+        for row in self._grow(rows, copy.deepcopy(prefix.cache), seen, seed, watch):
+            self._look_at(row, subject, copied)
+
+        written = max((row.clauses for row in rows if row.slot is None), key=len)
+        finished = {row.slot: row.clauses[0] for row in reversed(rows) if row.slot and row.clauses}
+        return written[:MOST_PHRASES], finished
+
+    def _choose(
+        self, subject: Subject, template: Template, seed: int, watch: _Watch
+    ) -> tuple[list[str], dict[str, str]]:
+        """The best of what a taught model has to say in many rows."""
+        prefix = self._prefix(phrasing.heading(template), watch)
+        seen = self._seen(subject, template)
+        rows = [_Row(None, []) for _ in range(TAUGHT_ROWS)]
+        found: list[str] = []
+        for row in self._grow(rows, copy.deepcopy(prefix.cache), seen, seed, watch):
+            text = self._decode(row.tokens)
+            row.done = row.tokens[-1] in self._ends or text.endswith("\n")
+            if not row.done and not text.endswith(","):
+                continue
+            clauses = self._split(text)
+            for clause in clauses[row.seen :]:
+                if self._fits(clause, subject) and not phrasing.invents(clause, self._vocabulary):
+                    found.append(clause)
+            row.seen = len(clauses)
+            if len(set(found)) >= TAUGHT_CLAUSES or len(rows[0].tokens) >= TAUGHT_TOKENS:
+                break
+        clauses = list(dict.fromkeys(found))
+        watch.look()
+        return self._best(clauses, prefix, subject, template) if clauses else [], {}
+
+    def _best(
+        self, clauses: list[str], prefix: _Prefix, subject: Subject, template: Template
+    ) -> list[str]:
+        """The clauses that are much likelier behind the subject than behind anything else."""
+        here = self._likelihoods(prefix, self._seen(subject, template), clauses)
+        anything = self._seen(phrasing.read("something", self._vocabulary), template)
+        anywhere = self._likelihoods(prefix, anything, clauses)
+        best: list[str] = []
+        for clause in sampling.telling(clauses, here, anywhere):
+            if self._fits(clause, subject, best):
+                best.append(clause)
+        return best[:MOST_PHRASES]
+
+    def _likelihoods(
+        self, prefix: _Prefix, seen: list[int], clauses: list[str]
+    ) -> list[torch.Tensor]:
+        """The log-likelihoods of each clause's tokens behind the seen ones, in nats."""
+        cache = copy.deepcopy(prefix.cache)
+        first = self._forward([seen], cache)
+        rows = [self._encode(f" {clause}") for clause in clauses]
+        longest = max(map(len, rows))
+        cache.batch_repeat_interleave(len(rows))
+        filled = [row + row[-1:] * (longest - len(row)) for row in rows]
+        return sampling.likelihoods(first, self._logits(filled, cache, longest), rows)
+
+    def _seen(self, subject: Subject, template: Template) -> list[int]:
+        """The tokens of the opening, which is continued."""
+        base = phrasing.opening(subject, template, self._vocabulary)
+        return self._encode(" ".join(base.split()) + ",")[-SEEN_TOKENS:]
+
     def _grow(
         self, rows: list[_Row], cache: DynamicCache, seen: list[int], seed: int, watch: _Watch
     ) -> Iterator[_Row]:
         """Let all rows grow, a token at a time, until each is done; yields those with new text."""
         chance = torch.Generator().manual_seed(seed % 2**63)
+        warmth = LED_TEMPERATURE if self._drifts else TAUGHT_TEMPERATURE
         logits = self._forward([seen], cache).expand(len(rows), -1)
         cache.batch_repeat_interleave(len(rows))
         for _ in range(LED_TOKENS):
             watch.look()
-            drawn = sampling.draw(logits, LED_TEMPERATURE, chance, self._mask)
+            drawn = sampling.draw(logits, warmth, chance, self._mask)
             for row, token in zip(rows, drawn, strict=True):
                 row.tokens.append(row.forced.pop(0) if row.forced else token)
                 if not row.done and not row.forced:
@@ -319,18 +385,18 @@ class Enhancer:
             return
         for clause in clauses[row.seen :]:
             row.seen += 1
-            good = phrasing.judge(
-                clause, subject, row.clauses, self._vocabulary, strict=self._drifts
-            ).good
-            if not good:
+            row.done = row.slot is None and phrasing.invents(clause, self._vocabulary)
+            if row.done or not self._fits(clause, subject, row.clauses):
                 row.done = True
                 return
             if clause not in copied:
                 row.clauses.append(clause)
             if row.slot is not None:
                 break
-        enough = not self._drifts and len(row.clauses) >= TAUGHT_PHRASES
-        row.done = over or enough or row.slot is not None
+        row.done = over or row.slot is not None
+
+    def _fits(self, clause: str, subject: Subject, taken: Sequence[str] = ()) -> bool:
+        return phrasing.judge(clause, subject, taken, self._vocabulary).good
 
     def _split(self, text: str) -> list[str]:
         return phrasing.split_clauses(text, self._vocabulary)
@@ -340,7 +406,8 @@ class Enhancer:
     def _write_free(
         self, subject: Subject, template: Template, seed: int, count_tokens: Count, watch: _Watch
     ) -> _Written:
-        before, after = self._conversation(subject, template)
+        shown = phrasing.nearest(subject, self._worked[template.name], self._vocabulary)
+        before, after = conversation(subject, template, shown, self._tokenizer)
         prefix = self._prefix(before, watch)
         answer = self._answer(prefix, self._encode_whole(before + after), seed, watch)
         sentence = phrasing.sentence_of(answer)
@@ -360,43 +427,6 @@ class Enhancer:
             raise _Nonsense
         kept = phrasing.fit(base, kept, count_tokens)
         return _Written(phrasing.join_phrases(base, kept), from_model=tuple(kept))
-
-    def _conversation(self, subject: Subject, template: Template) -> tuple[str, str]:
-        """The chat up to the user's words, and from there on."""
-        turns = []
-        for example in self._nearest(subject, template.examples):
-            turns.append({"role": "user", "content": example.subject})
-            answer = f"{template.medium} of {example.subject}, {example.adds}."
-            turns.append({"role": "assistant", "content": answer})
-        mark = "\u2042 what the user asks for \u2042"
-        turns.append({"role": "user", "content": mark})
-        instruction = {"role": "system", "content": template.instruction}
-        try:
-            chat = self._render([instruction, *turns])
-        except jinja2.TemplateError:
-            # Some models' templates refuse a system turn (Gemma's, for one).
-            turns[0] = {
-                "role": "user",
-                "content": f"{template.instruction}\n\n{turns[0]['content']}",
-            }
-            chat = self._render(turns)
-        before, after = chat.split(mark)
-        return before, " ".join(subject.text.split()) + after
-
-    def _render(self, turns: list[dict[str, str]]) -> str:
-        if self._tokenizer.chat_template is None:
-            return "\n".join(turn["content"] for turn in turns) + "\n"
-        return self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-
-    def _nearest(self, subject: Subject, examples: Sequence[Example]) -> list[Example]:
-        """The examples that share most with the subject, the nearest last, where it weighs most."""
-
-        def kinship(example: Example) -> int:
-            return len(self._vocabulary.classes_of(example.subject) & subject.classes)
-
-        return sorted(examples, key=kinship)[-EXAMPLES_SHOWN:]
 
     def _answer(self, prefix: _Prefix, ids: list[int], seed: int, watch: _Watch) -> str:
         """What the model says: a line, or what follows a line of thinking."""
@@ -448,9 +478,13 @@ class Enhancer:
 
     def _forward(self, ids: list[list[int]], cache: DynamicCache) -> torch.Tensor:
         """The logits after the last tokens, as float32 on the CPU: rows by vocabulary."""
+        return self._logits(ids, cache, 1)[:, -1]
+
+    def _logits(self, ids: list[list[int]], cache: DynamicCache, kept: int) -> torch.Tensor:
+        """The logits after each of the last tokens: rows by `kept` by vocabulary."""
         batch = torch.tensor(ids, device=self._device)
-        output = self._model(batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits = output.logits[:, -1].float().cpu()
+        output = self._model(batch, past_key_values=cache, use_cache=True, logits_to_keep=kept)
+        logits = output.logits.float().cpu()
         if not torch.isfinite(logits).all():
             raise _Nonsense
         return logits
