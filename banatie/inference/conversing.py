@@ -5,15 +5,51 @@ Instruction, worked examples, the user's words. What becomes of the answer is no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Sequence
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from banatie.inference.phrasing import Subject
+from banatie.inference.phrasing import Subject, read
 from banatie.inference.templates import Template, Worked
+from banatie.inference.vocabulary import Vocabulary
 
+EXAMPLES_SHOWN = 3
+KINDS = frozenset(
+    (
+        "person",
+        "animal",
+        "plant",
+        "food",
+        "building",
+        "interior",
+        "vehicle",
+        "boat",
+        "landscape",
+        "graphic",
+        "space",
+    )
+)
+"""The classes by which a prompt's kind is told."""
 MARK = "\u2042 what the user asks for \u2042"
+
+
+def nearest(subject: Subject, examples: Iterable[Worked], vocabulary: Vocabulary) -> list[Worked]:
+    """The examples whose prompts share most with the subject, the nearest of them last.
+
+    Where nothing is shared, the user's words decide, so that not all see the same ones.
+    """
+    chance = random.Random(subject.text)
+
+    def kinship(example: Worked) -> tuple[float, float]:
+        other = read(example.prompt, vocabulary)
+        kinds = 3 * len(other.classes & subject.classes & KINDS)
+        shared = 2 * len(other.words & subject.words) + len(other.classes & subject.classes)
+        # What only one of the two is of speaks against it.
+        return kinds + shared - len(other.classes ^ subject.classes) / 4, chance.random()
+
+    return sorted(examples, key=kinship)[-EXAMPLES_SHOWN:]
 
 
 def conversation(

@@ -33,7 +33,7 @@ from transformers import (
 from banatie.errors import BanatieError, ModelBroken
 from banatie.inference import phrasing, sampling
 from banatie.inference.catalog import LanguageModel
-from banatie.inference.conversing import conversation
+from banatie.inference.conversing import conversation, nearest
 from banatie.inference.phrasing import Subject
 from banatie.inference.runtime import Runtime
 from banatie.inference.templates import Template, load_templates, load_worked
@@ -60,6 +60,7 @@ LED_TEMPERATURE = 0.6
 FREE_TEMPERATURE = 0.7
 TAUGHT_TEMPERATURE = 0.5
 KEPT_PREFIX_BYTES = 64 * 2**20
+NONSENSE = "The language model wrote nothing usable"
 
 Count = Callable[[str], int]
 """How many tokens a text is to the painter."""
@@ -69,12 +70,8 @@ class Stopped(BanatieError):
     """The caller asked to stop while the model was writing."""
 
 
-class _OutOfTime(Exception):
-    pass
-
-
-class _Nonsense(Exception):
-    pass
+class _Unusable(Exception):
+    """Why the original prompt is used, in a sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +101,15 @@ class _Written:
 class _Watch:
     """The end of the caller's patience."""
 
-    deadline: float
+    started: float
+    seconds: float
     stop: Callable[[], bool]
 
     def look(self) -> None:
         if self.stop():
             raise Stopped("The enhancement was stopped")
-        if time.monotonic() > self.deadline:
-            raise _OutOfTime
+        if time.monotonic() > self.started + self.seconds:
+            raise _Unusable(f"The language model needed more than {self.seconds:g} seconds")
 
 
 @dataclass
@@ -157,7 +155,7 @@ class Enhancer:
         self._worked = load_worked() if description.way == "free" else {}
         self._vocabulary = Vocabulary.load()
         self._prefixes: OrderedDict[str, _Prefix] = OrderedDict()
-        # A model that was taught on worked examples says so in its configuration.
+        # A taught model says so in its configuration.
         self._drifts = getattr(model.config, "merged_adapter", None) is None
         self._ends = sampling.end_tokens(model, tokenizer)
         refused = self._vocabulary.talk | self._vocabulary.drift
@@ -228,7 +226,7 @@ class Enhancer:
         Too little time, or nonsense from the model, gives the original prompt with a warning.
         """
         started = time.monotonic()
-        watch = _Watch(started + time_limit, stop)
+        watch = _Watch(started, time_limit, stop)
         style = self._templates[template]
         subject = phrasing.read(prompt, self._vocabulary)
         way = self._description.way
@@ -239,13 +237,9 @@ class Enhancer:
             with torch.inference_mode():
                 written = write(subject, style, seed, count_tokens, watch)
             text = phrasing.with_tags(written.text, subject)
-        except _OutOfTime:
-            warning = f"The language model needed more than {time_limit:g} seconds"
-        except _Nonsense:
-            warning = "The language model wrote nothing usable"
-        if warning:
+        except _Unusable as reason:
             text, written = prompt, _Written(prompt)
-            warning += "; the prompt is used as it was written"
+            warning = f"{reason}; the prompt is used as it was written"
         return Enhancement(
             text=text,
             template=template,
@@ -299,30 +293,31 @@ class Enhancer:
         prefix = self._prefix(phrasing.heading(template), watch)
         seen = self._seen(subject, template)
         rows = [_Row(None, []) for _ in range(TAUGHT_ROWS)]
-        found: list[str] = []
+        # A set that keeps its order.
+        found: dict[str, None] = {}
         for row in self._grow(rows, copy.deepcopy(prefix.cache), seen, seed, watch):
             text = self._decode(row.tokens)
             row.done = row.tokens[-1] in self._ends or text.endswith("\n")
             if not row.done and not text.endswith(","):
                 continue
-            clauses = self._split(text)
-            for clause in clauses[row.seen :]:
+            for clause in self._split(text)[row.seen :]:
+                row.seen += 1
                 if self._fits(clause, subject) and not phrasing.invents(clause, self._vocabulary):
-                    found.append(clause)
-            row.seen = len(clauses)
-            if len(set(found)) >= TAUGHT_CLAUSES or len(rows[0].tokens) >= TAUGHT_TOKENS:
+                    found[clause] = None
+            if len(found) >= TAUGHT_CLAUSES or len(row.tokens) >= TAUGHT_TOKENS:
                 break
-        clauses = list(dict.fromkeys(found))
         watch.look()
-        return self._best(clauses, prefix, subject, template) if clauses else [], {}
+        return self._best(list(found), prefix, subject, template) if found else [], {}
 
     def _best(
         self, clauses: list[str], prefix: _Prefix, subject: Subject, template: Template
     ) -> list[str]:
         """The clauses that are much likelier behind the subject than behind anything else."""
-        here = self._likelihoods(prefix, self._seen(subject, template), clauses)
-        anything = self._seen(phrasing.read("something", self._vocabulary), template)
-        anywhere = self._likelihoods(prefix, anything, clauses)
+        nothing = phrasing.read("something", self._vocabulary)
+        here, anywhere = (
+            self._likelihoods(prefix, self._seen(one, template), clauses)
+            for one in (subject, nothing)
+        )
         best: list[str] = []
         for clause in sampling.telling(clauses, here, anywhere):
             if self._fits(clause, subject, best):
@@ -385,9 +380,10 @@ class Enhancer:
             return
         for clause in clauses[row.seen :]:
             row.seen += 1
-            row.done = row.slot is None and phrasing.invents(clause, self._vocabulary)
-            if row.done or not self._fits(clause, subject, row.clauses):
-                row.done = True
+            free = row.slot is None
+            row.done = free and phrasing.invents(clause, self._vocabulary)
+            row.done |= not self._fits(clause, subject, row.clauses)
+            if row.done:
                 return
             if clause not in copied:
                 row.clauses.append(clause)
@@ -406,7 +402,7 @@ class Enhancer:
     def _write_free(
         self, subject: Subject, template: Template, seed: int, count_tokens: Count, watch: _Watch
     ) -> _Written:
-        shown = phrasing.nearest(subject, self._worked[template.name], self._vocabulary)
+        shown = nearest(subject, self._worked[template.name], self._vocabulary)
         before, after = conversation(subject, template, shown, self._tokenizer)
         prefix = self._prefix(before, watch)
         answer = self._answer(prefix, self._encode_whole(before + after), seed, watch)
@@ -424,7 +420,7 @@ class Enhancer:
             if phrasing.judge(clause, subject, kept, self._vocabulary, strict=False).good:
                 kept.append(clause)
         if not kept:
-            raise _Nonsense
+            raise _Unusable(NONSENSE)
         kept = phrasing.fit(base, kept, count_tokens)
         return _Written(phrasing.join_phrases(base, kept), from_model=tuple(kept))
 
@@ -486,7 +482,7 @@ class Enhancer:
         output = self._model(batch, past_key_values=cache, use_cache=True, logits_to_keep=kept)
         logits = output.logits.float().cpu()
         if not torch.isfinite(logits).all():
-            raise _Nonsense
+            raise _Unusable(NONSENSE)
         return logits
 
     def _encode_whole(self, text: str) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from banatie.inference.templates import Details, Phrase, Slot, Template, Worked
+from banatie.inference.templates import Details, Phrase, Slot, Template
 from banatie.inference.vocabulary import LONGEST_TERM, WORD, Vocabulary, root, singular, words_of
 
 TAG = re.compile(r"\s*<\w+:[^<>]+>\s*")
@@ -44,12 +44,12 @@ REQUEST = re.compile(
 """What people write before they say what they want to see."""
 REQUEST_END = re.compile(r"(?:[\s,]+(?:please|thanks|thank you|for me))+[\s.!]*$", re.IGNORECASE)
 
-EXAMPLES_SHOWN = 3
 PHRASES_WANTED = 4
 PHRASES_WANTED_BY_DETAILED = 2
 DETAILED_WORDS = 18
 DETAILED_CLAUSES = 4
 CLAUSE_WORDS = 9
+SLOT_SPREAD = 4.0
 FINISHED_WEIGHT = 8
 """What a stem that the model finished weighs beside phrases of the template: 1, or 3 with needs."""
 ROOM_FOR_PHRASES = 15
@@ -135,22 +135,6 @@ def showing(template: Template) -> str:
 def heading(template: Template) -> str:
     """The line that a taught model has learned to read before the opening."""
     return f"{template.name.capitalize()} pictures:\n"
-
-
-def nearest(subject: Subject, examples: Iterable[Worked], vocabulary: Vocabulary) -> list[Worked]:
-    """The examples whose prompts share most with the subject, the nearest of them last.
-
-    Where nothing is shared, the user's words decide, so that not all see the same ones.
-    """
-    chance = random.Random(subject.text)
-
-    def kinship(example: Worked) -> tuple[float, float]:
-        other = read(example.prompt, vocabulary)
-        # A word in common says more than a class, and a class that only one has speaks against it.
-        shared = 2 * len(other.words & subject.words) + len(other.classes & subject.classes)
-        return shared - len(other.classes ^ subject.classes) / 4, chance.random()
-
-    return sorted(examples, key=kinship)[-EXAMPLES_SHOWN:]
 
 
 def join_phrases(text: str, phrases: Sequence[str]) -> str:
@@ -346,9 +330,8 @@ def _ends_here(found: list[re.Match[str]], end: int, vocabulary: Vocabulary) -> 
         return True
     small = vocabulary.function | vocabulary.prepositions | vocabulary.finite | vocabulary.foreign
     classes = vocabulary.classes_of(word)
-    return (
-        word in small or word.endswith("ing") or bool(classes and classes <= vocabulary.adjectival)
-    )
+    acts = word.endswith(("ing", "ed")) and word not in LIKENESS
+    return word in small or acts or bool(classes and classes <= vocabulary.adjectival)
 
 
 def fitting_phrases(
@@ -380,7 +363,7 @@ def fill(
 
     `written` is what the model continued with; `finished` what it made of slots' stems, by slot.
     Fills up to the number wanted: details of the subject, then a slot at a time, the
-    template's most telling slot first.
+    template's most telling slots mostly first.
     """
     # A string seeds the same on every machine and in every process, unlike a tuple.
     chance = random.Random(f"{seed} {template.name} {subject.text}")
@@ -391,7 +374,12 @@ def fill(
         if fitting and len(phrases) < subject.wanted:
             phrases.append(chance.choice(fitting).text)
             from_slots.append(phrases[-1])
-    for slot in template.slots:
+    # The first slots come first, as a rule: not all texts shall be of the same aspects.
+    places = {
+        slot.name: place + chance.uniform(0, SLOT_SPREAD)
+        for place, slot in enumerate(template.slots)
+    }
+    for slot in sorted(template.slots, key=lambda slot: places[slot.name]):
         if len(phrases) >= subject.wanted:
             break
         fitting = fitting_phrases(slot, subject, phrases, vocabulary)

@@ -10,7 +10,7 @@ USAGE = """usage: scripts/bench [service|load|png|enhance] [options]
   service   the HTTP front, the queue and the whole way from POST to picture
   load      a hundred clients at once, and a hundred thousand generations
   png       the PNG encoder against Pillow's default
-  enhance   the seven templates on forty prompts, with the embedded language model
+  enhance   the seven templates on prompts in three sets, with the embedded language model
 
 Without a name: service and png. `scripts/bench NAME --help` lists the options."""
 

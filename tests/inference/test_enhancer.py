@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from banatie.errors import ModelBroken
 from banatie.inference import phrasing, sampling
 from banatie.inference.catalog import Catalog, LanguageModel, Way
-from banatie.inference.conversing import conversation
+from banatie.inference.conversing import conversation, nearest
 from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
 from banatie.inference.runtime import Runtime
 from banatie.inference.templates import load_templates, load_worked
@@ -117,7 +117,7 @@ def teach(enhancer: Enhancer, lessons: dict[str, str]) -> None:
 def asked(enhancer: Enhancer, prompt: str, template: str = "general") -> str:
     """The chat that the free way makes of a prompt."""
     subject = phrasing.read(prompt, enhancer._vocabulary)
-    shown = phrasing.nearest(subject, load_worked()[template], enhancer._vocabulary)
+    shown = nearest(subject, load_worked()[template], enhancer._vocabulary)
     chat = conversation(subject, load_templates()[template], shown, enhancer._tokenizer)
     return "".join(chat)
 
