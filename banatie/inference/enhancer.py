@@ -1,10 +1,9 @@
 """The language model that enriches prompts: loads one from a folder and lets it write.
 
 Two ways. *Led*, for small models: the text opens with the template's medium and the user's words
-and the model continues, several rows at once. Of a model that drifts, two rows go on freely and
-each further one finishes the stem of one of the template's slots; a row ends at the first clause
-that fails the filters. A taught model writes many rows, and the clauses stay that it finds likely
-behind these words and far less so behind any others. *Free*, for larger models: instruction, the
+and the model continues, several rows at once. A model that drifts only finishes the stems of the
+template's slots. A taught model goes on freely in many rows, and the clauses stay that it finds
+far likelier behind these words than behind any others. *Free*, for larger models: instruction, the
 nearest worked examples, one sentence. What is picture and what is talk, `phrasing` decides; this
 module knows tokens and caches.
 """
@@ -39,10 +38,8 @@ from banatie.inference.runtime import Runtime
 from banatie.inference.templates import Template, load_templates, load_worked
 from banatie.inference.vocabulary import Vocabulary
 
-UNLED_ROWS = 2
-"""Rows of the led way that continue without a stem."""
 ROWS_A_STEM = 2
-MOST_PHRASES = 2
+TAUGHT_PHRASES = 2
 """Behind the model's own phrases the template speaks."""
 TAUGHT_ROWS = 12
 """More rows cost a CPU next to nothing, more tokens do."""
@@ -120,7 +117,8 @@ class _Row:
     forced: list[int]
     """Tokens that the row begins with, whatever the model thinks."""
     tokens: list[int] = field(default_factory=list)
-    clauses: list[str] = field(default_factory=list)
+    clause: str | None = None
+    """What a stem became, once it is whole and fits."""
     seen: int = 0
     """How many clauses were looked at, good or not."""
     done: bool = False
@@ -257,7 +255,7 @@ class Enhancer:
         self, subject: Subject, template: Template, seed: int, count_tokens: Count, watch: _Watch
     ) -> _Written:
         base = phrasing.opening(subject, template, self._vocabulary)
-        write = self._continue if self._drifts else self._choose
+        write = self._finish if self._drifts else self._choose
         written, finished = write(subject, template, seed, watch)
         phrases, slots = phrasing.fill(template, subject, written, finished, self._vocabulary, seed)
         kept = phrasing.fit(base, phrases, count_tokens)
@@ -267,24 +265,23 @@ class Enhancer:
             from_slots=tuple(phrase for phrase in kept if phrase in slots),
         )
 
-    def _continue(
+    def _finish(
         self, subject: Subject, template: Template, seed: int, watch: _Watch
     ) -> tuple[list[str], dict[str, str]]:
-        """What a model that drifts goes on with, and what it makes of the slots' stems."""
-        prefix = self._prefix(phrasing.showing(template), watch)
-        rows = [_Row(None, []) for _ in range(UNLED_ROWS)]
+        """What a model that drifts makes of the slots' stems."""
+        rows: list[_Row] = []
         for slot in template.slots:
             if slot.stem and phrasing.suits(slot.stem, subject):
                 stem = self._encode(f" {slot.stem.text}")
                 rows += [_Row(slot.name, list(stem)) for _ in range(ROWS_A_STEM)]
+        if not rows:
+            return [], {}
+        prefix = self._prefix(phrasing.showing(template), watch)
         copied = {clause for e in template.examples for clause in self._split(e.adds)}
         seen = self._seen(subject, template)
         for row in self._grow(rows, copy.deepcopy(prefix.cache), seen, seed, watch):
             self._look_at(row, subject, copied)
-
-        written = max((row.clauses for row in rows if row.slot is None), key=len)
-        finished = {row.slot: row.clauses[0] for row in reversed(rows) if row.slot and row.clauses}
-        return written[:MOST_PHRASES], finished
+        return [], {row.slot: row.clause for row in reversed(rows) if row.clause}
 
     def _choose(
         self, subject: Subject, template: Template, seed: int, watch: _Watch
@@ -322,7 +319,7 @@ class Enhancer:
         for clause in sampling.telling(clauses, here, anywhere):
             if self._fits(clause, subject, best):
                 best.append(clause)
-        return best[:MOST_PHRASES]
+        return best[:TAUGHT_PHRASES]
 
     def _likelihoods(
         self, prefix: _Prefix, seen: list[int], clauses: list[str]
@@ -365,31 +362,16 @@ class Enhancer:
         text = self._decode(row.tokens)
         # A full stop behind a digit may be that of an aperture: f/1.8.
         over = row.tokens[-1] in self._ends or bool(re.search(r"\n$|[^\d]\.$", text))
-        if row.slot is not None:
-            over = over or len(row.tokens) >= STEM_TOKENS
+        over = over or len(row.tokens) >= STEM_TOKENS
         if not over and not text.endswith(","):
             return
         clauses = self._split(text)
-        if (
-            row.slot is not None
-            and not over
-            and len(clauses) == 1
-            and "palette" in self._vocabulary.classes_of(text)
-        ):
+        if not over and len(clauses) == 1 and "palette" in self._vocabulary.classes_of(text):
             # The list of colours may go on.
             return
-        for clause in clauses[row.seen :]:
-            row.seen += 1
-            free = row.slot is None
-            row.done = free and phrasing.invents(clause, self._vocabulary)
-            row.done |= not self._fits(clause, subject, row.clauses)
-            if row.done:
-                return
-            if clause not in copied:
-                row.clauses.append(clause)
-            if row.slot is not None:
-                break
-        row.done = over or row.slot is not None
+        row.done = True
+        if clauses and self._fits(clauses[0], subject) and clauses[0] not in copied:
+            row.clause = clauses[0]
 
     def _fits(self, clause: str, subject: Subject, taken: Sequence[str] = ()) -> bool:
         return phrasing.judge(clause, subject, taken, self._vocabulary).good

@@ -238,6 +238,8 @@ def _oddity(
     colours = sum("colour" in classes and not users for _, classes, users in content)
     if colours and "colour" in subject.classes:
         return "another colour"
+    if colours and {"lit", "light"} & set(words) and "golden" not in words:
+        return "coloured light"
     if colours < 2 and any("palette" in classes for _, classes, _ in content):
         return "no palette"
     if words[0] in {"a", "an", "one"} and singular(words[-1]) != words[-1]:

@@ -36,7 +36,7 @@ CHAT_WITHOUT_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + CHAT
 )
 SPECIAL = ["<|start|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>"]
-LED_TEXT = " weathered stone walls, wet tiled roof, lit by warm light, and we sell stickers.\n"
+LED_TEXT = " lit by warm light, and we sell stickers.\n"
 TAUGHT_TEXT = " weathered stone walls, two red doors, wet tiled roof, soft shadows.\n"
 OTHER_TEXT = " soft shadows, pale colours.\n"
 FREE_TEXT = " A detailed picture of a house, wet slate roof, lit by a lantern, you love it"
@@ -198,16 +198,16 @@ def test_the_kept_prefixes_stay_small(folder: Path, monkeypatch: pytest.MonkeyPa
     assert 1 <= len(enhancer._prefixes) < 4
 
 
-def test_led_keeps_what_the_model_writes_up_to_the_first_talk(folder: Path) -> None:
+def test_led_lets_the_model_finish_a_stem_and_no_more(folder: Path) -> None:
     enhancer = load(folder)
     template = load_templates()["general"]
     teach(enhancer, {f"{phrasing.showing(template)}A detailed picture of a house,": LED_TEXT})
-    result = enhance(enhancer, PROMPT)
-    assert result.text.startswith(
-        "A detailed picture of a house, weathered stone walls, wet tiled roof, "
-    )
-    assert result.from_model[:2] == ("weathered stone walls", "wet tiled roof")
-    assert "sell" not in result.text
+    results = [enhance(enhancer, PROMPT, seed=seed) for seed in range(8)]
+    heard = [result for result in results if "lit by warm light" in result.from_model]
+    assert 0 < len(heard) < len(results), "one choice among the template's phrases"
+    for result in results:
+        assert result.text.startswith("A detailed picture of a house, ")
+        assert "sell" not in result.text
 
 
 def test_of_a_taught_model_the_clauses_stay_that_tell_of_the_subject(
@@ -425,7 +425,8 @@ def test_the_embedded_model_writes_of_its_own() -> None:
         pytest.skip("the embedded language model is not here: run scripts/start once")
     model = Catalog(models_dir).language_model("smollm2-135m-instruct")
     enhancer = Enhancer.load(model, Runtime("cpu", torch.float32, torch.bfloat16))
-    result = enhance(enhancer, "a castle at night")
-    assert result.warning is None
-    assert result.from_model
-    assert "a castle at night" in result.text
+    results = [enhance(enhancer, "a castle at night", seed=seed) for seed in range(4)]
+    assert any(result.from_model for result in results)
+    for result in results:
+        assert result.warning is None
+        assert "a castle at night" in result.text
