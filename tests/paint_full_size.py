@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from banatie.inference.catalog import Catalog
 from banatie.inference.painter import PaintJob
 from banatie.inference.plan import Wanted
@@ -28,9 +30,15 @@ def main(folder: Path) -> None:
     loaded = time.monotonic()
     width, height = model.sizes["1:1"]
     job = PaintJob("a red fox in the snow", "", width, height, 1, 5.0, 1)
+    resident, peaks = psutil.Process().memory_info().rss, [peak()]
     steps: list[float] = []
+
+    def look(*_: int) -> None:
+        steps.append(time.monotonic())
+        peaks.append(peak())
+
     with residency.painting():
-        picture = residency.painter.paint(job, lambda *_: steps.append(time.monotonic()))
+        picture = residency.painter.paint(job, look)
     unet = residency.painter._pipeline.unet
     told = {
         "plan": str(residency.plan),
@@ -42,10 +50,16 @@ def main(folder: Path) -> None:
         "load_seconds": round(loaded - started, 1),
         "step_seconds": round(steps[0] - loaded, 1),
         "decode_seconds": round(time.monotonic() - steps[0], 1),
-        # Linux counts in kibibytes.
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "loaded": resident,
+        "peaks": [*peaks, peak()],
     }
     print(json.dumps(told))
+
+
+def peak() -> int:
+    """The most memory of this process so far, in bytes."""
+    # Linux counts in kibibytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The language model that enriches prompts: loads one from a folder and lets it write.
 
 Two ways. *Led*, for small models: the text opens with the template's medium and the user's words
-and the model continues, several rows at once: two go on freely, and where the model is known to
-drift, each further one finishes the stem of one of the template's slots. A row ends at the first
-clause that fails the filters, so a model that drifts costs little and one that writes well is heard
-to its end. *Free*, for larger models: instruction, examples, one sentence. What is picture and what
-is talk, `phrasing` decides; this module knows tokens and caches.
+and the model continues, several rows at once. A model that drifts only finishes the stems of the
+template's slots. A taught model goes on freely in many rows, and the clauses stay that it finds
+far likelier behind these words than behind any others. *Free*, for larger models: instruction, the
+nearest worked examples, one sentence. What is picture and what is talk, `phrasing` decides; this
+module knows tokens and caches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-import jinja2
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -32,17 +31,20 @@ from transformers import (
 from banatie.errors import BanatieError, ModelBroken, OutOfMemory
 from banatie.inference import phrasing, sampling
 from banatie.inference.catalog import LanguageModel
+from banatie.inference.conversing import conversation, nearest
 from banatie.inference.phrasing import Subject
 from banatie.inference.runtime import Runtime, free_memory, is_out_of_memory
-from banatie.inference.templates import Example, Template, load_templates
+from banatie.inference.templates import Template, load_templates, load_worked
 from banatie.inference.vocabulary import Vocabulary
 
-UNLED_ROWS = 2
-"""Rows of the led way that continue without a stem."""
 ROWS_A_STEM = 2
-MOST_PHRASES = 6
-TAUGHT_PHRASES = 3
-"""A taught model's first phrases are about the subject; behind them the template's slots speak."""
+TAUGHT_PHRASES = 2
+"""Behind the model's own phrases the template speaks."""
+TAUGHT_ROWS = 12
+"""More rows cost a CPU next to nothing, more tokens do."""
+TAUGHT_TOKENS = 18
+TAUGHT_CLAUSES = 12
+"""With so many to choose from, the writing ends."""
 LED_TOKENS = 36
 STEM_TOKENS = 10
 FREE_TOKENS = 110
@@ -52,8 +54,9 @@ SEEN_TOKENS = 96
 """How much of a long prompt the led way reads: its end, which is what is continued."""
 LED_TEMPERATURE = 0.6
 FREE_TEMPERATURE = 0.7
-EXAMPLES_SHOWN = 3
+TAUGHT_TEMPERATURE = 0.5
 KEPT_PREFIX_BYTES = 64 * 2**20
+NONSENSE = "The language model wrote nothing usable"
 
 Count = Callable[[str], int]
 """How many tokens a text is to the painter."""
@@ -63,12 +66,8 @@ class Stopped(BanatieError):
     """The caller asked to stop while the model was writing."""
 
 
-class _OutOfTime(Exception):
-    pass
-
-
-class _Nonsense(Exception):
-    pass
+class _Unusable(Exception):
+    """Why the original prompt is used, in a sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +97,15 @@ class _Written:
 class _Watch:
     """The end of the caller's patience."""
 
-    deadline: float
+    started: float
+    seconds: float
     stop: Callable[[], bool]
 
     def look(self) -> None:
         if self.stop():
             raise Stopped("The enhancement was stopped")
-        if time.monotonic() > self.deadline:
-            raise _OutOfTime
+        if time.monotonic() > self.started + self.seconds:
+            raise _Unusable(f"The language model needed more than {self.seconds:g} seconds")
 
 
 @dataclass
@@ -116,7 +116,8 @@ class _Row:
     forced: list[int]
     """Tokens that the row begins with, whatever the model thinks."""
     tokens: list[int] = field(default_factory=list)
-    clauses: list[str] = field(default_factory=list)
+    clause: str | None = None
+    """What a stem became, once it is whole and fits."""
     seen: int = 0
     """How many clauses were looked at, good or not."""
     done: bool = False
@@ -134,7 +135,7 @@ class _Prefix:
 
 
 class Enhancer:
-    """A loaded language model with the templates."""
+    """A loaded language model with the templates: its `name`, and the `device` that it is on."""
 
     def __init__(
         self,
@@ -146,15 +147,19 @@ class Enhancer:
         self._model = model
         self._tokenizer = tokenizer
         self._description = description
-        self._device = device
+        self.device = device
+        self.name = description.name
         self._templates = load_templates()
+        self._worked = load_worked() if description.way == "free" else {}
         self._vocabulary = Vocabulary.load()
         self._prefixes: OrderedDict[str, _Prefix] = OrderedDict()
-        # A model that was taught on worked examples says so in its configuration.
+        # A taught model says so in its configuration.
         self._drifts = getattr(model.config, "merged_adapter", None) is None
         self._ends = sampling.end_tokens(model, tokenizer)
-        drift = self._vocabulary.drift if self._drifts else frozenset()
-        self._mask = sampling.mask_of(model, tokenizer, self._vocabulary.talk | drift, self._ends)
+        refused = self._vocabulary.talk | self._vocabulary.drift
+        if not self._drifts:
+            refused |= self._vocabulary.counted
+        self._mask = sampling.mask_of(model, tokenizer, refused, self._ends)
 
     @classmethod
     def load(cls, model: LanguageModel, runtime: Runtime, place: str | None = None) -> Enhancer:
@@ -195,24 +200,14 @@ class Enhancer:
         place = place or runtime.device
         return cls(network.to(place).eval(), tokenizer, model, place)
 
-    @property
-    def name(self) -> str:
-        """The model's."""
-        return self._description.name
-
-    @property
-    def device(self) -> str:
-        """Where the model computes."""
-        return self._device
-
     def move_to(self, device: str, dtype: torch.dtype | None = None) -> None:
         """Bring the model there, between two prompts; nothing if it is there."""
-        if device == self._device:
+        if device == self.device:
             return
         # A few milliseconds each to compute again, where the model is quick.
         self._prefixes.clear()
         self._model.to(device, dtype)
-        before, self._device = self._device, device
+        before, self.device = self.device, device
         free_memory(before)
 
     def enhance(
@@ -233,7 +228,7 @@ class Enhancer:
         Raises OutOfMemory, with the memory freed.
         """
         started = time.monotonic()
-        watch = _Watch(started + time_limit, stop)
+        watch = _Watch(started, time_limit, stop)
         style = self._templates[template]
         subject = phrasing.read(prompt, self._vocabulary)
         way = self._description.way
@@ -244,25 +239,21 @@ class Enhancer:
             with torch.inference_mode():
                 written = write(subject, style, seed, count_tokens, watch)
             text = phrasing.with_tags(written.text, subject)
-        except _OutOfTime:
-            warning = f"The language model needed more than {time_limit:g} seconds"
-        except _Nonsense:
-            warning = "The language model wrote nothing usable"
+        except _Unusable as reason:
+            text = prompt
+            warning = f"{reason}; the prompt is used as it was written"
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             written = None
         if written is None:
             # Out here, where no frame of the error holds what was too much.
-            free_memory(self._device)
-            raise OutOfMemory(f"the memory of {self._device} did not suffice to write")
-        if warning:
-            text = prompt
-            warning += "; the prompt is used as it was written"
+            free_memory(self.device)
+            raise OutOfMemory(f"the memory of {self.device} did not suffice to write")
         return Enhancement(
             text=text,
             template=template,
-            model=self._description.name,
+            model=self.name,
             way=way,
             seconds=time.monotonic() - started,
             warning=warning,
@@ -276,25 +267,9 @@ class Enhancer:
         self, subject: Subject, template: Template, seed: int, count_tokens: Count, watch: _Watch
     ) -> _Written:
         base = phrasing.opening(subject, template, self._vocabulary)
-        before = phrasing.showing(template) if self._drifts else phrasing.heading(template)
-        prefix = self._prefix(before, watch)
-        seen = self._encode(" ".join(base.split()) + ",")[-SEEN_TOKENS:]
-        rows = [_Row(None, []) for _ in range(UNLED_ROWS)]
-        for slot in template.slots:
-            if self._drifts and slot.stem and phrasing.suits(slot.stem, subject):
-                stem = self._encode(f" {slot.stem.text}")
-                rows += [_Row(slot.name, list(stem)) for _ in range(ROWS_A_STEM)]
-        copied = {clause for e in template.examples for clause in self._split(e.adds)}
-        for row in self._grow(rows, copy.deepcopy(prefix.cache), seen, seed, watch):
-            self._look_at(row, subject, copied)
-
-        written = max((row.clauses for row in rows if row.slot is None), key=len)
-        finished = {row.slot: row.clauses[0] for row in reversed(rows) if row.slot and row.clauses}
-        most = MOST_PHRASES if self._drifts else TAUGHT_PHRASES
-        most = min(most, subject.wanted) if subject.detailed else most
-        phrases, slots = phrasing.fill(
-            template, subject, written[:most], finished, self._vocabulary, seed
-        )
+        write = self._finish if self._drifts else self._choose
+        written, finished = write(subject, template, seed, watch)
+        phrases, slots = phrasing.fill(template, subject, written, finished, self._vocabulary, seed)
         kept = phrasing.fit(base, phrases, count_tokens)
         return _Written(
             phrasing.join_phrases(base, kept),
@@ -302,16 +277,90 @@ class Enhancer:
             from_slots=tuple(phrase for phrase in kept if phrase in slots),
         )
 
+    def _finish(
+        self, subject: Subject, template: Template, seed: int, watch: _Watch
+    ) -> tuple[list[str], dict[str, str]]:
+        """What a model that drifts makes of the slots' stems."""
+        rows: list[_Row] = []
+        for slot in template.slots:
+            if slot.stem and phrasing.suits(slot.stem, subject):
+                stem = self._encode(f" {slot.stem.text}")
+                rows += [_Row(slot.name, list(stem)) for _ in range(ROWS_A_STEM)]
+        if not rows:
+            return [], {}
+        prefix = self._prefix(phrasing.showing(template), watch)
+        copied = {clause for e in template.examples for clause in self._split(e.adds)}
+        seen = self._seen(subject, template)
+        for row in self._grow(rows, copy.deepcopy(prefix.cache), seen, seed, watch):
+            self._look_at(row, subject, copied)
+        return [], {row.slot: row.clause for row in reversed(rows) if row.clause}
+
+    def _choose(
+        self, subject: Subject, template: Template, seed: int, watch: _Watch
+    ) -> tuple[list[str], dict[str, str]]:
+        """The best of what a taught model has to say in many rows."""
+        prefix = self._prefix(phrasing.heading(template), watch)
+        seen = self._seen(subject, template)
+        rows = [_Row(None, []) for _ in range(TAUGHT_ROWS)]
+        # A set that keeps its order.
+        found: dict[str, None] = {}
+        for row in self._grow(rows, copy.deepcopy(prefix.cache), seen, seed, watch):
+            text = self._decode(row.tokens)
+            row.done = row.tokens[-1] in self._ends or text.endswith("\n")
+            if not row.done and not text.endswith(","):
+                continue
+            for clause in self._split(text)[row.seen :]:
+                row.seen += 1
+                if self._fits(clause, subject) and not phrasing.invents(clause, self._vocabulary):
+                    found[clause] = None
+            if len(found) >= TAUGHT_CLAUSES or len(row.tokens) >= TAUGHT_TOKENS:
+                break
+        watch.look()
+        return self._best(list(found), prefix, subject, template) if found else [], {}
+
+    def _best(
+        self, clauses: list[str], prefix: _Prefix, subject: Subject, template: Template
+    ) -> list[str]:
+        """The clauses that are much likelier behind the subject than behind anything else."""
+        nothing = phrasing.read("something", self._vocabulary)
+        here, anywhere = (
+            self._likelihoods(prefix, self._seen(one, template), clauses)
+            for one in (subject, nothing)
+        )
+        best: list[str] = []
+        for clause in sampling.telling(clauses, here, anywhere):
+            if self._fits(clause, subject, best):
+                best.append(clause)
+        return best[:TAUGHT_PHRASES]
+
+    def _likelihoods(
+        self, prefix: _Prefix, seen: list[int], clauses: list[str]
+    ) -> list[torch.Tensor]:
+        """The log-likelihoods of each clause's tokens behind the seen ones, in nats."""
+        cache = copy.deepcopy(prefix.cache)
+        first = self._forward([seen], cache)
+        rows = [self._encode(f" {clause}") for clause in clauses]
+        longest = max(map(len, rows))
+        cache.batch_repeat_interleave(len(rows))
+        filled = [row + row[-1:] * (longest - len(row)) for row in rows]
+        return sampling.likelihoods(first, self._logits(filled, cache, longest), rows)
+
+    def _seen(self, subject: Subject, template: Template) -> list[int]:
+        """The tokens of the opening, which is continued."""
+        base = phrasing.opening(subject, template, self._vocabulary)
+        return self._encode(" ".join(base.split()) + ",")[-SEEN_TOKENS:]
+
     def _grow(
         self, rows: list[_Row], cache: DynamicCache, seen: list[int], seed: int, watch: _Watch
     ) -> Iterator[_Row]:
         """Let all rows grow, a token at a time, until each is done; yields those with new text."""
         chance = torch.Generator().manual_seed(seed % 2**63)
+        warmth = LED_TEMPERATURE if self._drifts else TAUGHT_TEMPERATURE
         logits = self._forward([seen], cache).expand(len(rows), -1)
         cache.batch_repeat_interleave(len(rows))
         for _ in range(LED_TOKENS):
             watch.look()
-            drawn = sampling.draw(logits, LED_TEMPERATURE, chance, self._mask)
+            drawn = sampling.draw(logits, warmth, chance, self._mask)
             for row, token in zip(rows, drawn, strict=True):
                 row.tokens.append(row.forced.pop(0) if row.forced else token)
                 if not row.done and not row.forced:
@@ -325,33 +374,19 @@ class Enhancer:
         text = self._decode(row.tokens)
         # A full stop behind a digit may be that of an aperture: f/1.8.
         over = row.tokens[-1] in self._ends or bool(re.search(r"\n$|[^\d]\.$", text))
-        if row.slot is not None:
-            over = over or len(row.tokens) >= STEM_TOKENS
+        over = over or len(row.tokens) >= STEM_TOKENS
         if not over and not text.endswith(","):
             return
         clauses = self._split(text)
-        if (
-            row.slot is not None
-            and not over
-            and len(clauses) == 1
-            and "palette" in self._vocabulary.classes_of(text)
-        ):
+        if not over and len(clauses) == 1 and "palette" in self._vocabulary.classes_of(text):
             # The list of colours may go on.
             return
-        for clause in clauses[row.seen :]:
-            row.seen += 1
-            good = phrasing.judge(
-                clause, subject, row.clauses, self._vocabulary, strict=self._drifts
-            ).good
-            if not good:
-                row.done = True
-                return
-            if clause not in copied:
-                row.clauses.append(clause)
-            if row.slot is not None:
-                break
-        enough = not self._drifts and len(row.clauses) >= TAUGHT_PHRASES
-        row.done = over or enough or row.slot is not None
+        row.done = True
+        if clauses and self._fits(clauses[0], subject) and clauses[0] not in copied:
+            row.clause = clauses[0]
+
+    def _fits(self, clause: str, subject: Subject, taken: Sequence[str] = ()) -> bool:
+        return phrasing.judge(clause, subject, taken, self._vocabulary).good
 
     def _split(self, text: str) -> list[str]:
         return phrasing.split_clauses(text, self._vocabulary)
@@ -361,7 +396,8 @@ class Enhancer:
     def _write_free(
         self, subject: Subject, template: Template, seed: int, count_tokens: Count, watch: _Watch
     ) -> _Written:
-        before, after = self._conversation(subject, template)
+        shown = nearest(subject, self._worked[template.name], self._vocabulary)
+        before, after = conversation(subject, template, shown, self._tokenizer)
         prefix = self._prefix(before, watch)
         answer = self._answer(prefix, self._encode_whole(before + after), seed, watch)
         sentence = phrasing.sentence_of(answer)
@@ -378,46 +414,9 @@ class Enhancer:
             if phrasing.judge(clause, subject, kept, self._vocabulary, strict=False).good:
                 kept.append(clause)
         if not kept:
-            raise _Nonsense
+            raise _Unusable(NONSENSE)
         kept = phrasing.fit(base, kept, count_tokens)
         return _Written(phrasing.join_phrases(base, kept), from_model=tuple(kept))
-
-    def _conversation(self, subject: Subject, template: Template) -> tuple[str, str]:
-        """The chat up to the user's words, and from there on."""
-        turns = []
-        for example in self._nearest(subject, template.examples):
-            turns.append({"role": "user", "content": example.subject})
-            answer = f"{template.medium} of {example.subject}, {example.adds}."
-            turns.append({"role": "assistant", "content": answer})
-        mark = "\u2042 what the user asks for \u2042"
-        turns.append({"role": "user", "content": mark})
-        instruction = {"role": "system", "content": template.instruction}
-        try:
-            chat = self._render([instruction, *turns])
-        except jinja2.TemplateError:
-            # Some models' templates refuse a system turn (Gemma's, for one).
-            turns[0] = {
-                "role": "user",
-                "content": f"{template.instruction}\n\n{turns[0]['content']}",
-            }
-            chat = self._render(turns)
-        before, after = chat.split(mark)
-        return before, " ".join(subject.text.split()) + after
-
-    def _render(self, turns: list[dict[str, str]]) -> str:
-        if self._tokenizer.chat_template is None:
-            return "\n".join(turn["content"] for turn in turns) + "\n"
-        return self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-
-    def _nearest(self, subject: Subject, examples: Sequence[Example]) -> list[Example]:
-        """The examples that share most with the subject, the nearest last, where it weighs most."""
-
-        def kinship(example: Example) -> int:
-            return len(self._vocabulary.classes_of(example.subject) & subject.classes)
-
-        return sorted(examples, key=kinship)[-EXAMPLES_SHOWN:]
 
     def _answer(self, prefix: _Prefix, ids: list[int], seed: int, watch: _Watch) -> str:
         """What the model says: a line, or what follows a line of thinking."""
@@ -469,11 +468,15 @@ class Enhancer:
 
     def _forward(self, ids: list[list[int]], cache: DynamicCache) -> torch.Tensor:
         """The logits after the last tokens, as float32 on the CPU: rows by vocabulary."""
-        batch = torch.tensor(ids, device=self._device)
-        output = self._model(batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits = output.logits[:, -1].float().cpu()
+        return self._logits(ids, cache, 1)[:, -1]
+
+    def _logits(self, ids: list[list[int]], cache: DynamicCache, kept: int) -> torch.Tensor:
+        """The logits after each of the last tokens: rows by `kept` by vocabulary."""
+        batch = torch.tensor(ids, device=self.device)
+        output = self._model(batch, past_key_values=cache, use_cache=True, logits_to_keep=kept)
+        logits = output.logits.float().cpu()
         if not torch.isfinite(logits).all():
-            raise _Nonsense
+            raise _Unusable(NONSENSE)
         return logits
 
     def _encode_whole(self, text: str) -> list[int]:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from banatie.inference.templates import Phrase, Slot, Template
-from banatie.inference.vocabulary import WORD, Vocabulary, root, singular, words_of
+from banatie.inference.templates import Details, Phrase, Slot, Template
+from banatie.inference.vocabulary import LONGEST_TERM, WORD, Vocabulary, root, singular, words_of
 
 TAG = re.compile(r"\s*<\w+:[^<>]+>\s*")
 QUOTED = re.compile(r"\"[^\"]+\"|“[^”]+”|„[^“”]+[“”]|«[^»]+»|「[^」]+」|(?<!\w)'[^']+'(?!\w)")
@@ -28,6 +28,9 @@ COMMON_LENSES = re.compile(
 )
 SENTENCE_END = re.compile(r"[.!?…。！？]")
 
+OTHER_STUFF = frozenset({"material", "food", "object", "render", "drawing"})
+"""A word of these before a thing says that it is only the likeness of one."""
+LIKENESS = frozenset({"shaped", "sized", "themed", "styled", "inspired", "patterned", "printed"})
 ARTICLES = frozenset({"a", "an", "the", "one"})
 
 REQUEST = re.compile(
@@ -46,6 +49,9 @@ PHRASES_WANTED_BY_DETAILED = 2
 DETAILED_WORDS = 18
 DETAILED_CLAUSES = 4
 CLAUSE_WORDS = 9
+SLOT_SPREAD = 4.0
+FINISHED_WEIGHT = 8
+"""What a stem that the model finished weighs beside phrases of the template: 1, or 3 with needs."""
 ROOM_FOR_PHRASES = 15
 """Tokens that must be free behind the user's own words, or another chunk is begun."""
 CHUNK_TOKENS = 75
@@ -232,6 +238,8 @@ def _oddity(
     colours = sum("colour" in classes and not users for _, classes, users in content)
     if colours and "colour" in subject.classes:
         return "another colour"
+    if colours and {"lit", "light"} & set(words) and "golden" not in words:
+        return "coloured light"
     if colours < 2 and any("palette" in classes for _, classes, _ in content):
         return "no palette"
     if words[0] in {"a", "an", "one"} and singular(words[-1]) != words[-1]:
@@ -268,11 +276,64 @@ def _clash(
     return None
 
 
+def invents(clause: str, vocabulary: Vocabulary) -> bool:
+    """Whether a clause counts, joins words that nobody joins, or says more than a thing's look.
+
+    Taught models like all three: `two small heads`, `midnight-rusted`, `folded pages on a tray`.
+    """
+    for word in re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)+", clause.lower()):
+        parts = [part for part in word.split("-") if part not in vocabulary.function]
+        colours = all("colour" in vocabulary.classes_of(part) for part in parts)
+        if not colours and " ".join(word.split("-")) not in vocabulary.entries:
+            return True
+    terms = dict(vocabulary.terms(clause))
+    known = all(found or term in vocabulary.function for term, found in terms.items())
+    return not known or bool(terms.keys() & (vocabulary.counted | vocabulary.prepositions | {"of"}))
+
+
 def suits(phrase: Phrase, subject: Subject) -> bool:
     """Whether the phrase's tags let it stand beside the user's words."""
     return (not phrase.needs or bool(phrase.needs & subject.classes)) and not (
         phrase.not_with & subject.classes
     )
+
+
+def about(subject: Subject, details: Details, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """What is known of how the thing looks that the user's words begin with.
+
+    Nothing where the word only tells what kind of thing comes next (`cat burglar`), what belongs to
+    it (`dog's bowl`), or where the thing is only the likeness of one (`paper boat`).
+    """
+    found = list(WORD.finditer(_unquoted(subject.text)))
+    words = [match[0].lower().replace("’", "'") for match in found]
+    # Behind a preposition begin the surroundings.
+    ahead = list(takewhile(lambda word: word not in vocabulary.prepositions, words))
+    if "graphic" in subject.classes:
+        return ()
+    for start in range(len(ahead)):
+        stuff = vocabulary.classes_of(words[start - 1]) if start else frozenset()
+        for end in range(min(start + LONGEST_TERM, len(ahead)), start, -1):
+            term = " ".join([*words[start : end - 1], singular(words[end - 1])])
+            for kind, entries in details.items():
+                likeness = stuff & OTHER_STUFF and kind not in {"things", "buildings"}
+                if term in entries and not likeness and _ends_here(found, end, vocabulary):
+                    return entries[term]
+    return ()
+
+
+def _ends_here(found: list[re.Match[str]], end: int, vocabulary: Vocabulary) -> bool:
+    """Whether the words up to `end` name a thing, and not only what kind of thing comes next."""
+    if found[end - 1][0].endswith(("'s", "’s")):
+        return False
+    if end == len(found):
+        return True
+    word = found[end][0].lower()
+    if found[end].string[found[end - 1].end() : found[end].start()].strip():
+        return True
+    small = vocabulary.function | vocabulary.prepositions | vocabulary.finite | vocabulary.foreign
+    classes = vocabulary.classes_of(word)
+    acts = word.endswith(("ing", "ed")) and word not in LIKENESS
+    return word in small or acts or bool(classes and classes <= vocabulary.adjectival)
 
 
 def fitting_phrases(
@@ -303,25 +364,37 @@ def fill(
     """The phrases to add, and of these the ones from the template's slots.
 
     `written` is what the model continued with; `finished` what it made of slots' stems, by slot.
-    Fills up to the number wanted, a slot at a time, the template's most telling slot first.
+    Fills up to the number wanted: details of the subject, then a slot at a time, the
+    template's most telling slots mostly first.
     """
     # A string seeds the same on every machine and in every process, unlike a tuple.
     chance = random.Random(f"{seed} {template.name} {subject.text}")
     phrases, from_slots = list(written), []
-    for slot in template.slots:
+    known = tuple(map(Phrase, about(subject, template.details, vocabulary)))
+    for _ in range(template.details_shown):
+        fitting = fitting_phrases(Slot("details", known), subject, phrases, vocabulary)
+        if fitting and len(phrases) < subject.wanted:
+            phrases.append(chance.choice(fitting).text)
+            from_slots.append(phrases[-1])
+    # The first slots come first, as a rule: not all texts shall be of the same aspects.
+    places = {
+        slot.name: place + chance.uniform(0, SLOT_SPREAD)
+        for place, slot in enumerate(template.slots)
+    }
+    for slot in sorted(template.slots, key=lambda slot: places[slot.name]):
         if len(phrases) >= subject.wanted:
             break
+        fitting = fitting_phrases(slot, subject, phrases, vocabulary)
+        # What was written for this kind of subject says more than what fits all.
+        weights = [3 if phrase.needs else 1 for phrase in fitting]
         clause = finished.get(slot.name)
         if clause and judge(clause, subject, phrases, vocabulary).good:
-            phrases.append(clause)
-            continue
-        fitting = fitting_phrases(slot, subject, phrases, vocabulary)
+            # The model says the same of many subjects, so its word is one among the others.
+            fitting, weights = [Phrase(clause), *fitting], [FINISHED_WEIGHT, *weights]
         if fitting:
-            # What was written for this kind of subject says more than what fits all.
-            weights = [3 if phrase.needs else 1 for phrase in fitting]
-            phrase = chance.choices(fitting, weights)[0]
-            phrases.append(phrase.text)
-            from_slots.append(phrase.text)
+            phrases.append(chance.choices(fitting, weights)[0].text)
+            if phrases[-1] != clause:
+                from_slots.append(phrases[-1])
     return phrases, from_slots
 
 

@@ -26,6 +26,7 @@ class Vocabulary:
     entries: Mapping[str, frozenset[str]]
     talk: frozenset[str]
     drift: frozenset[str]
+    counted: frozenset[str]
     opposed: tuple[tuple[str, str], ...]
     unlikely: tuple[tuple[str, str], ...]
     once: frozenset[str]
@@ -54,6 +55,7 @@ class Vocabulary:
             entries=entries,
             talk=_listed(data["refused"]["talk"]),
             drift=_listed(data["refused"]["drift"]),
+            counted=_listed(data["refused"]["counted"]),
             opposed=tuple((a, b) for a, b in rules["opposed"]),
             unlikely=tuple((a, b) for a, b in rules["unlikely"]),
             once=frozenset(rules["once"]),

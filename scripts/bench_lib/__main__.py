@@ -12,7 +12,7 @@ USAGE = """usage: scripts/bench [service|load|workers|paint|png|enhance] [option
   workers   pictures a second by one worker and by several on the same device
   paint     a model's ways to lie in memory, batches, previews, compiling
   png       the PNG encoder against Pillow's default
-  enhance   the seven templates on forty prompts, with the embedded language model
+  enhance   the seven templates on prompts in three sets, with the embedded language model
 
 Without a name: service and png. `scripts/bench NAME --help` lists the options."""
 

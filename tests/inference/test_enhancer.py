@@ -18,11 +18,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from banatie.errors import ModelBroken
-from banatie.inference import phrasing
+from banatie.inference import phrasing, sampling
 from banatie.inference.catalog import Catalog, LanguageModel, Way
+from banatie.inference.conversing import conversation, nearest
 from banatie.inference.enhancer import Enhancement, Enhancer, Stopped
 from banatie.inference.runtime import Runtime
-from banatie.inference.templates import load_templates
+from banatie.inference.templates import load_templates, load_worked
 from banatie.records import TEMPLATE_NAMES
 from tests.tiny_models import edit_json
 
@@ -35,7 +36,9 @@ CHAT_WITHOUT_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + CHAT
 )
 SPECIAL = ["<|start|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>"]
-LED_TEXT = " weathered stone walls, wet tiled roof, lit by warm light, and we sell stickers.\n"
+LED_TEXT = " lit by warm light, and we sell stickers.\n"
+TAUGHT_TEXT = " weathered stone walls, two red doors, wet tiled roof, soft shadows.\n"
+OTHER_TEXT = " soft shadows, pale colours.\n"
 FREE_TEXT = " A detailed picture of a house, wet slate roof, lit by a lantern, you love it"
 PROMPT = "a house"
 
@@ -43,7 +46,15 @@ PROMPT = "a house"
 def build(folder: Path, chat: str = CHAT) -> Path:
     """A Llama with random weights and a tokenizer of whole words, as a Hugging Face folder."""
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    texts = [LED_TEXT, FREE_TEXT, PROMPT, "A detailed picture of 1 cat 2 dogs"]
+    texts = [
+        LED_TEXT,
+        TAUGHT_TEXT,
+        OTHER_TEXT,
+        FREE_TEXT,
+        PROMPT,
+        "A detailed picture of something,",
+        "A detailed picture of 1 cat 2 dogs",
+    ]
     for template in load_templates().values():
         texts += [phrasing.showing(template), template.instruction]
         texts += [f" {slot.stem.text}" for slot in template.slots if slot.stem]
@@ -82,23 +93,33 @@ def load(folder: Path, way: Way = "led") -> Enhancer:
     return Enhancer.load(LanguageModel("tiny", "Tiny", "MIT", way, folder), RUNTIME)
 
 
-def teach(enhancer: Enhancer, context: str, answer: str) -> None:
-    """Let the enhancer's model learn to answer `context` so."""
+def teach(enhancer: Enhancer, lessons: dict[str, str]) -> None:
+    """Let the enhancer's model learn each answer to its context."""
     model = enhancer._model
-    before, after = enhancer._encode(context), enhancer._encode(answer)
-    ids = torch.tensor([before + after])
-    labels = ids.clone()
-    labels[:, : len(before)] = -100
+    pairs = [(enhancer._encode(c), enhancer._encode(a)) for c, a in lessons.items()]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(150):
-        loss = model(ids, labels=labels).loss
+        losses = []
+        for before, after in pairs:
+            ids = torch.tensor([before + after])
+            labels = ids.clone()
+            labels[:, : len(before)] = -100
+            losses.append(model(ids, labels=labels).loss)
         optimizer.zero_grad()
-        loss.backward()
+        sum(losses).backward()
         optimizer.step()
-        if loss < 0.01:
+        if max(losses) < 0.01:
             break
-    assert loss < 0.1
+    assert max(losses) < 0.1
     model.eval()
+
+
+def asked(enhancer: Enhancer, prompt: str, template: str = "general") -> str:
+    """The chat that the free way makes of a prompt."""
+    subject = phrasing.read(prompt, enhancer._vocabulary)
+    shown = nearest(subject, load_worked()[template], enhancer._vocabulary)
+    chat = conversation(subject, load_templates()[template], shown, enhancer._tokenizer)
+    return "".join(chat)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -177,26 +198,65 @@ def test_the_kept_prefixes_stay_small(folder: Path, monkeypatch: pytest.MonkeyPa
     assert 1 <= len(enhancer._prefixes) < 4
 
 
-def test_led_keeps_what_the_model_writes_up_to_the_first_talk(folder: Path) -> None:
+def test_led_lets_the_model_finish_a_stem_and_no_more(folder: Path) -> None:
     enhancer = load(folder)
     template = load_templates()["general"]
-    teach(enhancer, f"{phrasing.showing(template)}A detailed picture of a house,", LED_TEXT)
-    result = enhance(enhancer, PROMPT)
-    assert result.text.startswith(
-        "A detailed picture of a house, weathered stone walls, wet tiled roof, lit by warm light"
+    teach(enhancer, {f"{phrasing.showing(template)}A detailed picture of a house,": LED_TEXT})
+    results = [enhance(enhancer, PROMPT, seed=seed) for seed in range(8)]
+    heard = [result for result in results if "lit by warm light" in result.from_model]
+    assert 0 < len(heard) < len(results), "one choice among the template's phrases"
+    for result in results:
+        assert result.text.startswith("A detailed picture of a house, ")
+        assert "sell" not in result.text
+
+
+def test_of_a_taught_model_the_clauses_stay_that_tell_of_the_subject(
+    folder: Path, tmp_path: Path
+) -> None:
+    """What it would say of anything, it need not say; what it counts, nobody has counted."""
+    taught = shutil.copytree(folder, tmp_path / "taught")
+    edit_json(taught / "config.json", merged_adapter="9e0a")
+    enhancer = load(taught)
+    lessons = {PROMPT: TAUGHT_TEXT, "something": OTHER_TEXT}
+    teach(
+        enhancer,
+        {f"General pictures:\nA detailed picture of {p},": text for p, text in lessons.items()},
     )
-    assert result.from_model[:2] == ("weathered stone walls", "wet tiled roof")
-    assert "sell" not in result.text
+    result = enhance(enhancer, PROMPT)
+    assert result.from_model == ("weathered stone walls",)
+    assert "doors" not in result.text
+    assert enhance(enhancer, "something").from_model == ()
+
+
+def test_likelihoods_are_those_of_reading_each_row_alone(untaught: Enhancer) -> None:
+    rows = [untaught._encode(t) for t in (" wet slate roof", " lit by a lantern", " roof")]
+    with torch.inference_mode():
+        prefix = untaught._prefix("A detailed picture", _NeverStops())
+        seen = untaught._encode(" of a house,")
+        texts = [" wet slate roof", " lit by a lantern", " roof"]
+        found = untaught._likelihoods(prefix, seen, [text.strip() for text in texts])
+        for row, likelihoods in zip(rows, found, strict=True):
+            ids = torch.tensor([[*prefix.ids, *seen, *row]])
+            chances = untaught._model(ids).logits[0].log_softmax(-1)
+            expected = [float(chances[place - len(row) - 1, t]) for place, t in enumerate(row)]
+            assert likelihoods.tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_most_telling_comes_first_and_the_rest_falls() -> None:
+    def nats(*values: float) -> torch.Tensor:
+        return torch.tensor(values)
+
+    here = [nats(-1.0, -1.0), nats(-2.0), nats(-1.0)]
+    anywhere = [nats(-3.5, -3.5), nats(-9.0), nats(-1.5)]
+    assert sampling.telling(["walls", "roof", "colours"], here, anywhere) == ["roof", "walls"]
 
 
 @pytest.mark.parametrize("chat", [CHAT, CHAT_WITHOUT_SYSTEM])
 def test_free_takes_the_sentence_and_cuts_the_talk(tmp_path: Path, chat: str) -> None:
     enhancer = load(build(tmp_path, chat), "free")
-    subject = phrasing.read(PROMPT, enhancer._vocabulary)
-    before, after = enhancer._conversation(subject, load_templates()["general"])
-    ids = enhancer._encode(before + after)
-    assert ids.count(0) == 1, "one token begins the text"
-    teach(enhancer, before + after, FREE_TEXT + "<|end|>")
+    chat_text = asked(enhancer, PROMPT)
+    assert enhancer._encode(chat_text).count(0) == 1, "one token begins the text"
+    teach(enhancer, {chat_text: FREE_TEXT + "<|end|>"})
     result = enhance(enhancer, PROMPT)
     assert result.text == "A detailed picture of a house, wet slate roof, lit by a lantern"
     assert (result.way, result.warning) == ("free", None)
@@ -204,18 +264,15 @@ def test_free_takes_the_sentence_and_cuts_the_talk(tmp_path: Path, chat: str) ->
 
 def test_free_puts_the_medium_before_a_text_that_has_none(tmp_path: Path) -> None:
     enhancer = load(build(tmp_path), "free")
-    subject = phrasing.read(PROMPT, enhancer._vocabulary)
-    context = "".join(enhancer._conversation(subject, load_templates()["comic"]))
-    teach(enhancer, context, " a house, wet slate roof, lit by a lantern<|end|>")
+    answer = " a house, wet slate roof, lit by a lantern<|end|>"
+    teach(enhancer, {asked(enhancer, PROMPT, "comic"): answer})
     text = enhance(enhancer, PROMPT, "comic").text
     assert text == "A comic book panel of a house, wet slate roof, lit by a lantern"
 
 
 def test_free_puts_back_what_the_model_left_out(tmp_path: Path) -> None:
     enhancer = load(build(tmp_path), "free")
-    subject = phrasing.read("1 cat", enhancer._vocabulary)
-    context = "".join(enhancer._conversation(subject, load_templates()["general"]))
-    teach(enhancer, context, FREE_TEXT + "<|end|>")
+    teach(enhancer, {asked(enhancer, "1 cat"): FREE_TEXT + "<|end|>"})
     result = enhance(enhancer, "1 cat")
     assert result.text.startswith("A detailed picture of 1 cat, ")
     assert "wet slate roof" in result.text
@@ -223,9 +280,7 @@ def test_free_puts_back_what_the_model_left_out(tmp_path: Path) -> None:
 
 def test_nonsense_in_the_free_way_gives_the_original_and_a_warning(tmp_path: Path) -> None:
     enhancer = load(build(tmp_path), "free")
-    subject = phrasing.read(PROMPT, enhancer._vocabulary)
-    context = "".join(enhancer._conversation(subject, load_templates()["general"]))
-    teach(enhancer, context, " you love it<|end|>")
+    teach(enhancer, {asked(enhancer, PROMPT): " you love it<|end|>"})
     result = enhance(enhancer, PROMPT)
     assert result.text == PROMPT
     assert "nothing usable" in result.warning
@@ -362,7 +417,8 @@ def test_the_embedded_model_writes_of_its_own() -> None:
         pytest.skip("the embedded language model is not here: run scripts/start once")
     model = Catalog(models_dir).language_model("smollm2-135m-instruct")
     enhancer = Enhancer.load(model, Runtime("cpu", torch.float32, torch.bfloat16))
-    result = enhance(enhancer, "a castle at night")
-    assert result.warning is None
-    assert result.from_model
-    assert "a castle at night" in result.text
+    results = [enhance(enhancer, "a castle at night", seed=seed) for seed in range(4)]
+    assert any(result.from_model for result in results)
+    for result in results:
+        assert result.warning is None
+        assert "a castle at night" in result.text

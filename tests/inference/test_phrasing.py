@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from banatie.inference import phrasing
-from banatie.inference.templates import Template, load_templates
+from banatie.inference.conversing import nearest
+from banatie.inference.templates import Template, load_templates, load_worked
 from banatie.inference.vocabulary import Vocabulary
 from banatie.records import TEMPLATE_NAMES
 
@@ -198,16 +199,109 @@ def test_the_seed_decides_among_the_fitting(
     assert len({filled(seed) for seed in range(10)}) > 3
 
 
-def test_what_the_model_finished_comes_before_the_template_s_own(
+def test_what_the_model_finished_is_one_choice_among_the_template_s(
     vocabulary: Vocabulary, templates: dict[str, Template]
 ) -> None:
     subject = phrasing.read("a castle at night", vocabulary)
     finished = {"light": "lit by moonlight", "texture": "the castle at night"}
-    phrases, from_slots = phrasing.fill(
-        templates["photorealistic"], subject, ["wet cobblestones"], finished, vocabulary, seed=1
-    )
-    assert phrases[:2] == ["wet cobblestones", "lit by moonlight"]
-    assert len(from_slots) == 2
+    taken = []
+    for seed in range(20):
+        phrases, from_slots = phrasing.fill(
+            templates["photorealistic"], subject, ["wet cobblestones"], finished, vocabulary, seed
+        )
+        assert phrases[0] == "wet cobblestones"
+        assert "the castle at night" not in phrases
+        taken.append("lit by moonlight" in phrases)
+        assert len(from_slots) == len(phrases) - 1 - taken[-1]
+    assert 2 < sum(taken) < 18
+
+
+@pytest.mark.parametrize(
+    ("prompt", "first"),
+    [
+        ("a cat", "upright triangular ears"),
+        ("two cats on a sofa", "upright triangular ears"),
+        ("Gato negro durmiendo", "upright triangular ears"),
+        ("a hot dog", "soft split bun"),
+        ("a small wooden robot watering plants", None),
+        ("a rusty old robot watering plants", "jointed metal limbs"),
+        ("a leather wallet", "even edge stitching"),
+        ("a cat burglar", None),
+        ("a paper boat", None),
+        ("my dog's bowl", None),
+        ("a car parked behind a barn", "low curved bodywork"),
+        ("somebody behind a barn", None),
+        ("@cat in Paris", None),
+        ("a poster that says 'cat'", None),
+        ("logo with a fox", None),
+        ("夜", None),
+    ],
+)
+def test_what_is_known_of_a_thing_is_told_of_the_thing_itself(
+    prompt: str, first: str | None, vocabulary: Vocabulary, templates: dict[str, Template]
+) -> None:
+    details = templates["general"].details
+    known = phrasing.about(phrasing.read(prompt, vocabulary), details, vocabulary)
+    assert next(iter(known), None) == first
+
+
+def test_details_of_the_subject_are_told_as_often_as_the_template_says(
+    vocabulary: Vocabulary, templates: dict[str, Template]
+) -> None:
+    subject = phrasing.read("a castle", vocabulary)
+    for template in templates.values():
+        phrases, _ = phrasing.fill(template, subject, [], {}, vocabulary, seed=1)
+        known = phrasing.about(subject, template.details, vocabulary)
+        assert len(set(phrases) & set(known)) == template.details_shown, template.name
+
+
+def test_who_sleeps_looks_at_nobody(vocabulary: Vocabulary, templates: dict[str, Template]) -> None:
+    subject = phrasing.read("a cat sleeping", vocabulary)
+    told = [
+        phrase
+        for seed in range(30)
+        for phrase in phrasing.fill(templates["general"], subject, [], {}, vocabulary, seed)[0]
+    ]
+    assert "long fine whiskers" in told
+    assert not [phrase for phrase in told if "eyes" in phrase or "gaze" in phrase]
+
+
+@pytest.mark.parametrize(
+    ("clause", "invented"),
+    [
+        ("weathered stone walls", False),
+        ("blue-green water", False),
+        ("black-and-white stripes", False),
+        ("half-closed eyes", False),
+        ("midnight-rusted walls", True),
+        ("two stone walls", True),
+        ("a single window", True),
+        ("stone walls with a window", True),
+        ("flarned walls", True),
+    ],
+)
+def test_what_taught_models_invent_is_known(
+    clause: str, invented: bool, vocabulary: Vocabulary
+) -> None:
+    assert phrasing.invents(clause, vocabulary) is invented
+
+
+def test_the_nearest_examples_are_of_the_prompt_s_kind(vocabulary: Vocabulary) -> None:
+    worked = load_worked()["photorealistic"]
+
+    def shown(prompt: str) -> list[str]:
+        subject = phrasing.read(prompt, vocabulary)
+        return [example.prompt for example in nearest(subject, worked, vocabulary)]
+
+    def classes(prompt: str) -> frozenset[str]:
+        return phrasing.read(prompt, vocabulary).classes
+
+    assert all("animal" in classes(example) for example in shown("a wolf"))
+    assert all("food" in classes(example) for example in shown("a plate of pasta"))
+    assert len(shown("a wolf")) == 3
+    unknown = {tuple(shown(prompt)) for prompt in ("zorblax", "quuxly", "flarn", "wibbling")}
+    assert len(unknown) > 1, "not always the same three"
+    assert shown("zorblax") == shown("zorblax")
 
 
 def test_a_detailed_prompt_gets_little(vocabulary: Vocabulary) -> None:

@@ -8,8 +8,8 @@ from itertools import combinations
 
 import pytest
 
-from banatie.inference.phrasing import judge, read
-from banatie.inference.templates import Template, load_templates
+from banatie.inference.phrasing import Phrase, Slot, fitting_phrases, judge, read
+from banatie.inference.templates import Template, load_templates, load_worked
 from banatie.inference.vocabulary import Vocabulary
 from banatie.records import TEMPLATE_NAMES
 
@@ -74,6 +74,28 @@ def test_no_two_templates_open_alike_or_share_phrases() -> None:
     for one, other in combinations(templates, 2):
         phrases = [{p.text for s in t.slots for p in s.phrases} for t in (one, other)]
         assert len(phrases[0] & phrases[1]) <= 1, (one.name, other.name)
+
+
+def test_a_detail_goes_with_the_thing_that_it_is_told_of(vocabulary: Vocabulary) -> None:
+    words: list[str] = []
+    for entries in load_templates()["general"].details.values():
+        words += entries
+        for word, phrases in entries.items():
+            subject = read(f"a {word}", vocabulary)
+            assert len(phrases) == len(set(phrases)) >= 3, word
+            for phrase in phrases:
+                assert judge(phrase, subject, [], vocabulary, strict=False).reason is None, phrase
+            slot = Slot("details", tuple(map(Phrase, phrases)))
+            assert len(fitting_phrases(slot, subject, [], vocabulary)) >= 3, word
+    assert len(words) == len(set(words))
+
+
+def test_the_worked_examples_are_those_that_may_be_taught_with() -> None:
+    worked = load_worked()
+    assert tuple(worked) == TEMPLATE_NAMES
+    for examples in worked.values():
+        assert len(examples) == 85
+        assert all(example.prompt and not example.answer.endswith(".") for example in examples)
 
 
 def test_the_rules_name_known_classes(vocabulary: Vocabulary) -> None:

@@ -13,6 +13,9 @@ from importlib import resources
 
 from banatie.records import TEMPLATE_NAMES
 
+Details = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""By kind (animals, people, vehicles …): what can be seen of a thing, by the words for it."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -20,6 +23,15 @@ class Example:
 
     subject: str
     adds: str
+
+
+@dataclass(frozen=True)
+class Worked:
+    """A prompt as a user types it, with the whole text that a good writer makes of it."""
+
+    prompt: str
+    answer: str
+    """Without a full stop."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +68,46 @@ class Template:
     """What is added instead when the user has named a medium already."""
     examples: tuple[Example, ...]
     slots: tuple[Slot, ...]
+    details_shown: int
+    """How many details of the subject to tell, where they are known."""
+    details: Details
 
 
 def load_templates() -> Mapping[str, Template]:
     """All templates by name, in the order in which they are shown."""
     folder = resources.files(__name__)
+    details = _details(tomllib.loads((folder / "details.toml").read_text("utf-8")))
     return {
-        name: _template(tomllib.loads((folder / f"{name}.toml").read_text("utf-8")))
+        name: _template(tomllib.loads((folder / f"{name}.toml").read_text("utf-8")), details)
         for name in TEMPLATE_NAMES
     }
 
 
-def _template(entry: dict) -> Template:
+def load_worked() -> Mapping[str, tuple[Worked, ...]]:
+    """The worked examples by template, without those that are kept aside to measure with."""
+    folder = resources.files("banatie.inference") / "examples"
+    return {
+        name: tuple(
+            Worked(entry["prompt"], entry["answer"])
+            for entry in tomllib.loads((folder / f"{name}.toml").read_text("utf-8"))["example"]
+            if not entry["held_out"]
+        )
+        for name in TEMPLATE_NAMES
+    }
+
+
+def _details(kinds: dict[str, dict[str, str]]) -> Details:
+    return {
+        kind: {
+            word.strip(): tuple(phrase.strip() for phrase in phrases.split(";"))
+            for words, phrases in entries.items()
+            for word in words.split(",")
+        }
+        for kind, entries in kinds.items()
+    }
+
+
+def _template(entry: dict, details: Details) -> Template:
     examples = tuple(Example(**example) for example in entry.pop("examples"))
     slots = tuple(
         Slot(
@@ -77,7 +117,7 @@ def _template(entry: dict) -> Template:
         )
         for slot in entry.pop("slots")
     )
-    return Template(**entry, examples=examples, slots=slots)
+    return Template(**entry, examples=examples, slots=slots, details=details)
 
 
 def _phrase(entry: str | dict) -> Phrase:
