@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from banatie.errors import ModelBroken, PaintingError
 from banatie.inference.checking import read_tensors
 
-_LOADING_ERRORS = (
+LOADING_ERRORS = (
     OSError,
     ValueError,
     KeyError,
@@ -31,6 +31,7 @@ _LOADING_ERRORS = (
     RuntimeError,
     SafetensorError,
 )
+"""What the libraries raise about files that are damaged or do not fit."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _load(pipeline: StableDiffusionXLPipeline, lora: Lora, adapter: str) -> None
             )
     except torch.OutOfMemoryError:
         raise
-    except (*_LOADING_ERRORS, ModelBroken) as error:
+    except (*LOADING_ERRORS, ModelBroken) as error:
         reason = " ".join(str(error).replace(str(lora.file), lora.file.name).split())[:200]
         raise ModelBroken(
             f"the LoRA {lora.name!r} is damaged or does not fit the painting model ({reason})"

@@ -30,7 +30,6 @@ from diffusers import (
 from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
-from safetensors import SafetensorError
 from torch._dynamo.exc import TorchDynamoException
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
@@ -39,7 +38,7 @@ from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePict
 from banatie.inference.catalog import PaintingModel
 from banatie.inference.checking import check_pipeline, is_half
 from banatie.inference.conditioning import PromptEncoder
-from banatie.inference.loras import Lora, applied
+from banatie.inference.loras import LOADING_ERRORS, Lora, applied
 from banatie.inference.plan import TILE_SHARE, WHOLE, Plan
 from banatie.inference.previewing import LatentColours
 from banatie.inference.runtime import Runtime, free_memory, is_out_of_memory
@@ -66,18 +65,7 @@ _SAMPLERS = {
     "TCDScheduler": "TCD",
     "UniPCMultistepScheduler": "UniPC",
 }
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    MemoryError,
-    RuntimeError,
-    SafetensorError,
-)
+_LOADING_ERRORS = (*LOADING_ERRORS, ImportError, MemoryError)
 
 
 @dataclass(frozen=True)

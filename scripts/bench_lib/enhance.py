@@ -1,8 +1,9 @@
 """The bench of prompt enhancement: prompts in three sets, judged by checks of its own.
 
 `rules`: every template with the forty prompts that were read while the rules were made. `aside`:
-the prompts of the worked examples that nothing was taught with. `new`: forty that nothing was made
-for. The last two, together `unseen`, are answered with their own template each.
+the prompts of the worked examples that nothing was taught with. `new`: forty written after the
+rules. The last two, together `unseen`, are answered with their own template each; both were read
+before the last phrases were added.
 
 The checks here share no code and no word lists with the enhancement, so that a fault in one shows
 in the other. Texts are written to a file: numbers alone don't say whether a text is good.
