@@ -6,9 +6,11 @@ A process of its own, so that its peak memory is the model's and nobody else's.
 from __future__ import annotations
 
 import json
-import resource
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -30,15 +32,11 @@ def main(folder: Path) -> None:
     loaded = time.monotonic()
     width, height = model.sizes["1:1"]
     job = PaintJob("a red fox in the snow", "", width, height, 1, 5.0, 1)
-    resident, peaks = psutil.Process().memory_info().rss, [peak()]
-    steps: list[float] = []
-
-    def look(*_: int) -> None:
-        steps.append(time.monotonic())
-        peaks.append(peak())
-
-    with residency.painting():
-        picture = residency.painter.paint(job, look)
+    with measured() as memory:
+        steps: list[float] = []
+        with residency.painting():
+            picture = residency.painter.paint(job, lambda *_: steps.append(time.monotonic()))
+    ended = time.monotonic()
     unet = residency.painter._pipeline.unet
     told = {
         "plan": str(residency.plan),
@@ -49,17 +47,30 @@ def main(folder: Path) -> None:
         "size": picture.size,
         "load_seconds": round(loaded - started, 1),
         "step_seconds": round(steps[0] - loaded, 1),
-        "decode_seconds": round(time.monotonic() - steps[0], 1),
-        "loaded": resident,
-        "peaks": [*peaks, peak()],
+        "decode_seconds": round(ended - steps[0], 1),
+        "loaded": memory[0],
+        "peak": max(memory),
     }
     print(json.dumps(told))
 
 
-def peak() -> int:
-    """The most memory of this process so far, in bytes."""
-    # Linux counts in kibibytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+@contextmanager
+def measured() -> Iterator[list[int]]:
+    """What this process holds, again and again: bytes of its own, not of files it has mapped."""
+    process, seen, over = psutil.Process(), [], threading.Event()
+
+    def look() -> None:
+        while True:
+            memory = process.memory_info()
+            seen.append(memory.rss - getattr(memory, "shared", 0))
+            if over.wait(0.05):
+                return
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    yield seen
+    over.set()
+    looking.join()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ LanguagePlace = Literal["device", "turns", "cpu"]
 """Where the language model lies: with the painting model, in turns with it, or on the CPU."""
 PAINTER_PLACES: tuple[PainterPlace, ...] = get_args(PainterPlace)
 
-UNET_WORKING = 22
+UNET_WORKING = 28
 """What the UNet needs beside its weights, in activations of its widest layers; see `sizes_of`."""
 VAE_WORKING = 4.0
 """The same of the decoder, on a CPU."""
