@@ -193,7 +193,7 @@ def _load_enhancer(language_model: LanguageModel, plan: Plan, runtime: Runtime) 
         runtime = Runtime("cpu", torch.float32, dtype)
     try:
         return Enhancer.load(language_model, runtime, place)
-    except BanatieError as error:
+    except (BanatieError, MemoryError, torch.OutOfMemoryError) as error:
         # Pictures can be made without it: their records will carry a warning.
         logger.error("no prompt will be enhanced: %s", error)
         return None

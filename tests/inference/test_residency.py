@@ -9,6 +9,7 @@ import threading
 import psutil
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from banatie.errors import ModelBroken
 from banatie.inference.catalog import Catalog
@@ -91,6 +92,17 @@ def test_a_broken_language_model_is_left_out(catalog, tmp_path, caplog) -> None:
     residency = Residency.load(catalog.painting_model("sdxl"), model, RUNTIME, WANTED)
     assert residency.enhancer is None
     assert "no prompt will be enhanced" in caplog.text
+    assert paint(residency)
+
+
+def test_a_language_model_that_finds_no_memory_is_left_out(load, monkeypatch, caplog) -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.00 GiB.")
+
+    monkeypatch.setattr(LlamaForCausalLM, "to", run_out)
+    residency = load()
+    assert residency.enhancer is None
+    assert "no prompt will be enhanced: CUDA out of memory" in caplog.text
     assert paint(residency)
 
 
