@@ -9,7 +9,7 @@ import pytest
 
 from banatie.errors import ModelBroken
 from banatie.inference.catalog import Catalog
-from banatie.inference.plan import Plan, Sizes, Wanted, choose, ladder, sizes_of
+from banatie.inference.plan import Plan, Sizes, Wanted, choose, ladder, language_place, sizes_of
 from tests.tiny_models import edit_json, make_tiny_language_model, make_tiny_sdxl
 
 GB = 10**9
@@ -124,6 +124,21 @@ def test_a_configuration_without_its_sizes_is_refused(tmp_path: Path) -> None:
     edit_json(tmp_path / "sdxl" / "vae" / "config.json", block_out_channels=None)
     with pytest.raises(ModelBroken, match="incomplete configuration"):
         sizes_of(model, None, "cpu", unet_bytes=4, vae_bytes=4, language_bytes=4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "spare", "device", "place"),
+    [
+        (SMALL, GB, "cuda", "device"),
+        (SMALL, 0, "cuda", "cpu"),
+        (LARGE, GB, "cuda:1", "turns"),
+        (LARGE, 0, "cpu", "device"),
+    ],
+)
+def test_a_language_model_that_comes_late_goes_where_room_is(
+    parameters: int, spare: int, device: str, place: str
+) -> None:
+    assert language_place(parameters, 2 * parameters, spare, device) == place
 
 
 def test_nothing_planned_is_everything_on_the_device() -> None:

@@ -95,6 +95,23 @@ def test_a_broken_language_model_is_left_out(catalog, tmp_path, caplog) -> None:
     assert paint(residency)
 
 
+def test_a_language_model_that_comes_late_is_heard(catalog, tmp_path, caplog) -> None:
+    model = catalog.painting_model("sdxl")
+    residency = Residency.load(model, None, RUNTIME, WANTED)
+    assert residency.enhancer is None
+    make_tiny_language_model(tmp_path / "bad")
+    broken = Catalog(tmp_path).language_model("bad")
+    (tmp_path / "bad" / "model.safetensors").write_bytes(b"none")
+    residency.adopt(broken)
+    assert residency.enhancer is None
+    assert "no prompt will be enhanced" in caplog.text
+    residency.adopt(catalog.language_model("language"))
+    assert residency.enhancer.name == "language"
+    assert residency.plan.language == "device"
+    assert write(residency)
+    assert paint(residency)
+
+
 def test_a_language_model_that_finds_no_memory_is_left_out(load, monkeypatch, caplog) -> None:
     def run_out(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.00 GiB.")
