@@ -99,6 +99,8 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=standard_output,
                 stderr=log,
+                # Tests that a shell runs in the background would hand down that it is ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self._processes.append(process)
         return process
