@@ -7,6 +7,7 @@ picture, a reason, or the row waiting again. This is the one place that catches 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -61,6 +62,8 @@ class _Begun:
 
     generation: Generation
     job: PaintJob
+    chunks: int
+    """The length of its texts; see `Painter.chunks`."""
 
 
 class Runner:
@@ -160,7 +163,9 @@ class Runner:
         more = self._residency.plan.batch - 1
         if more < 1:
             return [first]
-        with self._taking:
+        others: list[Generation] = []
+        # The first has been taken, and is painted alone if the database cannot be written just now.
+        with self._taking, contextlib.suppress(ServiceUnavailable):
             others = self._claims.take_like(first, more, self._clock())
             self._in_hand.update(each.id for each in others)
         return [first, *others]
@@ -218,7 +223,7 @@ class Runner:
         alike: dict[int, list[_Begun]] = defaultdict(list)
         for generation in generations:
             if begun := self._start(generation):
-                alike[self._painter.chunks(begun.job)].append(begun)
+                alike[begun.chunks].append(begun)
         for each in alike.values():
             self._paint_alike(each)
 
@@ -264,7 +269,7 @@ class Runner:
             ):
                 raise LetGo
             logger.info("painting")
-            begun = _Begun(generation, job)
+            begun = _Begun(generation, job, self._painter.chunks(job))
         return begun
 
     def _job_of(self, generation: Generation) -> PaintJob:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from banatie.config import load_config
+from banatie.errors import ServiceUnavailable
 from banatie.inference.catalog import Catalog
 from banatie.inference.enhancer import Enhancer
 from banatie.inference.importing import import_model
@@ -312,6 +313,20 @@ def test_alike_rows_are_painted_together(make_runner, submit, generations):
     done = [generations.find(each.id) for each in made]
     assert {each.status for each in done} == {"success"}
     assert len({bench.files.path(each.image.storage_key).read_bytes() for each in done}) == 7
+
+
+def test_a_batch_that_cannot_be_taken_is_painted_one_by_one(
+    make_runner, submit, generations, claims, monkeypatch
+):
+    bench = make_runner(batch=3)
+    made = [submit(auto_enhance=False, steps=1, seed=seed) for seed in range(2)]
+
+    def locked(*_: object) -> None:
+        raise ServiceUnavailable("The database is locked")
+
+    monkeypatch.setattr(claims, "take_like", locked)
+    bench.runner.paint_waiting()
+    assert {generations.find(each.id).status for each in made} == {"success"}
 
 
 def test_of_a_batch_a_cancelled_row_is_left_out_and_the_others_painted(
