@@ -30,6 +30,7 @@ from banatie.inference.checking import (
     sha256_of,
 )
 from banatie.inference.plan import Wanted
+from banatie.inference.room import readable
 from banatie.serve import find_address
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState, state_of
@@ -95,7 +96,7 @@ def _folder(data: Path) -> Finding:
 def _disk(data: Path) -> Finding:
     there = next(folder for folder in (data.absolute(), *data.absolute().parents) if _is(folder))
     free = shutil.disk_usage(there).free
-    found = f"{_bytes(free)} free for {data}"
+    found = f"{readable(free)} free for {data}"
     remedy = "make room, or set storage.data_dir to a folder on another disk"
     if free < DISK_BYTES_NEEDED:
         return Finding("disk", "FAIL", found, remedy)
@@ -129,7 +130,7 @@ def _database(path: Path, now: int) -> tuple[Finding, list[WorkerState]]:
         return Finding("database", "FAIL", str(error), remedy), []
     finally:
         database.close()
-    size = _bytes(path.stat().st_size)
+    size = readable(path.stat().st_size)
     if pending:
         remedy = "run: banatie migrate (`banatie serve` does it by itself)"
         found = f"whole, {size}; not up to date: {', '.join(pending)}"
@@ -234,7 +235,7 @@ def _language_model(check: str, catalog: Catalog, config: Config) -> tuple[Findi
 def _whole(
     check: str, model: PaintingModel | LanguageModel, files: list[Path], hashes: str
 ) -> tuple[Finding, int]:
-    size = _bytes(sum(file.stat().st_size for file in files))
+    size = readable(sum(file.stat().st_size for file in files))
     found = f"{model.name}: {len(files)} weight files whole, {size}, {hashes}"
     return Finding(check, "ok", found), numbers_in(files)
 
@@ -328,11 +329,3 @@ def _offline() -> Finding:
 
 def _format(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _bytes(number: int) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"

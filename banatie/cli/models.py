@@ -37,7 +37,8 @@ def models() -> None:
 @click.pass_context
 def list_models(context: click.Context) -> None:
     """Show the models that are known, and which are here and in use."""
-    from banatie.inference.library import readable, size_of
+    from banatie.inference.library import size_of
+    from banatie.inference.room import readable
 
     config, catalog = _catalog(context)
     rows = []

@@ -49,9 +49,8 @@ from banatie.inference.manifest import (
     read_manifest,
     write_manifest,
 )
+from banatie.inference.room import expect_room, readable
 
-SPARE_BYTES = 100_000_000
-"""What is left free on the disk, for everything else."""
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 LANGUAGE_FILES = (
     *("config.json", "generation_config*", "special_tokens_map*", "tokenizer*", "vocab*"),
@@ -206,9 +205,9 @@ def _bring(order: Order, hub: Hub, say: Callable[[str], None], progress: Progres
     done = sum(_bytes_here(wanted, whole, partial) for wanted in files)
     # Fused weights are written beside the plain ones.
     again = max(wanted.file.bytes for wanted in files) if order.fused else 0
-    _expect_room(order, total - done + again)
-    here = f", of which {_gigabytes(done)} are here already" if done > total / 100 else ""
-    say(f"{len(files)} files, {_gigabytes(total)}{here}")
+    expect_room(order.name, total - done + again, order.folder.parent)
+    here = f", of which {readable(done)} are here already" if done > total / 100 else ""
+    say(f"{len(files)} files, {readable(total)}{here}")
     facts = {}
     for wanted in files:
         progress(wanted.place, done, total)
@@ -369,15 +368,6 @@ def _bytes_here(wanted: Wanted, whole: Path, partial: Path) -> int:
     return 0
 
 
-def _expect_room(order: Order, needed: int) -> None:
-    free = shutil.disk_usage(order.folder.parent).free
-    if needed + SPARE_BYTES > free:
-        raise ModelError(
-            f"{order.name} needs {_gigabytes(needed)} and the disk of {order.folder.parent} has "
-            f"{_gigabytes(free)} free; make room, or set storage.models_dir to a folder elsewhere"
-        )
-
-
 def _pipeline_files(repository: str, names: Mapping[str, RemoteFile]) -> list[str]:
     files = ["model_index.json"]
     for folder in (*PIPELINE_MODELS, *PIPELINE_REST):
@@ -397,7 +387,3 @@ def _safetensors(where: str, weights: list[str]) -> list[str]:
             "they can carry code; look for a repository that has them"
         )
     return [name for name in weights if is_half(Path(name))] or weights
-
-
-def _gigabytes(number: int) -> str:
-    return f"{number / 1e9:.1f} GB" if number > 10**8 else f"{number / 1e6:.1f} MB"

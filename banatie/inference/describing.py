@@ -17,7 +17,8 @@ from banatie.inference.catalog import (
     WheelSource,
 )
 from banatie.inference.checking import check_language_model, check_pipeline, numbers_in
-from banatie.inference.library import readable, size_of
+from banatie.inference.library import size_of
+from banatie.inference.room import readable
 
 HALF = 2
 """Bytes a number takes in half precision."""

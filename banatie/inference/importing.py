@@ -28,10 +28,9 @@ from banatie.inference.checking import (
     sha256_of,
 )
 from banatie.inference.manifest import Kind, Manifest, facts_of, read_manifest, write_manifest
+from banatie.inference.room import expect_room
 from banatie.inference.single_file import SDXL_WIDTH, Recognised, recognise
 
-SPARE_BYTES = 256 * 2**20
-"""What an import leaves free on the disk, for the database and the pictures."""
 LORA_FILE = "lora.safetensors"
 
 _UNFINISHED = ".importing"
@@ -177,12 +176,7 @@ def _making(models_dir: Path, name: str, size: int) -> Iterator[Path]:
                     f"there is a model called {name!r} already; give this one another name with "
                     f"--name, or run: banatie models remove {name}"
                 )
-            free = shutil.disk_usage(models_dir).free
-            if free < size + SPARE_BYTES:
-                raise ModelError(
-                    f"{name} needs {_gigabytes(size + SPARE_BYTES)} on the disk of {models_dir}, "
-                    f"which has {_gigabytes(free)} free"
-                )
+            expect_room(name, size, models_dir)
             unfinished.mkdir()
             try:
                 yield unfinished
@@ -242,7 +236,3 @@ def _width(configs: Path | None) -> int:
         raise ModelNotFound(f"{file} is not there; name a folder in the diffusers layout") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelBroken(f"{file} cannot be read ({error})") from error
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -34,11 +34,10 @@ from banatie.inference.manifest import (
     is_name,
     write_manifest,
 )
+from banatie.inference.room import expect_room, readable
 
 CHUNK_BYTES = 2**20
 LARGEST_MANIFEST = 10_000_000
-SPARE_BYTES = 100_000_000
-"""What is left free on the disk, for everything else."""
 EMBEDDED = ("banatie-small",)
 """Part of the program: it stays where it is."""
 
@@ -60,15 +59,6 @@ def size_of(entry: Entry) -> int:
         return sum(path.stat().st_size for path in entry.folder.rglob("*") if path.is_file())
     source = entry.model.source if entry.model else None
     return source.bytes if source else 0
-
-
-def readable(number: float) -> str:
-    """Bytes as people say them: 39.1 MB."""
-    for unit in ("bytes", "kB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number /= 1000
-    return f"{number:.1f} MB" if number < 1000 else f"{number / 1000:.1f} GB"
 
 
 def verify(entry: Entry) -> Iterator[Verdict]:
@@ -150,7 +140,7 @@ def export(entry: Entry, file: Path, say: Callable[[str], None]) -> Manifest:
     size = sum(facts.bytes for facts in manifest.files.values())
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
-        _expect_room(file.absolute().parent, size)
+        expect_room(file.name, size, file.absolute().parent)
         with tarfile.open(unfinished, "w") as archive:
             text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
             _add(
@@ -190,7 +180,8 @@ def import_archive(file: Path, models_dir: Path, say: Callable[[str], None]) -> 
                         f"there is a model {manifest.name} already; remove it first: "
                         f"banatie models remove {manifest.name}"
                     )
-                _expect_room(models_dir, sum(facts.bytes for facts in manifest.files.values()))
+                needed = sum(facts.bytes for facts in manifest.files.values())
+                expect_room(manifest.name, needed, models_dir)
                 say(f"{manifest.title} ({manifest.licence}), from {manifest.source}")
                 unfinished = models_dir / f".{manifest.name}.importing"
                 # What is left of an attempt that was killed.
@@ -242,15 +233,6 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise ModelError(f"another process is at work on {folder.name}; wait for it") from None
-
-
-def _expect_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed + SPARE_BYTES > free:
-        raise ModelError(
-            f"{readable(needed)} are needed and the disk of {folder} has {readable(free)} free; "
-            "make room or take another disk"
-        )
 
 
 def _add(archive: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None:

@@ -18,6 +18,7 @@ from banatie.config import Config
 from banatie.errors import BanatieError, ModelBroken
 from banatie.inference.catalog import LanguageModel, PaintingModel
 from banatie.inference.checking import check_language_model, check_pipeline, numbers_in
+from banatie.inference.room import readable
 
 PainterPlace = Literal["whole", "encoders-aside", "streamed", "streamed-fp8"]
 """Where the painting model lies, the quickest way first:
@@ -153,14 +154,14 @@ def choose(plans: Sequence[Plan], free: int, device: str) -> Plan:
     room = int(free * (1 - SPARE_SHARE))
     for number, plan in enumerate(plans):
         if plan.needed <= room:
-            why = f"it takes {gigabytes(plan.needed)} of {gigabytes(free)} free on {device}"
+            why = f"it takes {readable(plan.needed)} of {readable(free)} free on {device}"
             if number:
-                why += f"; {plans[0]} would take {gigabytes(plans[0].needed)}"
+                why += f"; {plans[0]} would take {readable(plans[0].needed)}"
             return replace(plan, why=why)
     frugal = plans[-1]
     why = (
-        f"nothing fits the {gigabytes(free)} free on {device}; this comes closest, with about "
-        f"{gigabytes(frugal.needed)}"
+        f"nothing fits the {readable(free)} free on {device}; this comes closest, with about "
+        f"{readable(frugal.needed)}"
     )
     return replace(frugal, why=why)
 
@@ -216,11 +217,6 @@ def sizes_of(
         vae_working=int(pixels * vae_pixel),
         tile_working=int(tile * vae_pixel),
     )
-
-
-def gigabytes(number: int) -> str:
-    """Bytes for people."""
-    return f"{number / 1e9:.1f} GB"
 
 
 def _needed(sizes: Sizes, plan: Plan) -> int:

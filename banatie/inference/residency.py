@@ -82,8 +82,8 @@ class Residency:
                     raise
                 plan = replace(below.popleft(), why=RAN_OUT)
                 logger.warning("out of memory while loading; trying: %s", plan)
-                if enhancer is not None and plan.language != "device":
-                    enhancer.move_to("cpu")
+                if enhancer is not None:
+                    _set_aside(enhancer, plan)
             else:
                 return cls(plan, below, runtime, painter, enhancer, free - plan.needed)
 
@@ -131,11 +131,13 @@ class Residency:
         if not self._below:
             return False
         with self._turn:
-            self._plan = replace(self._below.popleft(), why=RAN_OUT)
+            below = self._below.popleft()
+            # A language model that was sent away stays away.
+            language = "cpu" if self._plan.language == "cpu" else below.language
+            self._plan = replace(below, language=language, why=RAN_OUT)
             self.painter.arrange(self._plan)
-            if self.enhancer is not None and self._plan.language != "device":
-                # In turns, it is fetched when it is asked.
-                self.enhancer.move_to("cpu")
+            if self.enhancer is not None:
+                _set_aside(self.enhancer, self._plan)
         logger.warning("out of memory; until the next start: %s", self._plan)
         return True
 
@@ -146,10 +148,10 @@ class Residency:
         """
         if self.enhancer is None or self.enhancer.device == "cpu":
             return False
-        self.enhancer.move_to("cpu", quickest_cpu_dtype(torch.cpu.get_capabilities()))
+        self._plan = replace(self._plan, language="cpu", why=RAN_OUT)
+        _set_aside(self.enhancer, self._plan)
         # After its own turn the painter is not there.
         self.painter.move_to(self._runtime.device)
-        self._plan = replace(self._plan, language="cpu", why=RAN_OUT)
         logger.warning("out of memory while writing; until the next start: %s", self._plan)
         return True
 
@@ -197,6 +199,15 @@ def _load_enhancer(language_model: LanguageModel, plan: Plan, runtime: Runtime) 
         # Pictures can be made without it: their records will carry a warning.
         logger.error("no prompt will be enhanced: %s", error)
         return None
+
+
+def _set_aside(enhancer: Enhancer, plan: Plan) -> None:
+    """Take the language model off the device if the plan has it elsewhere."""
+    if plan.language == "turns":
+        # It is fetched when it is its turn, as it is.
+        enhancer.move_to("cpu")
+    elif plan.language == "cpu":
+        enhancer.move_to("cpu", quickest_cpu_dtype(torch.cpu.get_capabilities()))
 
 
 class _Turn:

@@ -10,8 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from banatie.errors import ModelError
-from banatie.inference import bring as bringing
-from banatie.inference import library
+from banatie.inference import room
 from banatie.inference.bring import bring, order_repository
 from banatie.inference.catalog import Catalog
 from banatie.inference.hub import Hub
@@ -25,8 +24,7 @@ from tests.loopback_hub import LoopbackHub, Repository, serving
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """With room for half of the tiny pipeline, which nobody asks beforehand."""
-    for module in (bringing, library):
-        monkeypatch.setattr(module, "SPARE_BYTES", -(10**12))
+    monkeypatch.setattr(room, "SPARE_BYTES", -(10**12))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     small = Disk(tmp_path / "small", "400k")
     yield small

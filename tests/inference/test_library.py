@@ -15,9 +15,9 @@ import pytest
 from filelock import FileLock
 
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
-from banatie.inference import library
+from banatie.inference import room
 from banatie.inference.catalog import Catalog, Entry
-from banatie.inference.library import export, import_archive, readable, remove, size_of, verify
+from banatie.inference.library import export, import_archive, remove, size_of, verify
 from banatie.inference.manifest import (
     Manifest,
     facts_of,
@@ -25,6 +25,7 @@ from banatie.inference.manifest import (
     read_manifest,
     write_manifest,
 )
+from banatie.inference.room import readable
 from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -318,10 +319,10 @@ def test_a_full_disk_is_told_before_anything_is_written(
 ) -> None:
     file = tmp_path / "stick.tar"
     export(painting, file, print)
-    monkeypatch.setattr(library, "SPARE_BYTES", 10**18)
-    with pytest.raises(ModelError, match=r"are needed and the disk of .* free; make room"):
+    monkeypatch.setattr(room, "SPARE_BYTES", 10**18)
+    with pytest.raises(ModelError, match=r"second\.tar needs .* and the disk of .* free; make"):
         export(painting, tmp_path / "second.tar", print)
-    with pytest.raises(ModelError, match="are needed and the disk"):
+    with pytest.raises(ModelError, match=r"needs .* and the disk of"):
         import_archive(file, tmp_path / "other", print)
     assert list((tmp_path / "other").glob("[!.]*")) == []
 

@@ -16,6 +16,7 @@ from banatie.inference.catalog import Catalog
 from banatie.inference.painter import PaintJob
 from banatie.inference.plan import Plan, Wanted
 from banatie.inference.residency import RAN_OUT, Residency
+from banatie.inference.room import readable
 from banatie.inference.runtime import Runtime
 from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
@@ -70,7 +71,7 @@ def test_a_small_machine_s_models_are_planned_and_loaded(load, caplog) -> None:
     residency = load()
     assert (residency.plan.painter, residency.plan.language) == ("whole", "device")
     assert 0 < residency.plan.needed < 100_000_000
-    assert f"memory: {residency.plan}: it takes 0.0 GB of " in caplog.text
+    assert f"{residency.plan}: it takes {readable(residency.plan.needed)} of " in caplog.text
     assert write(residency)
     assert paint(residency)
 
@@ -193,6 +194,12 @@ def test_without_turns_nobody_waits(on) -> None:
         writer.start()
         writer.join(20)
         assert not writer.is_alive()
+
+
+def test_a_language_model_that_was_sent_away_stays_away(on) -> None:
+    residency = on(Plan(language="cpu"), Plan(tiled=True))
+    assert residency.step_down()
+    assert (residency.plan.language, residency.plan.tiled) == ("cpu", True)
 
 
 def test_a_language_model_on_the_cpu_cannot_be_sent_further(on) -> None:
