@@ -363,7 +363,9 @@ class Painter:
                 vae.to(half)
         if not torch.isfinite(pixels).all():
             return UnusablePicture("the model's decoder gave no usable numbers, even in float32")
-        self._colours.learn(latents.float().cpu(), pixels[0].float().cpu())
+        # Where nobody has asked for a preview, there is nothing to learn for.
+        if self._colours.are_known:
+            self._colours.learn(latents.float().cpu(), pixels[0].float().cpu())
         levels = pixels[0].float().mul(0.5).add_(0.5).clamp_(0, 1).mul_(255).round_().byte()
         return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 

@@ -2,7 +2,7 @@
 
 Each latent becomes a few pixels. The map is fitted by least squares to what the decoder itself made
 of latents, first of random ones and then of every picture that was painted, so that it suits any
-model and gets better with use. A decoder costs a second where this costs a millisecond.
+model and gets better with use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 PREVIEW_SIDE = 128
-"""A preview's longer side has at most as many pixels."""
+"""A preview's longer side has at most as many pixels, unless there are more latents."""
 GUESS_SIDE = 16
 """Of the random latents that the first guess is made from."""
 RIDGE = 1e-3
@@ -36,9 +36,14 @@ class LatentColours:
         self._products = torch.zeros((channels + 1, 3 * self._patch**2), dtype=torch.float64)
         self._map: torch.Tensor | None = None
 
+    @property
+    def are_known(self) -> bool:
+        """Whether the map was fitted to anything yet."""
+        return bool(self._squares.any())
+
     def guess(self, decode: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Fit the map to random latents, if to nothing yet; `decode` takes a batch of one."""
-        if self._squares.any():
+        if self.are_known:
             return
         chance = torch.Generator().manual_seed(0)
         shape = (1, self._channels, GUESS_SIDE, GUESS_SIDE)
