@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from banatie.cli import run
+from banatie.cli.main import run
 
 
 def main() -> None:

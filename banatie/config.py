@@ -77,14 +77,14 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     meta_bytes: Positive = 16384
     body_bytes: Positive = 1048576
     body_seconds: Annotated[float, Meta(gt=0)] = 30.0
-    wrong_keys_per_minute: NotNegative = 30
+    failed_keys_per_minute: NotNegative = 30
 
 
 class EnhancementSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The language model and how long it may take."""
 
     model: str = "smollm2-135m-instruct"
-    memory: Literal["auto", "device", "turns", "cpu"] = "auto"
+    memory: Literal["auto", "device", "swap", "cpu"] = "auto"
     response_wait: Seconds = 5.0
     time_limit: Seconds = 20.0
 
@@ -95,7 +95,9 @@ class Painting(Struct, frozen=True, forbid_unknown_fields=True):
     model: str = "banatie-small"
     devices: tuple[str, ...] = ("auto",)
     threads: NotNegative = 0
-    memory: Literal["auto", "whole", "encoders-aside", "streamed", "streamed-fp8"] = "auto"
+    memory: Literal[
+        "auto", "resident", "offload-encoders", "offload-layers", "offload-layers-fp8"
+    ] = "auto"
     max_batch: NotNegative = 1
     compile: bool = False
     previews: bool = True

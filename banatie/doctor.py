@@ -21,23 +21,23 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 from banatie.config import Config
+from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ConfigError
-from banatie.inference.catalog import Catalog, LanguageModel, PaintingModel
-from banatie.inference.checking import (
+from banatie.models.catalog import Catalog, LanguageModel, PaintingModel
+from banatie.models.disk_space import readable
+from banatie.models.validate import (
     check_language_model,
     check_pipeline,
-    numbers_in,
+    parameter_count,
     sha256_of,
 )
-from banatie.inference.plan import Wanted
-from banatie.inference.room import readable
+from banatie.offline import stay_offline
 from banatie.serve import find_address
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState, state_of
-from banatie.worker import stay_offline
 
 if TYPE_CHECKING:
-    from banatie.inference.runtime import Runtime
+    from banatie.devices.runtime import Runtime
 
 DISK_BYTES_NEEDED = 100_000_000
 """Less is as good as none: a picture and the database's log take some megabytes."""
@@ -237,7 +237,7 @@ def _whole(
 ) -> tuple[Finding, int]:
     size = readable(sum(file.stat().st_size for file in files))
     found = f"{model.name}: {len(files)} weight files whole, {size}, {hashes}"
-    return Finding(check, "ok", found), numbers_in(files)
+    return Finding(check, "ok", found), parameter_count(files)
 
 
 def _devices(
@@ -245,7 +245,7 @@ def _devices(
 ) -> Iterator[Finding]:
     """What computes the painting model's `numbers`, and where the models will lie."""
     try:
-        from banatie.inference.runtime import present_devices
+        from banatie.devices.runtime import present_devices
     except (ImportError, OSError) as error:
         remedy = "run scripts/set-up again, or install the torch that fits this machine"
         yield Finding("device", "FAIL", f"torch cannot be loaded: {error}", remedy)
@@ -272,7 +272,7 @@ def _devices(
 def _device(device: str, config: Config, numbers: int) -> tuple[Finding, Runtime]:
     import torch
 
-    from banatie.inference.runtime import choose_runtime
+    from banatie.devices.runtime import choose_runtime
 
     runtime = choose_runtime(device, config.painting.threads)
     name = f" ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else ""
@@ -292,8 +292,8 @@ def _memory(
     config: Config, catalog: Catalog, runtime: Runtime, sharing: int, with_language: bool
 ) -> Iterator[Finding]:
     """Where a worker will lay its models out; nothing when they have been found unusable."""
-    from banatie.inference.residency import planned
-    from banatie.inference.runtime import memory_for_models
+    from banatie.devices.runtime import memory_for_models
+    from banatie.worker.placement import planned
 
     free = memory_for_models(runtime.device) // sharing
     try:
@@ -302,7 +302,7 @@ def _memory(
         if with_language:
             with contextlib.suppress(BanatieError):
                 language_model = catalog.language_model(config.enhancement.model)
-        plan = planned(model, language_model, runtime, Wanted.of(config), free)[2]
+        plan = planned(model, language_model, runtime, PlacementPreferences.of(config), free)[2]
     except BanatieError:
         return
     found = plan.reasoned

@@ -7,7 +7,7 @@
     ├── GenerationNotFound      no such generation in this project
     ├── NotFound                no such thing, whatever it is
     ├── RateLimitExceeded       the key's requests for this hour are used up
-    ├── TooManyWrongKeys        too many unknown keys were tried from one address
+    ├── TooManyFailedKeys        too many unknown keys were tried from one address
     ├── RequestTimeout          the request's body did not arrive in time
     ├── QueueFull               as many generations wait as the configuration allows
     ├── GenerationFailed        a generation that was waited for has failed
@@ -101,7 +101,7 @@ class RateLimitExceeded(BanatieError):
         self.retry_after = retry_after
 
 
-class TooManyWrongKeys(BanatieError):
+class TooManyFailedKeys(BanatieError):
     """Too many unknown keys were tried from one address."""
 
     code = "RATE_LIMIT_EXCEEDED"

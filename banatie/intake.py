@@ -14,9 +14,9 @@ import msgspec
 
 from banatie.config import Limits
 from banatie.errors import GenerationNotFound, ModelNotFound, ValidationError
-from banatie.inference.catalog import Catalog
-from banatie.jobs import Bell, Stage
+from banatie.jobs import JobQueue, Stage
 from banatie.logs import about
+from banatie.models.catalog import Catalog
 from banatie.records import CANCELLED, Generation, Submission
 from banatie.store.files import Files
 from banatie.store.generations import Generations, IdempotentRequest, Submitted
@@ -34,14 +34,14 @@ class Intake:
         self,
         generations: Generations,
         files: Files,
-        bells: Mapping[Stage, Bell],
+        queues: Mapping[Stage, JobQueue],
         limits: Limits,
         catalog: Catalog,
         clock: Callable[[], int],
     ) -> None:
         self._generations = generations
         self._files = files
-        self._bells = bells
+        self._queues = queues
         self._limits = limits
         self._catalog = catalog
         self._clock = clock
@@ -69,7 +69,9 @@ class Intake:
         if submitted.is_new:
             stage = submitted.generation.stage
             _tell(submitted.generation, "accepted")
-            self._bells["enhance" if stage == "enhance" else "paint"].ring(submitted.generation.id)
+            self._queues["enhance" if stage == "enhance" else "paint"].notify(
+                submitted.generation.id
+            )
         return submitted
 
     def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:
@@ -80,7 +82,7 @@ class Intake:
         """The project's generation. Raises GenerationNotFound, also for what is no UUID."""
         return self._generations.get(project_id, _uuid(generation_id))
 
-    def list(
+    def page(
         self,
         project_id: str,
         *,
@@ -90,7 +92,7 @@ class Intake:
         include_deleted: bool,
     ) -> tuple[list[Generation], int]:
         """A page of the project's generations, newest first, and their number in all."""
-        return self._generations.list(
+        return self._generations.page(
             project_id, status=status, limit=limit, offset=offset, include_deleted=include_deleted
         )
 
@@ -110,9 +112,9 @@ class Intake:
             # After the row: a crash in between leaves a file that the next sweep removes.
             self._files.remove(storage_key)
 
-    def put_in_bin(self, project_id: str, generation_id: str) -> Generation:
+    def soft_delete(self, project_id: str, generation_id: str) -> Generation:
         """Hide the generation from the list, and cancel it if it has not ended."""
-        generation = self._generations.put_in_bin(project_id, _uuid(generation_id), self._clock())
+        generation = self._generations.soft_delete(project_id, _uuid(generation_id), self._clock())
         _tell(generation, "put into the bin")
         return generation
 

@@ -37,7 +37,7 @@ POLL_SECONDS = 0.25
 SOCKET = ".sock"
 
 
-class Bell:
+class JobQueue:
     """One stage's queue: rung by whoever has made work for it, answered by the workers."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Bell:
         self._huey = Huey(
             f"banatie-{stage}",
             results=False,
-            storage_class=_WakingStorage,
+            storage_class=_WakingSqliteStorage,
             filename=str(folder / "queue.db"),
             folder=folder,
             stage=stage,
@@ -67,7 +67,7 @@ class Bell:
         self._task = self._huey.task(name=stage)(answer_bell)
         self._huey.storage.wake_message = self._huey.serialize_task(self._task.s(""))
 
-    def ring(self, generation_id: str) -> None:
+    def notify(self, generation_id: str) -> None:
         """Say that this generation waits; its row must be committed already.
 
         A queue file that cannot be written is only logged: the worker finds the row by itself a few
@@ -81,7 +81,7 @@ class Bell:
 
     def consumer(self) -> Consumer:
         """What calls `answer` for each message, in one thread, once it is started."""
-        return _QuietConsumer(
+        return _SignalFreeConsumer(
             self._huey,
             workers=1,
             periodic=False,
@@ -98,7 +98,7 @@ class Bell:
         self._huey.storage.flush_queue()
 
 
-def sweep_sockets(folder: Path, readers: Collection[str]) -> None:
+def remove_stale_sockets(folder: Path, readers: Collection[str]) -> None:
     """Remove the sockets of all but these readers."""
     for path in map(Path, _sockets(folder)):
         if path.stem.partition("-")[2] not in readers:
@@ -114,7 +114,7 @@ def _sockets(folder: Path, stage: str = "") -> list[str]:
     ]
 
 
-class _WakingStorage(SqliteStorage):
+class _WakingSqliteStorage(SqliteStorage):
     """Huey's SQLite queue, whose reader sleeps until a datagram comes."""
 
     # Huey's word for: dequeue waits by itself, do not sleep between calls.
@@ -134,27 +134,27 @@ class _WakingStorage(SqliteStorage):
         super().__init__(name, **options)
 
     def initialize_schema(self) -> None:
-        self._mending(super().initialize_schema)
+        self._recreating_if_corrupt(super().initialize_schema)
 
     def flush_queue(self) -> None:
-        self._mending(super().flush_queue)
+        self._recreating_if_corrupt(super().flush_queue)
 
     def enqueue(self, data: bytes, priority: float | None = None) -> None:
         try:
-            self._mending(super().enqueue, data, priority)
+            self._recreating_if_corrupt(super().enqueue, data, priority)
         finally:
             self._wake()
 
     def dequeue(self) -> bytes | None:
-        data = self._mending(super().dequeue)
+        data = self._recreating_if_corrupt(super().dequeue)
         if data is None:
             woken = self._wait()
-            data = self._mending(super().dequeue)
+            data = self._recreating_if_corrupt(super().dequeue)
             if data is None and woken:
                 data = self.wake_message
         return data
 
-    def _mending(self, work: Callable[..., Any], *arguments: object) -> Any:
+    def _recreating_if_corrupt(self, work: Callable[..., Any], *arguments: object) -> Any:
         """Do `work`; a damaged file is replaced by a new one, since no message is worth keeping."""
         try:
             return work(*arguments)
@@ -224,7 +224,7 @@ class _WakingStorage(SqliteStorage):
         return reader
 
 
-class _QuietConsumer(Consumer):
+class _SignalFreeConsumer(Consumer):
     """Huey's consumer without its signal handlers: the worker has its own."""
 
     def _set_signal_handlers(self) -> None:

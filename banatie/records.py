@@ -43,7 +43,7 @@ class Key:
     project: Project
     name: str
     hint: str
-    """The key's first characters, enough to recognise it in a list."""
+    """The key's first characters, enough to detect it in a list."""
     requests_per_hour: int | None
     """None: the configured limit."""
     created_at: int
@@ -81,7 +81,7 @@ class EnhancementNote:
 
     template: str
     model: str
-    way: str
+    mode: str
     seconds: float
 
 

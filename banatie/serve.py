@@ -18,19 +18,12 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
-from banatie.api.app import Services, create_app
+from banatie.api.app import create_app
 from banatie.config import Config
 from banatie.errors import ConfigError
-from banatie.inference.catalog import Catalog
-from banatie.intake import Intake
-from banatie.jobs import Bell
-from banatie.store.backup import finish_restore
-from banatie.store.database import Database
-from banatie.store.files import Files
-from banatie.store.generations import Generations
+from banatie.services import Services, open_services
 from banatie.store.keys import Keys
-from banatie.store.locks import holding
-from banatie.store.workers import Workers
+from banatie.store.locks import hold_role
 from banatie.supervisor import STOP_SECONDS, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -43,30 +36,6 @@ hold one each."""
 OTHER_FILES = 200
 """Files that are open besides: the database, pictures on their way, the log."""
 FIRST_KEY_NAME = "default"
-
-
-def build_services(config: Config, clock: Callable[[], int]) -> Services:
-    """The objects of the web process, over a data folder that is made if it is not there."""
-    data = config.storage.data
-    data.mkdir(parents=True, exist_ok=True)
-    finish_restore(data)
-    database = Database(data / "banatie.db")
-    database.migrate()
-    generations, files = Generations(database), Files(data / "storage")
-    bells = {"enhance": Bell("enhance", data), "paint": Bell("paint", data)}
-    return Services(
-        config=config,
-        database=database,
-        generations=generations,
-        keys=Keys(database),
-        workers=Workers(database),
-        files=files,
-        bells=bells,
-        intake=Intake(
-            generations, files, bells, config.limits, Catalog(config.storage.models), clock
-        ),
-        clock=clock,
-    )
 
 
 def serve(
@@ -83,8 +52,8 @@ def serve(
     Raises DataFolderBusy, DataFolderUnusable and ConfigError.
     """
     ip_address = find_address(config)
-    with holding(config.storage.data, "serve"):
-        services = build_services(config, clock)
+    with hold_role(config.storage.data, "serve"):
+        services = open_services(config, clock)
         first_key = None
         if services.keys.is_empty():
             first_key = services.keys.create(FIRST_KEY_NAME, clock())
@@ -184,7 +153,7 @@ def _exposure(keys: Keys, ip_address: str) -> str | None:
     """What to warn of when others than this machine can reach the server, if anything."""
     if ipaddress.ip_address(ip_address).is_loopback:
         return None
-    if {key.name for key in keys.list() if key.revoked_at is None} != {FIRST_KEY_NAME}:
+    if {key.name for key in keys.all() if key.revoked_at is None} != {FIRST_KEY_NAME}:
         return None
     return (
         f"Others can reach this server (it listens on {ip_address}), and its only API key is the "

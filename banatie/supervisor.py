@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from banatie.errors import BanatieError
-from banatie.store.locks import is_at_work
+from banatie.store.locks import is_alive
 from banatie.store.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Supervisor:
         self._command = command
         self._devices = () if tuple(devices) == ("auto",) else tuple(devices)
         self._workers = workers
-        self._is_at_work = partial(is_at_work, data)
+        self._is_alive = partial(is_alive, data)
         self._clock = clock
 
     async def run(self) -> None:
@@ -94,7 +94,7 @@ class Supervisor:
     async def _forget_dead(self) -> None:
         # The disk may be full just now.
         with contextlib.suppress(BanatieError):
-            await asyncio.to_thread(self._workers.forget_dead, self._is_at_work)
+            await asyncio.to_thread(self._workers.forget_dead, self._is_alive)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -60,7 +60,7 @@ def paint(claims: Claims, project_id: str):
     """Takes the row that has waited longest for painting to its end, with an image of `size`."""
 
     def paint(image_id: str, now: int = 9) -> Generation:
-        generation = claims.take("paint", now)
+        generation = claims.claim("paint", now)
         claims.start_painting(generation.id, model="m", steps=2, guidance_scale=1.0, now=now)
         image = Image(
             id=image_id,

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from banatie.cli import cli
+from banatie.cli.main import cli
 from banatie.config import Config, load_config
-from banatie.inference.embedded import folder_of, shipped_models
+from banatie.models.bundled import bundled_models, folder_of
 
 ROOT = Path(__file__).parents[1]
 CHECK = runpy.run_path(str(ROOT / "scripts" / "check-container"))
@@ -187,7 +187,7 @@ def test_a_model_is_found_with_the_program_unless_there_is_one_of_its_name(tmp_p
     assert folder_of("small", models, shipped) == shipped / "small"
     (models / "small").mkdir(parents=True)
     assert folder_of("small", models, shipped) == models / "small"
-    assert shipped_models().parts[-3:] == ("share", "banatie", "models")
+    assert bundled_models().parts[-3:] == ("share", "banatie", "models")
 
 
 def test_the_script_can_be_run():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from banatie.cli import cli
+from banatie.cli.main import cli
 from banatie.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
@@ -36,8 +36,8 @@ def test_every_command_is_documented():
 
 
 def test_every_route_is_documented():
-    from banatie.api.generations import generations_router
-    from banatie.api.system import system_router
+    from banatie.api.routes.generations import generations_router
+    from banatie.api.routes.system import system_router
 
     text = (ROOT / "docs" / "api.md").read_text("utf-8")
     for router in (generations_router(), system_router()):
@@ -51,13 +51,13 @@ def test_every_route_is_documented():
 def test_every_figure_and_every_check_is_documented(tmp_path, monkeypatch):
     from banatie.api.metrics import Metrics
     from banatie.doctor import examine
-    from banatie.serve import build_services
+    from banatie.services import open_services
 
     # The doctor tells the libraries by the environment to stay offline.
     monkeypatch.setattr(os, "environ", os.environ.copy())
     text = (ROOT / "docs" / "operations.md").read_text("utf-8")
     config = load_config(None, {}, {"storage.data_dir": str(tmp_path), "painting.devices": "cpu"})
-    services = build_services(config, lambda: 0)
+    services = open_services(config, lambda: 0)
     shown = Metrics(services.database, services.workers, services.clock).render().decode()
     names = set(re.findall(r"^# TYPE (banatie_\w+)", shown, re.MULTILINE))
     assert len(names) > 8

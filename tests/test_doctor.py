@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from banatie.cli import run
+from banatie.cli.main import run
 from banatie.config import load_config
 from banatie.doctor import Finding, examine
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState
-from tests.tiny_models import make_tiny_language_model, make_tiny_sdxl
+from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 NOW = 1_764_324_000_000
 CHECKS = [

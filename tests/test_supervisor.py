@@ -24,12 +24,12 @@ WORKER = """
 import os, sys
 from pathlib import Path
 from banatie.store.database import Database
-from banatie.store.locks import joining
+from banatie.store.locks import register_worker
 from banatie.store.workers import Workers, WorkerState
 
 data, found = Path(sys.argv[1]), tuple(filter(None, sys.argv[2].split(",")))
 told = sys.argv[sys.argv.index("--device") + 1] if "--device" in sys.argv else None
-with joining(data, str(os.getpid()), alone=False):
+with register_worker(data, str(os.getpid()), alone=False):
     state = WorkerState(
         str(os.getpid()),
         os.getpid(),

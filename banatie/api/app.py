@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from litestar import Litestar
 from litestar.datastructures import State
@@ -15,66 +14,38 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 import banatie
 from banatie.api.auth import Authentication
-from banatie.api.callers import Callers
-from banatie.api.document import Document
+from banatie.api.client_address import FailedKeyLimiter
+from banatie.api.dependencies import AppState
 from banatie.api.errors import to_response
-from banatie.api.front import Front
-from banatie.api.gate import Gate
-from banatie.api.generations import generations_router
-from banatie.api.limits import RequestLimits
 from banatie.api.metrics import Metrics
-from banatie.api.storage import StorageFiles
-from banatie.api.system import system_router
-from banatie.api.waiting import Waiters
-from banatie.config import Config
-from banatie.intake import Intake
-from banatie.jobs import Bell, Stage
-from banatie.store.changes import Changes
-from banatie.store.database import Database
-from banatie.store.files import Files
-from banatie.store.generations import Generations
-from banatie.store.keys import Keys
+from banatie.api.middleware import RequestMiddleware
+from banatie.api.openapi import Document
+from banatie.api.rate_limit import RateLimiter
+from banatie.api.routes.generations import generations_router
+from banatie.api.routes.images import ImageFiles
+from banatie.api.routes.system import system_router
+from banatie.api.waiters import Waiters
+from banatie.services import Services
+from banatie.store.change_watcher import ChangeWatcher
 from banatie.store.previews import Previews
-from banatie.store.workers import Workers
 
 logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Services:
-    """What the routes are given."""
-
-    config: Config
-    database: Database
-    generations: Generations
-    keys: Keys
-    workers: Workers
-    files: Files
-    bells: Mapping[Stage, Bell]
-    intake: Intake
-    clock: Callable[[], int]
-
-    def close(self) -> None:
-        """Let go of the files and sockets that the calling thread holds."""
-        for bell in self.bells.values():
-            bell.close()
-        self.database.close()
-
-
 def create_app(services: Services) -> Litestar:
     """The ASGI application over these services."""
     server = services.config.server
-    wrong_keys = services.config.limits.wrong_keys_per_minute
-    callers = Callers(wrong_keys, server.trusted_proxies, services.clock)
+    wrong_keys = services.config.limits.failed_keys_per_minute
+    callers = FailedKeyLimiter(wrong_keys, server.trusted_proxies, services.clock)
     authentication = Authentication(services.keys, callers, services.clock)
-    limits = RequestLimits(services.keys, services.config.limits.requests_per_hour, services.clock)
+    limits = RateLimiter(services.keys, services.config.limits.requests_per_hour, services.clock)
     waiters = Waiters(services.generations.find)
     metrics = None
     if server.metrics:
         metrics = Metrics(services.database, services.workers, services.clock)
-    front = Front(
+    front = AppState(
         config=services.config,
         intake=services.intake,
         waiters=waiters,
@@ -96,7 +67,7 @@ def create_app(services: Services) -> Litestar:
         def on_keys() -> None:
             loop.call_soon_threadsafe(authentication.forget)
 
-        changes = Changes(services.database, waiters.anyone, on_change, on_keys)
+        changes = ChangeWatcher(services.database, waiters.anyone, on_change, on_keys)
         changes.start()
         saving = asyncio.create_task(_save_limits(front))
         try:
@@ -129,12 +100,12 @@ def create_app(services: Services) -> Litestar:
         ),
         logging_config=None,
     )
-    files = StorageFiles(app.asgi_handler, services.files)
-    app.asgi_handler = Gate(files, authentication, limits, metrics, services.config)
+    files = ImageFiles(app.asgi_handler, services.files)
+    app.asgi_handler = RequestMiddleware(files, authentication, limits, metrics, services.config)
     return app
 
 
-async def _save_limits(front: Front) -> None:
+async def _save_limits(front: AppState) -> None:
     while True:
         await asyncio.sleep(SAVE_SECONDS)
         await front.write(front.limits.save)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from litestar.types import Scope
 
-from banatie.api.callers import Callers
+from banatie.api.client_address import FailedKeyLimiter
 from banatie.errors import Unauthorized
 from banatie.records import Key
 from banatie.store.keys import Keys, counts_at, hash_key
@@ -22,7 +22,7 @@ REMEMBERED = 1024
 class Authentication:
     """The keys as the HTTP front asks for them."""
 
-    def __init__(self, keys: Keys, callers: Callers, clock: Callable[[], int]) -> None:
+    def __init__(self, keys: Keys, callers: FailedKeyLimiter, clock: Callable[[], int]) -> None:
         self._keys = keys
         self._callers = callers
         self._clock = clock
@@ -30,7 +30,7 @@ class Authentication:
         self._epoch = 0
 
     async def key_of(self, text: str | None, scope: Scope) -> Key:
-        """The key with this text. Raises Unauthorized, or TooManyWrongKeys."""
+        """The key with this text. Raises Unauthorized, or TooManyFailedKeys."""
         if not text:
             raise Unauthorized("Send an API key in the X-API-Key header")
         # By its hash: the text of a key is kept nowhere, not in memory either, and how long the
@@ -41,7 +41,7 @@ class Authentication:
             epoch = self._epoch
             key = await asyncio.to_thread(self._keys.authenticate, text)
             if key is None:
-                self._callers.count_wrong_key(scope)
+                self._callers.count_failed_key(scope)
                 raise Unauthorized("This API key is not known here")
             if len(self._known) >= REMEMBERED:
                 self._known.clear()

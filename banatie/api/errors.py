@@ -28,7 +28,7 @@ from banatie.errors import (
     BanatieError,
     QueueFull,
     RateLimitExceeded,
-    TooManyWrongKeys,
+    TooManyFailedKeys,
     ValidationError,
 )
 from banatie.logs import about
@@ -95,7 +95,7 @@ def describe(error: Exception, scope: Scope) -> tuple[int, ErrorBody, dict[str, 
     if isinstance(error, ValidationError):
         details = [{"field": d.field, "message": d.message} for d in error.details] or None
         return 400, ErrorBody(error.code, str(error), details), {}
-    if isinstance(error, QueueFull | RateLimitExceeded | TooManyWrongKeys):
+    if isinstance(error, QueueFull | RateLimitExceeded | TooManyFailedKeys):
         headers = {"Retry-After": str(error.retry_after)}
         return STATUS_OF_CODE[error.code], ErrorBody(error.code, str(error)), headers
     if isinstance(error, BanatieError) and error.code in STATUS_OF_CODE:

@@ -30,7 +30,7 @@ from prometheus_client.core import (
 import banatie
 from banatie.errors import DatabaseUnusable, ServiceUnavailable
 from banatie.store.database import Database
-from banatie.store.measures import Measures, read_measures
+from banatie.store.statistics import Statistics, read_statistics
 from banatie.store.workers import Workers, WorkerState, state_of
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -106,7 +106,7 @@ class Metrics:
         measures, workers, up = None, [], 1
         try:
             now = self._clock()
-            measures = read_measures(self._database, now)
+            measures = read_statistics(self._database, now)
             workers = self._workers.present(now)
         except (ServiceUnavailable, DatabaseUnusable):
             up = 0
@@ -160,7 +160,7 @@ def _counted(workers: list[WorkerState]) -> Metric:
     return counted
 
 
-def _generations(measures: Measures) -> Iterable[Metric]:
+def _generations(measures: Statistics) -> Iterable[Metric]:
     yield CounterMetricFamily(
         "banatie_generations_accepted", "Generations accepted", value=measures.accepted
     )

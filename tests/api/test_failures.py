@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tests.api.harness import GENERATIONS, assert_failure, serving
+from tests.support.api_server import GENERATIONS, assert_failure, serving
 
 pytestmark = pytest.mark.anyio
 

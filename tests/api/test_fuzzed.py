@@ -18,8 +18,8 @@ import pytest
 
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState
-from tests.api.harness import add_lora
-from tests.e2e.service import ROOT, Service, web_alone
+from tests.support.api_server import add_lora
+from tests.support.service import ROOT, Service, web_alone
 
 ENDLESS = "followGeneration"
 """Where a generation is found, its events end with it; with nobody to paint it, never."""
@@ -54,7 +54,7 @@ def fuzz(service: Service, tmp_path: Path) -> Callable[..., None]:
                 "PATH": os.environ["PATH"],
                 "HOME": str(tmp_path),
                 "PYTHONPATH": str(ROOT),
-                "SCHEMATHESIS_HOOKS": "tests.api.fuzz_hooks",
+                "SCHEMATHESIS_HOOKS": "tests.support.fuzz_hooks",
             },
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.api.harness import GENERATIONS, PATIENCE, assert_failure
+from tests.support.api_server import GENERATIONS, PATIENCE, assert_failure
 
 pytestmark = pytest.mark.anyio
 

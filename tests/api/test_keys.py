@@ -7,8 +7,8 @@ import pytest
 
 from banatie.store.database import Database
 from banatie.store.keys import Keys
-from tests.api.harness import GENERATIONS, assert_failure, serving
 from tests.api.test_failures import ROUTES, UNKNOWN_ID
+from tests.support.api_server import GENERATIONS, assert_failure, serving
 
 pytestmark = pytest.mark.anyio
 

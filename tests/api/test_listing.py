@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.api.harness import GENERATIONS
+from tests.support.api_server import GENERATIONS
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.harness import GENERATIONS, add_lora, assert_failure, serving
+from tests.support.api_server import GENERATIONS, add_lora, assert_failure, serving
 
 pytestmark = pytest.mark.anyio
 

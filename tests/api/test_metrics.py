@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from banatie.records import Submission
 from banatie.store.workers import WorkerState
-from tests.api.harness import GENERATIONS, Server, assert_failure, serving
+from tests.support.api_server import GENERATIONS, Server, assert_failure, serving
 
 pytestmark = pytest.mark.anyio
 

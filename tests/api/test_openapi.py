@@ -7,8 +7,8 @@ import pytest
 
 from banatie.api.errors import STATUS_OF_CODE
 from banatie.store.workers import WorkerState
-from tests.api.harness import DETAIL_KEYS, GENERATIONS, serving
 from tests.api.test_failures import UNKNOWN_ID
+from tests.support.api_server import DETAIL_KEYS, GENERATIONS, serving
 
 pytestmark = pytest.mark.anyio
 

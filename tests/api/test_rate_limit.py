@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.api.harness import GENERATIONS, assert_failure, following, serving
 from tests.api.test_failures import UNKNOWN_ID
+from tests.support.api_server import GENERATIONS, assert_failure, following, serving
 
 pytestmark = pytest.mark.anyio
 

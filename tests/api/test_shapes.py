@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from tests.api.harness import (
+from tests.support.api_server import (
     ADDRESS,
     CREATED_KEYS,
     DETAIL_KEYS,
@@ -120,7 +120,7 @@ async def test_get_tells_why_a_generation_failed(client, worker):
 async def test_retry_count_tells_how_often_it_was_taken_up_again(client, worker):
     created = await client.create(autoEnhance=False)
     worker.begin(created["id"])
-    worker.claims.take_back(worker.clock())
+    worker.claims.release_claims(worker.clock())
     record = await client.record(created["id"])
     assert record["status"] == "pending"
     assert record["retryCount"] == 1

@@ -10,7 +10,7 @@ import pytest
 
 import banatie
 from banatie.store.workers import WorkerState
-from tests.api.harness import assert_failure, serving
+from tests.support.api_server import assert_failure, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.api.harness import GENERATIONS, assert_failure
+from tests.support.api_server import GENERATIONS, assert_failure
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from banatie.config import Config
-from tests.api.harness import GENERATIONS, PATIENCE, assert_failure, serving
+from tests.support.api_server import GENERATIONS, PATIENCE, assert_failure, serving
 
 pytestmark = pytest.mark.anyio
 

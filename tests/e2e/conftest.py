@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.service import Service, TinyModels
+from tests.support.service import Service, TinyModels
 
 
 @pytest.fixture(scope="session")

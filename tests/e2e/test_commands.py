@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.e2e.service import Service, free_port
+from tests.support.service import Service, free_port
 
 MISTAKES = {
     "no such command": ["paint"],
@@ -50,7 +50,7 @@ def test_a_wrong_environment_variable_is_named(service: Service) -> None:
 
 def test_serve_refuses_a_host_that_is_none(service: Service) -> None:
     # Looking it up is all that is done with it, and is not to be told of by the ears.
-    ended = service.run("serve", "--host", "no such host", EARS_LOG="")
+    ended = service.run("serve", "--host", "no such host", CONNECTION_LOG="")
     assert_refused(ended, 2)
     assert "server.host" in ended.stderr
 

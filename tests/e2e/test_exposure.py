@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.service import web_alone
+from tests.support.service import web_alone
 
 HINT = "Others can reach this server"
 

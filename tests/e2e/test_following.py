@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.e2e.service import Service
+from tests.support.service import Service
 
 LONG = {"autoEnhance": False, "steps": 100}
 

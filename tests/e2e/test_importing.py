@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
-from tests.e2e.service import Service
-from tests.single_files import write_checkpoint, write_lora
-from tests.tiny_models import make_tiny_sdxl
+from tests.support.service import Service
+from tests.support.single_files import write_checkpoint, write_lora
+from tests.support.tiny_models import make_tiny_sdxl
 
 
 def test_a_checkpoint_and_a_lora_are_imported_served_and_painted_with(

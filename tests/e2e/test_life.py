@@ -13,7 +13,7 @@ from textwrap import dedent
 import httpx
 import pytest
 
-from tests.e2e.service import Service
+from tests.support.service import Service
 
 STOP_SECONDS = 5.0
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from banatie.inference.manifest import facts_of, read_manifest
-from tests.e2e.service import Service, TinyModels
-from tests.loopback_hub import LoopbackHub, Repository, serving
+from banatie.models.manifest import file_digests, read_manifest
+from tests.support.loopback_hub import LoopbackHub, Repository, serving
+from tests.support.service import Service, TinyModels
 
 REPOSITORY = "acme/Tiny-SDXL"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -56,7 +56,7 @@ def test_a_model_is_pulled_used_carried_and_removed(
     assert (pulled.returncode, pulled.stdout) == (0, f"{folder}\n"), pulled.stderr
     assert [asked.range for asked in hub.asked if asked.range] == ["bytes=1234-"]
     assert pulled.stderr.splitlines()[-1] == "Use it with: banatie models use tiny-sdxl"
-    assert facts_of(folder) == facts_of(models.painting)
+    assert file_digests(folder) == file_digests(models.painting)
 
     used = user.run("models", "use", "tiny-sdxl")
     assert (used.returncode, used.stderr) == (0, "")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.service import ROOT, TinyModels
+from tests.support.service import ROOT, TinyModels
 
 APART = ("unshare", "--map-root-user", "--net")
 
@@ -21,7 +21,7 @@ def test_a_day_without_any_network(tmp_path: Path, models: TinyModels) -> None:
     tried = subprocess.run([*APART, "true"], capture_output=True, text=True)
     if tried.returncode:
         pytest.skip(f"this user may make no network namespace here: {tried.stderr.strip()}")
-    walk = [sys.executable, "-m", "tests.e2e.cut_off"]
+    walk = [sys.executable, "-m", "tests.support.offline_namespace"]
     done = subprocess.run(
         [*APART, *walk, str(tmp_path), str(models.painting), str(models.language)],
         cwd=ROOT,

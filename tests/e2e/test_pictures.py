@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES
-from tests.e2e.service import Service
+from tests.support.service import Service
 
 PROMPT = "a red cat on the road"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

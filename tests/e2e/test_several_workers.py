@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from tests.e2e.service import START_SECONDS, Service
+from tests.support.service import START_SECONDS, Service
 
 STOP_SECONDS = 5.0
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.service import ROOT, Service, TinyModels
-from tests.faults.disk import Disk
+from tests.support.service import ROOT, Service, TinyModels
+from tests.support.small_disk import Disk
 
 KILLS = 5
 LOCKED_SECONDS = 3
@@ -60,7 +60,7 @@ class Nursery:
     def __init__(self, folder: Path) -> None:
         self._errors = (folder / "nursery.txt").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.nursery"],
+            [sys.executable, "-m", "tests.support.fork_server"],
             cwd=ROOT,
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -71,7 +71,7 @@ class Nursery:
 
     def start(
         self,
-        service: House,
+        service: FaultyService,
         wounds: dict[str, dict[str, object]],
         arguments: Sequence[str] = ("worker",),
         **settings: str,
@@ -99,7 +99,7 @@ class Nursery:
         self._errors.close()
 
 
-class House(Service):
+class FaultyService(Service):
     """A service whose worker can be killed and replaced."""
 
     nursery: Nursery
@@ -157,7 +157,7 @@ class House(Service):
         """A fresh file for a wound to count in."""
         return str(self.folder / f"tally-{len(list(self.folder.glob('tally-*')))}")
 
-    def hire(self, **wounds: dict[str, object]) -> None:
+    def start_worker(self, **wounds: dict[str, object]) -> None:
         """Start a worker with these wounds."""
         self.wounds = wounds
         self.worker = self.nursery.start(self, wounds)
@@ -166,7 +166,7 @@ class House(Service):
         """Start a worker and wait until it is ready."""
         # The log and not /health, where a worker that was killed is present for a while.
         before = self.log.read_text().count("the worker is ready")
-        self.hire(**wounds)
+        self.start_worker(**wounds)
 
         def ready() -> bool:
             assert self.worker_lives(), self.tail()
@@ -177,9 +177,9 @@ class House(Service):
     def keep_hiring(self) -> None:
         """Replace the worker if it has died, as `serve` does."""
         if not self.worker_lives():
-            self.hire(**self.wounds)
+            self.start_worker(**self.wounds)
 
-    def dismiss(self, number: int = signal.SIGKILL) -> None:
+    def kill_worker(self, number: int = signal.SIGKILL) -> None:
         """Send the worker a signal and wait until it is gone."""
         if self.worker is not None:
             if self.worker_lives():
@@ -241,16 +241,16 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 @pytest.fixture(scope="session")
 def architect(
     tmp_path_factory: pytest.TempPathFactory, models: TinyModels, nursery: Nursery
-) -> Callable[..., contextlib.AbstractContextManager[House]]:
+) -> Callable[..., contextlib.AbstractContextManager[FaultyService]]:
     @contextlib.contextmanager
-    def build(**settings: str) -> Iterator[House]:
-        house = House(tmp_path_factory.mktemp("house"), models, **settings)
+    def build(**settings: str) -> Iterator[FaultyService]:
+        house = FaultyService(tmp_path_factory.mktemp("house"), models, **settings)
         house.nursery = nursery
         try:
             house.serve("--no-worker", ready=False)
             yield house
         finally:
-            house.dismiss()
+            house.kill_worker()
             left = house.close()
         assert not left, f"processes outlived their house: {left}"
 
@@ -258,30 +258,32 @@ def architect(
 
 
 @pytest.fixture(scope="session")
-def street(architect: Callable[..., contextlib.AbstractContextManager[House]]) -> Iterator[House]:
+def street(
+    architect: Callable[..., contextlib.AbstractContextManager[FaultyService]],
+) -> Iterator[FaultyService]:
     """The house that most tests share: its server never stops."""
     with architect() as house:
         yield house
 
 
 @pytest.fixture
-def house(street: House, request: pytest.FixtureRequest) -> Iterator[House]:
+def house(street: FaultyService, request: pytest.FixtureRequest) -> Iterator[FaultyService]:
     """The shared house, without a worker before and after."""
     street.ended_as = _outcomes(request)
     yield street
     # Politely, so that it takes its mark off /health.
-    street.dismiss(signal.SIGTERM)
+    street.kill_worker(signal.SIGTERM)
 
 
 @pytest.fixture
 def build(
-    architect: Callable[..., contextlib.AbstractContextManager[House]],
+    architect: Callable[..., contextlib.AbstractContextManager[FaultyService]],
     request: pytest.FixtureRequest,
-) -> Iterator[Callable[..., House]]:
+) -> Iterator[Callable[..., FaultyService]]:
     """Builds houses of a test's own, with a server and no worker yet."""
     with contextlib.ExitStack() as stack:
 
-        def build(**settings: str) -> House:
+        def build(**settings: str) -> FaultyService:
             house = stack.enter_context(architect(**settings))
             house.ended_as = _outcomes(request)
             return house
@@ -290,7 +292,7 @@ def build(
 
 
 @pytest.fixture
-def own(build: Callable[..., House]) -> House:
+def own(build: Callable[..., FaultyService]) -> FaultyService:
     """A house of one's own."""
     return build()
 

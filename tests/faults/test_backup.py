@@ -14,7 +14,7 @@ from banatie.store.backup import finish_restore
 from banatie.store.database import Database
 from banatie.store.generations import Generations
 from banatie.store.images import Images
-from tests.faults.conftest import House
+from tests.faults.conftest import FaultyService
 
 PLAIN = {"autoEnhance": False, "steps": 2}
 RENAMES = ["os.rename"]
@@ -22,7 +22,9 @@ CHANGES = ["os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"]
 MOST_CHANGES = 200
 
 
-def test_a_backup_made_while_jobs_run_gives_all_of_them_back(build: Callable[..., House]) -> None:
+def test_a_backup_made_while_jobs_run_gives_all_of_them_back(
+    build: Callable[..., FaultyService],
+) -> None:
     house, file = build(), None
     house.hire_and_wait()
     gone = [house.paint("a cat") for _ in range(4)]
@@ -47,7 +49,7 @@ def test_a_backup_made_while_jobs_run_gives_all_of_them_back(build: Callable[...
     restored.key = house.key
     restored.serve("--no-worker", ready=False)
     assert after["id"] not in {record["id"] for record in restored.records()}
-    restored.hire()
+    restored.start_worker()
     there = restored.all_ended([*kept, *gone])
     assert [record["status"] for record in there] == ["success"] * 7
     assert restored.picture(there[0]) == house.picture(there[0])
@@ -57,7 +59,7 @@ def test_a_backup_made_while_jobs_run_gives_all_of_them_back(build: Callable[...
     house.assert_tidy()
 
 
-def test_a_data_folder_in_use_is_not_restored_into(house: House) -> None:
+def test_a_data_folder_in_use_is_not_restored_into(house: FaultyService) -> None:
     house.hire_and_wait()
     record = house.paint("a cat")
     file = house.folder / "backup"
@@ -74,7 +76,9 @@ def events(request: pytest.FixtureRequest) -> list[str]:
     return CHANGES if request.config.getoption("kills", None) else RENAMES
 
 
-def test_a_backup_that_is_killed_leaves_the_one_before(own: House, events: list[str]) -> None:
+def test_a_backup_that_is_killed_leaves_the_one_before(
+    own: FaultyService, events: list[str]
+) -> None:
     own.hire_and_wait()
     for _ in range(3):
         own.paint("a cat")
@@ -97,7 +101,7 @@ def test_a_backup_that_is_killed_leaves_the_one_before(own: House, events: list[
 
 
 def test_a_restore_that_is_killed_has_happened_wholly_or_not_at_all(
-    own: House, events: list[str]
+    own: FaultyService, events: list[str]
 ) -> None:
     own.hire_and_wait()
     for _ in range(3):
@@ -107,7 +111,7 @@ def test_a_restore_that_is_killed_has_happened_wholly_or_not_at_all(
     own.request("DELETE", f"/api/v1/generations/{own.paint('a dog')['id']}")
     own.request("DELETE", f"/api/v1/generations/{own.records()[0]['id']}")
     own.paint("a dog")
-    own.dismiss(signal.SIGTERM)
+    own.kill_worker(signal.SIGTERM)
     own.stop(own.server)
     replaced, kept = _contents(own.data), own.folder / "kept"
     assert replaced != backed_up
@@ -128,12 +132,12 @@ def test_a_restore_that_is_killed_has_happened_wholly_or_not_at_all(
     assert len(outcomes) < MOST_CHANGES
 
 
-def test_a_restore_that_was_killed_is_finished_by_the_next_start(own: House) -> None:
+def test_a_restore_that_was_killed_is_finished_by_the_next_start(own: FaultyService) -> None:
     own.hire_and_wait()
     record, file = own.paint("a cat"), own.folder / "backup"
     assert own.run("backup", str(file)).returncode == 0
     own.request("DELETE", f"/api/v1/generations/{record['id']}")
-    own.dismiss(signal.SIGTERM)
+    own.kill_worker(signal.SIGTERM)
     own.stop(own.server)
     # Before the second rename: everything is unpacked and checked, nothing in its place yet.
     assert not _survives(own, own.data, RENAMES, 2, "restore", "--force", str(file))
@@ -145,7 +149,9 @@ def test_a_restore_that_was_killed_is_finished_by_the_next_start(own: House) -> 
     own.assert_tidy()
 
 
-def _survives(house: House, folder: Path, events: list[str], number: int, *command: str) -> bool:
+def _survives(
+    house: FaultyService, folder: Path, events: list[str], number: int, *command: str
+) -> bool:
     """Run a command that is killed before so many changes of the folder; whether it ended well."""
     said = house.log.stat().st_size
     house.gone(

@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.e2e.service import Service, web_alone
-from tests.faults.conftest import House
+from tests.faults.conftest import FaultyService
+from tests.support.service import Service, web_alone
 
 PATIENCE = 60
 """Seconds after which what should have happened has not."""
@@ -445,7 +445,7 @@ def test_no_path_leads_to_a_file_that_is_no_picture(
 # Pictures
 
 
-def test_prompts_write_nothing_into_a_picture_but_themselves(house: House) -> None:
+def test_prompts_write_nothing_into_a_picture_but_themselves(house: FaultyService) -> None:
     house.hire_and_wait()
     logged = len(house.log.read_text().splitlines())
     for kind in ("emoji", "right to left", "line ends", "controls"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import House
+from tests.faults.conftest import FaultyService
 
 PLAIN = {"autoEnhance": False, "steps": 2}
 
@@ -27,7 +27,7 @@ def _damage(queue: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [_delete, _damage])
-def test_the_queue_is_harmed_while_the_worker_is_away(own: House, harm: Callable) -> None:
+def test_the_queue_is_harmed_while_the_worker_is_away(own: FaultyService, harm: Callable) -> None:
     jobs = [own.post("a red cat", prefer="respond-async", steps=2), own.post("a dog", **PLAIN)]
     harm(own.data / "queue.db")
     jobs.append(own.post("a dog", **PLAIN))
@@ -37,18 +37,18 @@ def test_the_queue_is_harmed_while_the_worker_is_away(own: House, harm: Callable
 
 
 @pytest.mark.parametrize("harm", [_delete, _damage])
-def test_the_queue_is_harmed_while_all_is_stopped(own: House, harm: Callable) -> None:
+def test_the_queue_is_harmed_while_all_is_stopped(own: FaultyService, harm: Callable) -> None:
     jobs = [own.post("a red cat", prefer="respond-async", steps=2), own.post("a dog", **PLAIN)]
     own.stop(own._processes[-1])
     harm(own.data / "queue.db")
     own.serve("--no-worker", ready=False)
-    own.hire()
+    own.start_worker()
     assert [record["status"] for record in own.all_ended(jobs, 20)] == ["success"] * 2
     assert own.paint("a red cat", autoEnhance=True)["warnings"] == []
 
 
 @pytest.mark.parametrize("harm", [_delete, _damage])
-def test_the_queue_is_harmed_while_all_is_running(own: House, harm: Callable) -> None:
+def test_the_queue_is_harmed_while_all_is_running(own: FaultyService, harm: Callable) -> None:
     own.hire_and_wait()
     own.paint("a red cat", autoEnhance=True)
     harm(own.data / "queue.db")
@@ -57,7 +57,7 @@ def test_the_queue_is_harmed_while_all_is_running(own: House, harm: Callable) ->
     assert [record["status"] for record in own.all_ended(jobs, 20)] == ["success"] * 2
 
 
-def test_a_full_disk_costs_the_jobs_that_needed_it(house: House) -> None:
+def test_a_full_disk_costs_the_jobs_that_needed_it(house: FaultyService) -> None:
     full = house.folder / "full"
     full.touch()
     house.hire_and_wait(fill_disk={"while_there": str(full)})
@@ -70,7 +70,7 @@ def test_a_full_disk_costs_the_jobs_that_needed_it(house: House) -> None:
     house.assert_tidy()
 
 
-def test_a_worker_that_could_write_nothing_for_a_while_goes_on(own: House) -> None:
+def test_a_worker_that_could_write_nothing_for_a_while_goes_on(own: FaultyService) -> None:
     """No byte of its database either: the job that it held must not stay `processing`."""
     own.hire_and_wait()
     worker = own.worker
@@ -89,7 +89,7 @@ def test_a_worker_that_could_write_nothing_for_a_while_goes_on(own: House) -> No
     own.assert_tidy()
 
 
-def test_a_server_that_cannot_write_accepts_nothing_and_recovers(own: House) -> None:
+def test_a_server_that_cannot_write_accepts_nothing_and_recovers(own: FaultyService) -> None:
     server = own._processes[-1].pid
     usual = resource.prlimit(server, resource.RLIMIT_FSIZE)
     resource.prlimit(server, resource.RLIMIT_FSIZE, (0, usual[1]))
@@ -104,7 +104,7 @@ def test_a_server_that_cannot_write_accepts_nothing_and_recovers(own: House) -> 
     assert listed["pagination"]["total"] == 1
 
 
-def test_a_disk_without_room_loses_nothing_that_was_accepted(own: House) -> None:
+def test_a_disk_without_room_loses_nothing_that_was_accepted(own: FaultyService) -> None:
     own.move_to_disk("4m")
     own.hire_and_wait()
     jobs = [own.post("a cat", autoEnhance=False, steps=60)]
@@ -129,7 +129,7 @@ def test_a_disk_without_room_loses_nothing_that_was_accepted(own: House) -> None
     own.wait_for(lambda: own.health().status_code == 200, "the service to be healthy")
     own.paint("a dog")
     # What a worker could not clear away for want of room, the next one does.
-    own.dismiss(signal.SIGTERM)
+    own.kill_worker(signal.SIGTERM)
     own.hire_and_wait()
     own.assert_tidy()
 
@@ -139,7 +139,9 @@ def test_a_disk_without_room_loses_nothing_that_was_accepted(own: House) -> None
     [["serve"], ["worker"], ["generate", "a cat"], ["keys", "create", "--name", "k"], ["migrate"]],
     ids=lambda command: command[0],
 )
-def test_a_data_folder_that_cannot_be_written_is_named(protected: House, command: list[str]):
+def test_a_data_folder_that_cannot_be_written_is_named(
+    protected: FaultyService, command: list[str]
+):
     ended = protected.run(*command)
     assert (ended.returncode, ended.stdout) == (1, "")
     folder = protected.environment["BANATIE_STORAGE__DATA_DIR"]
@@ -148,8 +150,8 @@ def test_a_data_folder_that_cannot_be_written_is_named(protected: House, command
 
 @pytest.fixture(scope="module")
 def protected(
-    architect: Callable[..., AbstractContextManager[House]],
-) -> Iterator[House]:
+    architect: Callable[..., AbstractContextManager[FaultyService]],
+) -> Iterator[FaultyService]:
     """A house with a record and a data folder that nobody can write; nothing runs there."""
     with architect() as house:
         house.move_to_disk("4m")
@@ -159,7 +161,7 @@ def protected(
         yield house
 
 
-def _stands_still(house: House, generation_id: str, looks: int = 40) -> None:
+def _stands_still(house: FaultyService, generation_id: str, looks: int = 40) -> None:
     """Wait until so many looks in a row have shown the same record."""
     seen: list[dict] = []
 

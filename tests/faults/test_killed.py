@@ -10,7 +10,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.faults.conftest import House
+from tests.faults.conftest import FaultyService
 
 PLAIN = {"autoEnhance": False, "steps": 4}
 
@@ -29,7 +29,7 @@ PLAIN = {"autoEnhance": False, "steps": 4}
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )
-def test_a_job_outlives_its_worker(house: House, wound: dict, retries: int) -> None:
+def test_a_job_outlives_its_worker(house: FaultyService, wound: dict, retries: int) -> None:
     [(name, parameters)] = wound.items()
     house.hire_and_wait(**{name: {"tally": house.tally(), **parameters}})
     first = house.worker
@@ -47,9 +47,9 @@ def test_a_job_outlives_its_worker(house: House, wound: dict, retries: int) -> N
 
 @pytest.mark.parametrize("wound", ["die_in_the_file", "die_before_the_row"])
 def test_what_a_dead_worker_left_is_swept_although_its_job_is_gone(
-    house: House, wound: str
+    house: FaultyService, wound: str
 ) -> None:
-    house.hire(**{wound: {"tally": house.tally()}})
+    house.start_worker(**{wound: {"tally": house.tally()}})
     job = house.post("a cat", **PLAIN)
     house.wait_for(lambda: not house.worker_lives(), "the wound to strike")
     assert house.files() > house.known_files()
@@ -58,8 +58,12 @@ def test_what_a_dead_worker_left_is_swept_although_its_job_is_gone(
     house.assert_tidy()
 
 
-def test_a_job_that_kills_each_worker_is_given_up_and_the_others_are_made(house: House) -> None:
-    house.hire(die_at_step={"tally": house.tally(), "step": 2, "times": 99, "word": "poison"})
+def test_a_job_that_kills_each_worker_is_given_up_and_the_others_are_made(
+    house: FaultyService,
+) -> None:
+    house.start_worker(
+        die_at_step={"tally": house.tally(), "step": 2, "times": 99, "word": "poison"}
+    )
     poison = house.post("a bottle of poison", **PLAIN)
     others = [house.post("a cat", **PLAIN), house.post("a dog", prefer="respond-async", steps=1)]
     bad, *good = house.all_ended([poison, *others])
@@ -70,8 +74,8 @@ def test_a_job_that_kills_each_worker_is_given_up_and_the_others_are_made(house:
     house.assert_tidy()
 
 
-def test_a_prompt_that_kills_the_language_model_is_painted_as_it_is(house: House) -> None:
-    house.hire(die_while_enhancing={"tally": house.tally(), "times": 99, "word": "poison"})
+def test_a_prompt_that_kills_the_language_model_is_painted_as_it_is(house: FaultyService) -> None:
+    house.start_worker(die_while_enhancing={"tally": house.tally(), "times": 99, "word": "poison"})
     poison = house.post("a bottle of poison", prefer="respond-async", steps=2)
     other = house.post("a red cat", prefer="respond-async", steps=2)
     bad, good = house.all_ended([poison, other])
@@ -83,8 +87,10 @@ def test_a_prompt_that_kills_the_language_model_is_painted_as_it_is(house: House
     house.assert_tidy()
 
 
-def test_no_picture_fails_because_the_language_model_kills_every_worker(house: House) -> None:
-    house.hire(die_while_enhancing={"tally": house.tally(), "times": 99})
+def test_no_picture_fails_because_the_language_model_kills_every_worker(
+    house: FaultyService,
+) -> None:
+    house.start_worker(die_while_enhancing={"tally": house.tally(), "times": 99})
     jobs = [house.post("a cat", prefer="respond-async", steps=2) for _ in range(3)]
     for record in house.all_ended(jobs):
         assert record["status"] == "success", record["errorMessage"]
@@ -92,9 +98,9 @@ def test_no_picture_fails_because_the_language_model_kills_every_worker(house: H
     house.assert_tidy()
 
 
-def test_a_job_is_not_given_up_because_its_neighbours_kill_the_worker(house: House) -> None:
+def test_a_job_is_not_given_up_because_its_neighbours_kill_the_worker(house: FaultyService) -> None:
     """Those that are enhanced while it is painted, and those that are painted before it."""
-    house.hire(
+    house.start_worker(
         die_while_enhancing={"tally": house.tally(), "times": 99, "word": "poison"},
         die_at_step={"tally": house.tally(), "step": 2, "times": 99, "word": "venom"},
     )
@@ -113,19 +119,19 @@ def test_a_job_is_not_given_up_because_its_neighbours_kill_the_worker(house: Hou
     house.assert_tidy()
 
 
-def test_stopping_a_worker_is_not_held_against_its_job(house: House) -> None:
-    house.hire()
+def test_stopping_a_worker_is_not_held_against_its_job(house: FaultyService) -> None:
+    house.start_worker()
     job = house.post("a cat", autoEnhance=False, steps=100)
     for _ in range(3):
         house.painting(job["id"])
-        house.dismiss(signal.SIGTERM)
+        house.kill_worker(signal.SIGTERM)
         assert house.get(job["id"])["status"] == "pending"
-        house.hire()
+        house.start_worker()
     [ended] = house.all_ended([job])
     assert (ended["status"], ended["retryCount"]) == ("success", 3)
 
 
-def test_stopping_takes_at_most_one_step(house: House) -> None:
+def test_stopping_takes_at_most_one_step(house: FaultyService) -> None:
     tally = house.tally()
     house.hire_and_wait(count_steps={"tally": tally})
     job = house.post("a cat", autoEnhance=False, steps=100)
@@ -139,7 +145,7 @@ def test_stopping_takes_at_most_one_step(house: House) -> None:
     assert taken < 100
 
 
-def test_everything_killed_at_once(build: Callable[..., House]) -> None:
+def test_everything_killed_at_once(build: Callable[..., FaultyService]) -> None:
     house = build()
     server = house._processes[-1]
     house.hire_and_wait()
@@ -148,28 +154,28 @@ def test_everything_killed_at_once(build: Callable[..., House]) -> None:
     jobs += [house.post("a cat", prefer="respond-async", steps=3) for _ in range(3)]
     house.painting(jobs[3]["id"])
     server.kill()
-    house.dismiss(signal.SIGKILL)
+    house.kill_worker(signal.SIGKILL)
     server.wait()
     house.serve("--no-worker", ready=False)
     assert [house.get(job["id"])["id"] for job in jobs] == [job["id"] for job in jobs]
-    house.hire()
+    house.start_worker()
     ended = house.all_ended(jobs)
     assert [record["status"] for record in ended] == ["success"] * len(jobs)
     assert ended[3]["retryCount"] == 1
     house.assert_tidy()
 
 
-def test_jobs_wait_for_a_worker_that_was_killed_before_it_took_them(house: House) -> None:
-    house.hire()
+def test_jobs_wait_for_a_worker_that_was_killed_before_it_took_them(house: FaultyService) -> None:
+    house.start_worker()
     jobs = [house.post("a cat", prefer="respond-async", steps=2), house.post("a dog", **PLAIN)]
-    house.dismiss(signal.SIGKILL)
+    house.kill_worker(signal.SIGKILL)
     jobs.append(house.post("a dog", **PLAIN))
-    house.hire()
+    house.start_worker()
     assert [record["status"] for record in house.all_ended(jobs)] == ["success"] * 3
     house.assert_tidy()
 
 
-def test_a_worker_goes_on_without_its_server(own: House) -> None:
+def test_a_worker_goes_on_without_its_server(own: FaultyService) -> None:
     own.hire_and_wait()
     jobs = [own.post("a cat", autoEnhance=False, steps=60)]
     jobs += [own.post("a red cat", prefer="respond-async", steps=2) for _ in range(2)]
@@ -182,7 +188,7 @@ def test_a_worker_goes_on_without_its_server(own: House) -> None:
     own.assert_tidy()
 
 
-def test_a_server_killed_before_it_rings_has_accepted_all_the_same(own: House) -> None:
+def test_a_server_killed_before_it_rings_has_accepted_all_the_same(own: FaultyService) -> None:
     own.hire_and_wait()
     server = own.serve_wounded(die_before_the_bell={"tally": own.tally()})
     with pytest.raises(httpx.TransportError):
@@ -194,7 +200,7 @@ def test_a_server_killed_before_it_rings_has_accepted_all_the_same(own: House) -
     assert (own.ended(record["id"])["status"], record["retryCount"]) == ("success", 0)
 
 
-def test_serve_and_its_own_worker_killed(own: House) -> None:
+def test_serve_and_its_own_worker_killed(own: FaultyService) -> None:
     own.stop(own.server)
     own.serve()
     jobs = [own.post("a cat", autoEnhance=False, steps=100)]
@@ -203,19 +209,21 @@ def test_serve_and_its_own_worker_killed(own: House) -> None:
     own.stop(own.server, signal.SIGKILL)
     own.wait_for(lambda: not own.alive(), "the worker to end", 20)
     own.serve("--no-worker", ready=False)
-    own.hire()
+    own.start_worker()
     ended = own.all_ended(jobs)
     assert [record["status"] for record in ended] == ["success"] * 3
     assert ended[0]["retryCount"] == 1
     own.assert_tidy()
 
 
-def test_kills_at_random_moments_lose_nothing(build: Callable[..., House], kills: int) -> None:
+def test_kills_at_random_moments_lose_nothing(
+    build: Callable[..., FaultyService], kills: int
+) -> None:
     house = build(worker__max_retries=str(kills))
     chance = random.Random(7)
     jobs = []
     for _ in range(kills):
-        house.hire()
+        house.start_worker()
         jobs += [
             house.post("a red cat", prefer="respond-async", steps=chance.randint(1, 40)),
             house.post("a dog", autoEnhance=False, steps=chance.randint(1, 40)),
@@ -229,14 +237,14 @@ def test_kills_at_random_moments_lose_nothing(build: Callable[..., House], kills
         begun = chance.choice(jobs[-2:])["id"]
         house.record_when(begun, lambda record: record["status"] != "pending")
         time.sleep(chance.random() / 5)
-        house.dismiss(signal.SIGKILL)
-    house.hire()
+        house.kill_worker(signal.SIGKILL)
+    house.start_worker()
     for record in house.all_ended(jobs):
         assert record["status"] == "success" or record["errorMessage"] == "Cancelled"
-    house.dismiss(signal.SIGTERM)
+    house.kill_worker(signal.SIGTERM)
     house.hire_and_wait()
     house.assert_tidy()
 
 
-def _lives(house: House, worker: int | None) -> bool:
+def _lives(house: FaultyService, worker: int | None) -> bool:
     return worker == house.worker and house.worker_lives()

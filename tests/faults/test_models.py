@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.service import TinyModels
-from tests.faults.conftest import House
-from tests.tiny_models import edit_json
+from tests.faults.conftest import FaultyService
+from tests.support.service import TinyModels
+from tests.support.tiny_models import edit_json
 
 
 def _cut(file: Path) -> None:
@@ -45,7 +45,7 @@ PAINTING_DAMAGE = {
 
 @pytest.mark.parametrize("damage", LANGUAGE_DAMAGE)
 def test_without_a_language_model_pictures_are_made_with_a_warning(
-    house: House, models: TinyModels, tmp_path: Path, damage: str
+    house: FaultyService, models: TinyModels, tmp_path: Path, damage: str
 ) -> None:
     folder = shutil.copytree(models.language, tmp_path / "language")
     LANGUAGE_DAMAGE[damage](folder)
@@ -56,7 +56,7 @@ def test_without_a_language_model_pictures_are_made_with_a_warning(
         assert record["autoEnhance"] is True
         ended = house.ended(record["id"])
         assert house.health().json()["data"]["models"]["enhancement"] is None
-        house.dismiss(signal.SIGTERM)
+        house.kill_worker(signal.SIGTERM)
     assert ended["status"] == "success"
     [warning] = ended["warnings"]
     assert "language model" in warning
@@ -64,13 +64,13 @@ def test_without_a_language_model_pictures_are_made_with_a_warning(
 
 @pytest.mark.parametrize("damage", PAINTING_DAMAGE)
 def test_without_a_painting_model_health_says_what_to_do(
-    house: House, models: TinyModels, damage: str
+    house: FaultyService, models: TinyModels, damage: str
 ) -> None:
     folder = shutil.copytree(models.painting, house.folder / "models" / "mine", dirs_exist_ok=True)
     PAINTING_DAMAGE[damage](folder)
     with _setting(house, "BANATIE_PAINTING__MODEL", "mine"):
         logged = house.log.stat().st_size
-        house.hire()
+        house.start_worker()
         house.wait_for(
             lambda: house.health().json()["data"]["worker"] == "broken" or not house.worker_lives(),
             "the worker to find out",
@@ -93,12 +93,12 @@ def test_without_a_painting_model_health_says_what_to_do(
         assert house.request("GET", "/api/v1/generations").status_code == 200
         record = house.post("a red cat", prefer="respond-async", steps=2)
         assert house.get(record["id"])["status"] == "pending"
-        house.dismiss(signal.SIGTERM)
+        house.kill_worker(signal.SIGTERM)
     house.hire_and_wait()
     assert house.ended(record["id"])["status"] == "success"
 
 
-def test_out_of_memory_costs_one_job(house: House) -> None:
+def test_out_of_memory_costs_one_job(house: FaultyService) -> None:
     house.hire_and_wait(run_out_of_memory={"wider_than": 40})
     worker = house.worker
     wide = house.post("a red cat", aspectRatio="21:9", autoEnhance=False, steps=2)
@@ -122,7 +122,7 @@ def test_out_of_memory_costs_one_job(house: House) -> None:
 
 
 @pytest.mark.parametrize("error", ["RuntimeError", "MemoryError"])
-def test_a_language_model_that_raises_costs_a_warning(house: House, error: str) -> None:
+def test_a_language_model_that_raises_costs_a_warning(house: FaultyService, error: str) -> None:
     house.hire_and_wait(break_language_model={"error": error, "word": "poison"})
     bad = house.post("a bottle of poison", steps=2)
     good = house.post("a red cat", steps=2)
@@ -137,7 +137,7 @@ def test_a_language_model_that_raises_costs_a_warning(house: House, error: str) 
 
 @pytest.mark.parametrize("seconds", [0.4, 10_000], ids=["slow", "hung"])
 def test_a_language_model_without_end_costs_a_warning(
-    build: Callable[..., House], seconds: float
+    build: Callable[..., FaultyService], seconds: float
 ) -> None:
     house = build(enhancement__time_limit="1")
     house.hire_and_wait(slow_language_model={"seconds": seconds, "word": "poison"})
@@ -157,14 +157,14 @@ def test_a_language_model_without_end_costs_a_warning(
     house.assert_tidy()
 
 
-def _lines_since(house: House, offset: int) -> list[str]:
+def _lines_since(house: FaultyService, offset: int) -> list[str]:
     return house.log.read_bytes()[offset:].decode("utf-8", "replace").splitlines()
 
 
 class _setting:
     """One of the house's settings, other than usual for a while."""
 
-    def __init__(self, house: House, name: str, value: str) -> None:
+    def __init__(self, house: FaultyService, name: str, value: str) -> None:
         self._house, self._name, self._value = house, name, value
 
     def __enter__(self) -> None:

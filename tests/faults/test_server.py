@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import crowd
-from tests.faults.conftest import House
+from tests.faults.conftest import FaultyService
+from tests.support import many_clients
 
 PLAIN = {"autoEnhance": False, "steps": 2}
 HOUR_MILLISECONDS = 3_600_000
 
 
 def test_a_locked_database_delays_what_is_written_and_nothing_else(
-    own: House, locked_seconds: int
+    own: FaultyService, locked_seconds: int
 ) -> None:
     own.hire_and_wait()
     before = own.paint("a red cat")
@@ -50,7 +50,7 @@ def test_a_locked_database_delays_what_is_written_and_nothing_else(
     own.assert_tidy()
 
 
-def _try_post(house: House) -> tuple[int, dict]:
+def _try_post(house: FaultyService) -> tuple[int, dict]:
     body = {"prompt": "a cat", **PLAIN}
     response = house.request("POST", "/api/v1/generations", json=body, timeout=120)
     return response.status_code, response.json()
@@ -69,7 +69,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_clock_that_is_set_by_an_hour_changes_nothing(
-    build: Callable[..., House], hours: int
+    build: Callable[..., FaultyService], hours: int
 ) -> None:
     house = build(limits__requests_per_hour="1000")
     clock = house.folder / "clock"
@@ -95,25 +95,25 @@ def test_a_clock_that_is_set_by_an_hour_changes_nothing(
     # A worker that dies now is missed, and its job made, whatever time its row was written at.
     last = house.post("a cat", autoEnhance=False, steps=100)
     house.painting(last["id"])
-    house.dismiss()
-    house.hire(follow_clock={"file": str(clock)})
+    house.kill_worker()
+    house.start_worker(follow_clock={"file": str(clock)})
     assert house.all_ended([last])[0]["status"] == "success"
     house.assert_tidy()
 
 
-def test_five_hundred_clients_that_wait_are_all_answered(own: House) -> None:
+def test_five_hundred_clients_that_wait_are_all_answered(own: FaultyService) -> None:
     jobs = [own.post("a cat", **PLAIN)["id"] for _ in range(8)]
-    before = crowd.connections(own.server.pid)
-    requests = [crowd.waiting(own, jobs[number % 8]) for number in range(240)]
-    requests += [crowd.following(own, jobs[number % 8]) for number in range(240)]
-    requests += [crowd.submitting(own, "a dog", **PLAIN) for _ in range(20)]
+    before = many_clients.connections(own.server.pid)
+    requests = [many_clients.waiting(own, jobs[number % 8]) for number in range(240)]
+    requests += [many_clients.following(own, jobs[number % 8]) for number in range(240)]
+    requests += [many_clients.submitting(own, "a dog", **PLAIN) for _ in range(20)]
 
     def meanwhile() -> None:
         # With all of them waiting, others are answered.
         assert own.get(jobs[0])["status"] == "pending"
-        own.hire()
+        own.start_worker()
 
-    answers = crowd.answers(own, requests, meanwhile)
+    answers = many_clients.answers(own, requests, meanwhile)
     assert len(answers) == 500
     for answer in answers[:240]:
         assert answer.startswith("HTTP/1.1 200 ")
@@ -124,19 +124,23 @@ def test_five_hundred_clients_that_wait_are_all_answered(own: House) -> None:
     for answer in answers[480:]:
         assert answer.startswith("HTTP/1.1 201 ")
         assert '"status":"success"' in answer
-    own.wait_for(lambda: crowd.connections(own.server.pid) <= before, "the connections to end")
+    own.wait_for(
+        lambda: many_clients.connections(own.server.pid) <= before, "the connections to end"
+    )
     assert len(own.all_ended(own.records())) == 28
     own.assert_tidy()
 
 
-def test_clients_that_go_away_leave_nothing_behind_but_their_jobs(own: House) -> None:
+def test_clients_that_go_away_leave_nothing_behind_but_their_jobs(own: FaultyService) -> None:
     job = own.post("a cat", **PLAIN)
-    before = crowd.connections(own.server.pid)
-    requests = [crowd.waiting(own, job["id"]) for _ in range(15)]
-    requests += [crowd.following(own, job["id"]) for _ in range(15)]
-    requests += [crowd.submitting(own, "a dog", **PLAIN) for _ in range(15)]
-    crowd.leave(own, requests)
-    own.wait_for(lambda: crowd.connections(own.server.pid) <= before, "the connections to end")
+    before = many_clients.connections(own.server.pid)
+    requests = [many_clients.waiting(own, job["id"]) for _ in range(15)]
+    requests += [many_clients.following(own, job["id"]) for _ in range(15)]
+    requests += [many_clients.submitting(own, "a dog", **PLAIN) for _ in range(15)]
+    many_clients.leave(own, requests)
+    own.wait_for(
+        lambda: many_clients.connections(own.server.pid) <= before, "the connections to end"
+    )
     own.wait_for(lambda: len(own.records()) == 16, "the submissions")
     own.hire_and_wait()
     assert {record["status"] for record in own.all_ended(own.records())} == {"success"}

@@ -24,7 +24,7 @@ from banatie.store.files import Files
 from banatie.store.generations import Generations
 from banatie.store.images import Images
 from banatie.store.keys import Keys
-from banatie.store.locks import holding, joining
+from banatie.store.locks import hold_role, register_worker
 from banatie.store.workers import Workers, WorkerState
 
 IMAGES = [f"{n}{n}{n}{n}{n}{n}{n}{n}-0000-4000-8000-000000000000" for n in range(3)]
@@ -43,14 +43,14 @@ def data(tmp_path: Path, database: Database, submit, paint, keys: Keys) -> Path:
         files.save(image.storage_key, image.id[:3].encode())
     failing = submit(auto_enhance=False)
     claims = Claims(database, "worker-1")
-    claims.take("paint", 3)
+    claims.claim("paint", 3)
     claims.fail(failing.id, "no", 4)
     submit(auto_enhance=False)
     submit(prompt="in the worker's hands", auto_enhance=False)
     submit(auto_enhance=True)
     submit(auto_enhance=True)
-    claims.take("paint", 5)
-    claims.take("enhance", 5)
+    claims.claim("paint", 5)
+    claims.claim("enhance", 5)
     Workers(database).report(WorkerState("worker-1", os.getpid(), "ready"), 5)
     (tmp_path / "queue.db").write_bytes(b"messages")
     return tmp_path
@@ -79,7 +79,7 @@ def test_what_is_restored_is_what_was_backed_up(data: Path, file: Path, empty: P
     assert pictures(empty) == pictures(data)
     assert len(pictures(empty)) == 3
     with opened(empty) as database:
-        assert [key.name for key in Keys(database).list()] == ["a key"]
+        assert [key.name for key in Keys(database).all()] == ["a key"]
         database.check()
 
 
@@ -93,7 +93,7 @@ def test_in_a_restored_folder_everything_waits_that_had_not_ended(file: Path, em
     with opened(empty) as database:
         assert Workers(database).present(8) == []
         claims = Claims(database, "worker-2")
-        taken = [claims.take(stage, 9) for stage in ("paint", "enhance") * 2]
+        taken = [claims.claim(stage, 9) for stage in ("paint", "enhance") * 2]
         assert {row.id for row in taken} == {row.id for row in waiting}
     assert not (empty / "queue.db").exists()
 
@@ -171,7 +171,7 @@ def test_a_folder_with_something_in_it_is_not_touched_unless_it_is_to_be_replace
     assert rows(data) == rows(empty)
     assert tree(data / "storage") == tree(empty / "storage")
     with opened(data) as database:
-        assert [key.name for key in Keys(database).list()] == ["a key"]
+        assert [key.name for key in Keys(database).all()] == ["a key"]
     assert {path.name for path in data.iterdir()} <= {
         *("banatie.db", "banatie.db-wal", "banatie.db-shm", "storage"),
         *("serve.lock", "worker.lock", "restore.lock", "migrate.lock"),
@@ -183,7 +183,7 @@ def test_a_folder_in_use_is_not_touched(file: Path, empty: Path, place: str) -> 
     several = place not in ("serve", "worker")
     holder = "worker" if several else place
     with (
-        joining(empty, "one", alone=False) if several else holding(empty, place),
+        register_worker(empty, "one", alone=False) if several else hold_role(empty, place),
         pytest.raises(DataFolderBusy, match=rf"`banatie {holder}` \(process {os.getpid()}\)"),
     ):
         restore_backup(file, empty, replace=True)

@@ -9,7 +9,7 @@ import pytest
 from banatie.records import EnhancementNote, Image, LoraUse
 from banatie.store.claims import Claims
 
-NOTE = EnhancementNote("general", "small", "led", 0.5)
+NOTE = EnhancementNote("general", "small", "guided", 0.5)
 
 
 def finish(claims: Claims, generation_id: str, now: int = 3) -> bool:
@@ -24,9 +24,9 @@ def an_image(project_id: str) -> Image:
 
 def test_the_oldest_row_is_taken_first_and_only_once(submit, claims):
     first, second = submit(now=9), submit(now=1)
-    assert claims.take("enhance", 10).id == first.id
-    assert claims.take("enhance", 10).id == second.id
-    assert claims.take("enhance", 10) is None
+    assert claims.claim("enhance", 10).id == first.id
+    assert claims.claim("enhance", 10).id == second.id
+    assert claims.claim("enhance", 10) is None
 
 
 def test_alike_rows_are_taken_along(submit, claims):
@@ -38,30 +38,30 @@ def test_alike_rows_are_taken_along(submit, claims):
     submit(auto_enhance=False, guidance_scale=1.0)
     submit(auto_enhance=False, loras=(LoraUse("ink", 1.0),))
     last = submit(auto_enhance=False, seed=4)
-    taken = claims.take("paint", 10)
+    taken = claims.claim("paint", 10)
     assert taken.id == first.id
-    assert [each.id for each in claims.take_like(taken, 2, 10)] == [each.id for each in alike]
-    assert [each.id for each in claims.take_like(taken, 2, 10)] == [last.id]
-    assert claims.take("paint", 10).id == other.id
-    assert claims.take_like(other, 2, 10) == []
+    assert [each.id for each in claims.claim_like(taken, 2, 10)] == [each.id for each in alike]
+    assert [each.id for each in claims.claim_like(taken, 2, 10)] == [last.id]
+    assert claims.claim("paint", 10).id == other.id
+    assert claims.claim_like(other, 2, 10) == []
 
 
 def test_a_row_that_was_held_in_a_crash_has_no_company(submit, claims, database):
     clean, suspicious, other = (submit(auto_enhance=False) for _ in range(3))
-    claims.take("paint", 2)
+    claims.claim("paint", 2)
     other_worker = Claims(database, "worker-2")
-    assert other_worker.take("paint", 2).id == suspicious.id
-    claims.bury("worker-2", 3, 3)
-    claims.take_back(3)
-    taken = claims.take("paint", 4)
+    assert other_worker.claim("paint", 2).id == suspicious.id
+    claims.release_dead("worker-2", 3, 3)
+    claims.release_claims(3)
+    taken = claims.claim("paint", 4)
     assert taken.id == clean.id
-    assert [each.id for each in claims.take_like(taken, 4, 4)] == [other.id]
+    assert [each.id for each in claims.claim_like(taken, 4, 4)] == [other.id]
     for each in (clean, other):
         claims.fail(each.id, "over", 5)
     submit(auto_enhance=False)
-    taken = claims.take("paint", 6)
+    taken = claims.claim("paint", 6)
     assert taken.id == suspicious.id
-    assert claims.take_like(taken, 4, 6) == []
+    assert claims.claim_like(taken, 4, 6) == []
 
 
 def test_many_threads_never_take_the_same_row(submit, database):
@@ -70,7 +70,7 @@ def test_many_threads_never_take_the_same_row(submit, database):
 
     def take_all(name: str) -> None:
         claims = Claims(database, name)
-        while generation := claims.take("paint", 2):
+        while generation := claims.claim("paint", 2):
             taken.append(generation.id)
         database.close()
 
@@ -84,13 +84,13 @@ def test_many_threads_never_take_the_same_row(submit, database):
 
 def test_enhancing_keeps_the_status_and_painting_changes_it(submit, claims, generations):
     made = submit()
-    assert claims.take("enhance", 2).status == "pending"
+    assert claims.claim("enhance", 2).status == "pending"
     assert finish(claims, made.id)
     enhanced = generations.find(made.id)
     assert (enhanced.status, enhanced.stage, enhanced.enhanced_at) == ("pending", "paint", 3)
     assert (enhanced.prompt, enhanced.original_prompt) == ("A cat, sunlit", "a cat")
     assert enhanced.enhancement == NOTE
-    assert claims.take("paint", 4).status == "processing"
+    assert claims.claim("paint", 4).status == "processing"
 
 
 def test_success_carries_the_image(submit, paint, generations):
@@ -104,10 +104,10 @@ def test_success_carries_the_image(submit, paint, generations):
     )
 
 
-@pytest.mark.parametrize("ending", ["cancel", "delete", "put_in_bin"])
+@pytest.mark.parametrize("ending", ["cancel", "delete", "soft_delete"])
 def test_whoever_lost_the_row_changes_nothing(ending, submit, claims, generations, project_id):
     submit(auto_enhance=False)
-    taken = claims.take("paint", 2)
+    taken = claims.claim("paint", 2)
     arguments = () if ending == "delete" else (3,)
     getattr(generations, ending)(project_id, taken.id, *arguments)
     before = generations.find(taken.id)
@@ -120,8 +120,8 @@ def test_whoever_lost_the_row_changes_nothing(ending, submit, claims, generation
 
 def test_a_row_taken_back_waits_again(submit, claims, generations):
     submit(auto_enhance=False)
-    taken = claims.take("paint", 2)
-    assert claims.take_back(3) == 1
+    taken = claims.claim("paint", 2)
+    assert claims.release_claims(3) == 1
     again = generations.find(taken.id)
     assert (again.status, again.stage, again.retry_count, again.crashes) == (
         "pending",
@@ -129,28 +129,28 @@ def test_a_row_taken_back_waits_again(submit, claims, generations):
         1,
         0,
     )
-    assert claims.take("paint", 4).id == taken.id
+    assert claims.claim("paint", 4).id == taken.id
 
 
 def test_a_row_that_crashes_the_worker_is_given_up(submit, claims, generations):
     poison, behind = submit(auto_enhance=False), submit(auto_enhance=False)
     for crash in range(3):
-        assert claims.take("paint", 5).id == poison.id
-        assert claims.bury("worker-1", 2, 6) == (1, int(crash == 2))
+        assert claims.claim("paint", 5).id == poison.id
+        assert claims.release_dead("worker-1", 2, 6) == (1, int(crash == 2))
     assert claims.give_up(2, 7) == 0
     gone = generations.find(poison.id)
     assert (gone.status, gone.retry_count) == ("failed", 3)
     assert "3 times" in gone.error_message
-    assert claims.take("paint", 8).id == behind.id
+    assert claims.claim("paint", 8).id == behind.id
 
 
 def test_a_prompt_that_crashes_the_worker_is_painted_as_it_is(submit, claims, generations):
     poison, painted = submit(), submit(auto_enhance=False)
     for crash in range(3):
-        assert claims.take("enhance", 5).id == poison.id
+        assert claims.claim("enhance", 5).id == poison.id
         # Only the first crash can hit its neighbour: then it is worked on alone.
-        assert (claims.take("paint", 5) is not None) == (crash == 0)
-        claims.bury("worker-1", 2, 6)
+        assert (claims.claim("paint", 5) is not None) == (crash == 0)
+        claims.release_dead("worker-1", 2, 6)
     spared = generations.find(poison.id)
     assert (spared.stage, spared.prompt, spared.status) == ("paint", "a cat", "pending")
     assert "original prompt" in spared.warnings[0]
@@ -160,8 +160,8 @@ def test_a_prompt_that_crashes_the_worker_is_painted_as_it_is(submit, claims, ge
 
 def test_what_the_worker_dropped_waits_again_but_not_what_it_holds(submit, claims, generations):
     held, dropped = submit(auto_enhance=False), submit(auto_enhance=False)
-    claims.take("paint", 2)
-    claims.take("paint", 2)
-    assert claims.take_back(3, but={held.id}) == 1
+    claims.claim("paint", 2)
+    claims.claim("paint", 2)
+    assert claims.release_claims(3, but={held.id}) == 1
     assert generations.find(held.id).status == "processing"
     assert generations.find(dropped.id).status == "pending"

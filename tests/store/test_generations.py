@@ -33,7 +33,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(submit, generations, project_id)
     submit()
     with pytest.raises(QueueFull):
         generations.submit(project_id, Submission("one too many"), 2, queue_size=1)
-    assert generations.list(project_id, status=None, limit=9, offset=0, include_deleted=True) == (
+    assert generations.page(project_id, status=None, limit=9, offset=0, include_deleted=True) == (
         [generations.changed_since(0)[0]],
         1,
     )
@@ -41,7 +41,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(submit, generations, project_id)
 
 def test_what_is_in_work_or_ended_does_not_fill_the_queue(submit, claims, generations, project_id):
     submit(auto_enhance=False)
-    claims.take("paint", 2)
+    claims.claim("paint", 2)
     assert generations.submit(project_id, Submission("next"), 3, queue_size=1).is_new
 
 
@@ -49,7 +49,7 @@ def test_pages_neither_repeat_nor_skip_when_times_are_equal(submit, generations,
     made = {submit(now=5).id for _ in range(7)}
     seen = []
     for offset in range(0, 8, 2):
-        page, total = generations.list(
+        page, total = generations.page(
             project_id, status=None, limit=2, offset=offset, include_deleted=False
         )
         assert total == 7
@@ -61,10 +61,10 @@ def test_pages_neither_repeat_nor_skip_when_times_are_equal(submit, generations,
 
 def test_the_list_is_newest_first_and_filters_by_status(submit, claims, generations, project_id):
     old, new = submit(now=1, auto_enhance=False), submit(now=2)
-    claims.take("paint", 3)
-    page, _ = generations.list(project_id, status=None, limit=9, offset=0, include_deleted=False)
+    claims.claim("paint", 3)
+    page, _ = generations.page(project_id, status=None, limit=9, offset=0, include_deleted=False)
     assert [generation.id for generation in page] == [new.id, old.id]
-    page, total = generations.list(
+    page, total = generations.page(
         project_id, status="processing", limit=9, offset=0, include_deleted=False
     )
     assert ([generation.id for generation in page], total) == ([old.id], 1)
@@ -74,10 +74,10 @@ def test_the_counts_follow_every_change(submit, claims, generations, paint, proj
     for _ in range(4):
         submit(auto_enhance=False)
     painted = paint("00000000-0000-4000-8000-000000000001")
-    claims.fail(claims.take("paint", 3).id, "no", 3)
-    binned = generations.put_in_bin(project_id, claims.take("paint", 4).id, 5)
+    claims.fail(claims.claim("paint", 3).id, "no", 3)
+    binned = generations.soft_delete(project_id, claims.claim("paint", 4).id, 5)
     generations.restore(project_id, binned.id, 6)
-    generations.put_in_bin(project_id, binned.id, 7)
+    generations.soft_delete(project_id, binned.id, 7)
     generations.delete(project_id, painted.id)
     counted = {
         tuple(row)[1:]
@@ -100,7 +100,7 @@ def test_deep_pages_are_found_by_an_index_alone(database, project_id):
 def test_another_project_sees_nothing(submit, generations, keys):
     made = submit()
     keys.create("other", 1, project_slug="other")
-    other = next(key.project.id for key in keys.list() if key.project.slug == "other")
+    other = next(key.project.id for key in keys.all() if key.project.slug == "other")
     for refused in (generations.get, generations.delete):
         with pytest.raises(GenerationNotFound):
             refused(other, made.id)
@@ -128,31 +128,31 @@ def test_deleting_names_the_file_that_is_to_go(submit, generations, paint, proje
 def test_the_bin_hides_restores_and_empties(submit, generations, paint, project_id):
     submit(auto_enhance=False)
     painted = paint("00000000-0000-4000-8000-000000000001")
-    binned = generations.put_in_bin(project_id, painted.id, 20)
+    binned = generations.soft_delete(project_id, painted.id, 20)
     assert (binned.deleted_at, binned.status) == (20, "success")
     shown = {"status": None, "limit": 9, "offset": 0}
-    assert generations.list(project_id, include_deleted=False, **shown) == ([], 0)
-    assert generations.list(project_id, include_deleted=True, **shown) == ([binned], 1)
+    assert generations.page(project_id, include_deleted=False, **shown) == ([], 0)
+    assert generations.page(project_id, include_deleted=True, **shown) == ([binned], 1)
     with pytest.raises(GenerationNotFound):
-        generations.put_in_bin(project_id, painted.id, 21)
+        generations.soft_delete(project_id, painted.id, 21)
     assert generations.restore(project_id, painted.id, 22).deleted_at is None
-    generations.put_in_bin(project_id, painted.id, 23)
-    assert generations.empty_bin(23) == []
-    assert len(generations.empty_bin(24)) == 1
+    generations.soft_delete(project_id, painted.id, 23)
+    assert generations.purge_deleted(23) == []
+    assert len(generations.purge_deleted(24)) == 1
     assert generations.find(painted.id) is None
 
 
 def test_binning_what_has_not_ended_cancels_it(submit, generations, claims, project_id):
     submit(auto_enhance=False)
-    taken = claims.take("paint", 2)
-    binned = generations.put_in_bin(project_id, taken.id, 3)
+    taken = claims.claim("paint", 2)
+    binned = generations.soft_delete(project_id, taken.id, 3)
     assert (binned.status, binned.error_message) == ("failed", "Cancelled")
     assert not claims.holds(taken.id)
 
 
 def test_the_same_request_counts_once(generations, project_id, keys):
     keys.create("k", 1)
-    request = IdempotentRequest(keys.list()[0].id, "key", "hash")
+    request = IdempotentRequest(keys.all()[0].id, "key", "hash")
     options = {"queue_size": 9, "idempotent": request}
     first = generations.submit(project_id, Submission("a"), 1, **options)
     again = generations.submit(project_id, Submission("a"), 2, **options)
@@ -170,7 +170,7 @@ def test_the_same_request_counts_once(generations, project_id, keys):
 def test_every_change_has_a_larger_revision(submit, generations, claims, project_id):
     first, second = submit(auto_enhance=False), submit()
     revision = generations.latest_revision()
-    claims.take("paint", 2)
+    claims.claim("paint", 2)
     generations.cancel(project_id, second.id, 3)
     changed = generations.changed_since(revision)
     assert [generation.id for generation in changed] == [first.id, second.id]

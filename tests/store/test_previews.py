@@ -18,7 +18,7 @@ def previews(database) -> Previews:
 def painted(submit, claims):
     """A generation that is being painted, with a preview."""
     submit(auto_enhance=False)
-    taken = claims.take("paint", 2)
+    taken = claims.claim("paint", 2)
     claims.start_painting(taken.id, model="m", steps=9, guidance_scale=1.0, now=3)
     assert claims.record_step(taken.id, 1, 4, b"one")
     return taken
@@ -49,11 +49,13 @@ ENDS = {
         made.id, Image("i", made.project_id, "k", "image/png", 1, 1, 1, 1), 5, 9
     ),
     "failure": lambda claims, generations, made: claims.fail(made.id, "No", 9),
-    "taken back": lambda claims, generations, made: claims.take_back(9),
-    "its worker died": lambda claims, generations, made: claims.bury("worker-1", 2, 9),
-    "given up": lambda claims, generations, made: claims.bury("worker-1", 0, 9),
+    "taken back": lambda claims, generations, made: claims.release_claims(9),
+    "its worker died": lambda claims, generations, made: claims.release_dead("worker-1", 2, 9),
+    "given up": lambda claims, generations, made: claims.release_dead("worker-1", 0, 9),
     "cancelled": lambda claims, generations, made: generations.cancel(made.project_id, made.id, 9),
-    "binned": lambda claims, generations, made: generations.put_in_bin(made.project_id, made.id, 9),
+    "binned": lambda claims, generations, made: generations.soft_delete(
+        made.project_id, made.id, 9
+    ),
     "deleted": lambda claims, generations, made: generations.delete(made.project_id, made.id),
 }
 
@@ -70,7 +72,7 @@ def test_it_goes_when_nobody_paints_any_more(end, painted, claims, generations, 
 def test_that_of_another_picture_stays(painted, submit, database, generations, previews):
     submit(auto_enhance=False)
     other = Claims(database, "worker-2")
-    taken = other.take("paint", 5)
+    taken = other.claim("paint", 5)
     other.record_step(taken.id, 1, 6, b"other")
     other.fail(taken.id, "No", 7)
     assert previews.find(painted.id) == Preview(1, b"one")

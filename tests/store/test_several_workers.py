@@ -16,16 +16,22 @@ from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files, generated_key
 from banatie.store.images import Images
-from banatie.store.locks import Turn, at_work, barring_workers, is_at_work, joining
-from banatie.store.strays import Strays
+from banatie.store.locks import (
+    ExclusiveRole,
+    exclude_workers,
+    is_alive,
+    live_workers,
+    register_worker,
+)
+from banatie.store.orphan_files import OrphanFiles
 
 JOIN = """
 import sys
 from pathlib import Path
-from banatie.store.locks import Turn, joining
+from banatie.store.locks import ExclusiveRole, register_worker
 data = Path(sys.argv[1])
-turn = Turn(data, "language-model")
-with joining(data, sys.argv[2], alone=False):
+turn = ExclusiveRole(data, "language-model")
+with register_worker(data, sys.argv[2], alone=False):
     print(turn.take(), flush=True)
     sys.stdin.read()
 """
@@ -58,22 +64,22 @@ def another(tmp_path: Path):
 
 
 def test_a_worker_is_at_work_until_its_process_dies(tmp_path, another):
-    assert at_work(tmp_path) == []
+    assert live_workers(tmp_path) == []
     process, _ = another("b")
-    with joining(tmp_path, "a", alone=False):
-        assert at_work(tmp_path) == ["a", "b"]
+    with register_worker(tmp_path, "a", alone=False):
+        assert live_workers(tmp_path) == ["a", "b"]
         process.kill()
         process.wait()
-        assert at_work(tmp_path) == ["a"]
-        assert not is_at_work(tmp_path, "b")
+        assert live_workers(tmp_path) == ["a"]
+        assert not is_alive(tmp_path, "b")
         # Its lock's file is still there, until the next one comes in.
         assert (tmp_path / "worker-b.lock").exists()
-        with joining(tmp_path, "c", alone=False):
+        with register_worker(tmp_path, "c", alone=False):
             assert not (tmp_path / "worker-b.lock").exists()
-            assert at_work(tmp_path) == ["a", "c"]
+            assert live_workers(tmp_path) == ["a", "c"]
     assert list(tmp_path.glob("worker-*.lock")) == []
     # Looking makes no file.
-    assert not is_at_work(tmp_path, "b")
+    assert not is_alive(tmp_path, "b")
     assert list(tmp_path.glob("worker-*.lock")) == []
 
 
@@ -81,28 +87,28 @@ def test_who_wants_to_be_alone_is_told_who_is_there(tmp_path, another):
     process, _ = another("b")
     with (
         pytest.raises(DataFolderBusy, match=rf"`banatie worker` \(process {process.pid}\) has"),
-        joining(tmp_path, "a", alone=True),
+        register_worker(tmp_path, "a", alone=True),
     ):
         pass
-    assert at_work(tmp_path) == ["b"]
+    assert live_workers(tmp_path) == ["b"]
     process.kill()
     process.wait()
-    with joining(tmp_path, "a", alone=True):
-        assert at_work(tmp_path) == ["a"]
+    with register_worker(tmp_path, "a", alone=True):
+        assert live_workers(tmp_path) == ["a"]
 
 
 def test_while_workers_are_barred_none_comes_in(tmp_path, monkeypatch):
-    monkeypatch.setattr("banatie.store.locks.DOOR_SECONDS", 0.05)
+    monkeypatch.setattr("banatie.store.locks.REGISTER_TIMEOUT_SECONDS", 0.05)
     with (
-        barring_workers(tmp_path, "restore"),
+        exclude_workers(tmp_path, "restore"),
         pytest.raises(DataFolderBusy, match=rf"`banatie restore` \(process {os.getpid()}\)"),
-        joining(tmp_path, "a", alone=False),
+        register_worker(tmp_path, "a", alone=False),
     ):
         pass
     with (
-        joining(tmp_path, "a", alone=False),
+        register_worker(tmp_path, "a", alone=False),
         pytest.raises(DataFolderBusy, match="`banatie worker`"),
-        barring_workers(tmp_path, "restore"),
+        exclude_workers(tmp_path, "restore"),
     ):
         pass
 
@@ -111,7 +117,7 @@ def test_many_come_in_at_once(tmp_path):
     inside = threading.Barrier(8)
 
     def come(number: int) -> None:
-        with joining(tmp_path, f"w{number}", alone=False):
+        with register_worker(tmp_path, f"w{number}", alone=False):
             # Nobody leaves before all are there.
             inside.wait(20)
 
@@ -121,13 +127,13 @@ def test_many_come_in_at_once(tmp_path):
     for thread in threads:
         thread.join()
     assert not inside.broken
-    assert at_work(tmp_path) == []
+    assert live_workers(tmp_path) == []
 
 
 def test_a_turn_passes_on_when_its_process_dies(tmp_path, another):
     process, has_it = another("b")
     assert has_it
-    turn = Turn(tmp_path, "language-model")
+    turn = ExclusiveRole(tmp_path, "language-model")
     assert not turn.take()
     assert not turn.is_mine
     process.kill()
@@ -167,12 +173,12 @@ def others(database) -> Claims:
 
 def test_only_the_dead_workers_rows_wait_again(submit, claims, others, generations):
     mine, its = (submit(auto_enhance=False).id for _ in range(2))
-    claims.take("paint", 2)
-    others.take("paint", 2)
+    claims.claim("paint", 2)
+    others.claim("paint", 2)
     assert claims.other_holders() == {"worker-2"}
-    assert claims.take_back(3, but={mine}) == 0
-    assert claims.bury("worker-2", 2, 4) == (1, 0)
-    assert claims.bury("worker-2", 2, 4) == (0, 0)
+    assert claims.release_claims(3, but={mine}) == 0
+    assert claims.release_dead("worker-2", 2, 4) == (1, 0)
+    assert claims.release_dead("worker-2", 2, 4) == (0, 0)
     assert claims.other_holders() == set()
     living, dead = generations.find(mine), generations.find(its)
     assert (living.status, living.retry_count, living.crashes) == ("processing", 0, 0)
@@ -182,43 +188,43 @@ def test_only_the_dead_workers_rows_wait_again(submit, claims, others, generatio
 
 def test_a_worker_that_goes_gives_back_its_own_rows_only(submit, claims, others, generations):
     mine, its = (submit(auto_enhance=False).id for _ in range(2))
-    claims.take("paint", 2)
-    others.take("paint", 2)
-    assert claims.take_back(3) == 1
+    claims.claim("paint", 2)
+    others.claim("paint", 2)
+    assert claims.release_claims(3) == 1
     assert generations.find(mine).status == "pending"
     assert generations.find(its).status == "processing"
 
 
 def test_a_suspicious_row_is_alone_in_its_worker_while_the_others_go_on(submit, claims, others):
     suspicious, *rest = [submit(auto_enhance=False).id for _ in range(4)]
-    assert others.take("paint", 2).id == suspicious
-    assert claims.take("paint", 2).id == rest[0]
-    claims.bury("worker-2", 2, 3)
+    assert others.claim("paint", 2).id == suspicious
+    assert claims.claim("paint", 2).id == rest[0]
+    claims.release_dead("worker-2", 2, 3)
     # Not beside another row of the same worker, but beside those of another one.
-    assert claims.take("paint", 4) is None
+    assert claims.claim("paint", 4) is None
     third = Claims(claims._database, "worker-3")
-    assert third.take("paint", 4).id == suspicious
-    assert third.take("paint", 4) is None
-    assert claims.take("paint", 4).id == rest[1]
+    assert third.claim("paint", 4).id == suspicious
+    assert third.claim("paint", 4) is None
+    assert claims.claim("paint", 4).id == rest[1]
     third.fail(suspicious, "No", 5)
-    assert third.take("paint", 6).id == rest[2]
+    assert third.claim("paint", 6).id == rest[2]
 
 
 def test_nobody_takes_what_is_to_be_given_up(submit, claims, others, generations):
     poison = submit(auto_enhance=False).id
     for _ in range(3):
-        assert others.take("paint", 2).id == poison
-        claims.bury("worker-2", 2, 3)
+        assert others.claim("paint", 2).id == poison
+        claims.release_dead("worker-2", 2, 3)
     assert generations.find(poison).status == "failed"
-    assert others.take("paint", 4) is None
+    assert others.claim("paint", 4) is None
 
 
 def test_what_another_enhances_again_is_not_given_up_meanwhile(submit, claims, others, generations):
     made = submit().id
     for _ in range(2):
-        claims.take("enhance", 2)
-        claims.bury("worker-1", 9, 3)
-    others.take("enhance", 4)
+        claims.claim("enhance", 2)
+        claims.release_dead("worker-1", 9, 3)
+    others.claim("enhance", 4)
     # With a lower number of retries than before.
     assert claims.give_up(0, 5) == 0
     assert generations.find(made).stage == "enhance"
@@ -234,8 +240,8 @@ def files(tmp_path) -> Files:
 
 
 @pytest.fixture
-def strays(database, files) -> Strays:
-    return Strays(database, files)
+def strays(database, files) -> OrphanFiles:
+    return OrphanFiles(database, files)
 
 
 def key(project_id: str, number: int) -> str:
@@ -261,7 +267,7 @@ def test_a_file_whose_row_is_about_to_know_it_is_left(
     strays, files, submit, claims, database, project_id
 ):
     submit(auto_enhance=False)
-    taken = claims.take("paint", 2)
+    taken = claims.claim("paint", 2)
     stray, own = key(project_id, 2), key(project_id, 1)
     for name in (stray, own):
         files.save(name, b"picture")
@@ -271,7 +277,7 @@ def test_a_file_whose_row_is_about_to_know_it_is_left(
     _succeed(claims, taken, own)
     # What is begun after the look holds nothing up, and its file is not touched.
     submit(auto_enhance=False)
-    claims.take("paint", 4)
+    claims.claim("paint", 4)
     late = key(project_id, 3)
     files.save(late, b"picture")
     assert strays.sweep() == 1
@@ -284,14 +290,14 @@ def test_a_row_that_is_let_go_holds_the_sweep_up_no_longer(
     end, strays, files, submit, claims, generations, project_id
 ):
     submit(auto_enhance=False)
-    taken = claims.take("paint", 2)
+    taken = claims.claim("paint", 2)
     files.save(key(project_id, 1), b"picture")
     strays.look()
     if end == "cancel":
         generations.cancel(project_id, taken.id, 3)
     else:
-        claims.take_back(3)
-        assert claims.take("paint", 4).id == taken.id
+        claims.release_claims(3)
+        assert claims.claim("paint", 4).id == taken.id
     assert strays.sweep() == 1
 
 

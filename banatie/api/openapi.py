@@ -1,0 +1,126 @@
+"""The OpenAPI document: what Litestar reads off the routes, and what it does not know of them.
+
+The shapes are put in as msgspec describes them, who reads and writes them; Litestar loses lower
+bounds of 0 and that unknown fields are refused. Headers that the gate adds are added here, too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from banatie.api.middleware import PROTECTED
+from banatie.api.routes.system import HealthView, InfoView, Unhealthy
+from banatie.api.schemas import Done, Failure, GenerationCreate, GenerationView, Page, Success
+from banatie.config import Limits
+
+SHAPES = [
+    GenerationCreate,
+    Success[GenerationView],
+    Page[GenerationView],
+    Done,
+    Failure,
+    Success[HealthView],
+    Success[InfoView],
+    Unhealthy,
+]
+_INTEGER = {"type": "integer", "minimum": 0}
+HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "The answer's id, by which the log names it.",
+        "schema": {"type": "string"},
+    },
+    "X-RateLimit-Limit": {
+        "description": "The key's requests in an hour; left out where they are not counted.",
+        "schema": _INTEGER,
+    },
+    "X-RateLimit-Remaining": {"description": "How many of them are left.", "schema": _INTEGER},
+    "X-RateLimit-Reset": {"description": "Seconds until all are there again.", "schema": _INTEGER},
+    "Retry-After": {"description": "Seconds until it is worth trying again.", "schema": _INTEGER},
+    "Preference-Applied": {
+        "description": "The preference that was followed (RFC 7240).",
+        "schema": {"type": "string"},
+    },
+}
+_PREFIX = "#/components/schemas/"
+
+
+class Document(JsonRenderPlugin):
+    """`/openapi.json`, put together when it is first asked for."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(path="/")
+        self._limits = limits
+        self._content = b""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The document as JSON."""
+        if not self._content:
+            self._content = msgspec.json.encode(_completed(openapi_schema, self._limits))
+        return self._content
+
+
+def _completed(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    document = _renamed(document)
+    document["components"]["schemas"] = _schemas(limits)
+    document["components"]["headers"] = HEADERS
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            parameters = operation.get("parameters", [])
+            for parameter in parameters:
+                parameter["schema"] = _without_null(parameter["schema"])
+            prefers = any(parameter["name"] == "Prefer" for parameter in parameters)
+            for status, response in operation["responses"].items():
+                names = ["X-Request-Id"]
+                if path.startswith(PROTECTED) and status != "401":
+                    names += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+                if status == "429" or (status == "503" and "requestBody" in operation):
+                    names.append("Retry-After")
+                if prefers and status in ("200", "201", "500"):
+                    names.append("Preference-Applied")
+                response["headers"] = {
+                    name: {"$ref": f"#/components/headers/{name}"} for name in names
+                }
+    return document
+
+
+def _schemas(limits: Limits) -> dict[str, Any]:
+    _, schemas = msgspec.json.schema_components(SHAPES, ref_template=_PREFIX + "{name}")
+    for schema in schemas.values():
+        # What has a default need not be sent; but this is always in an answer.
+        if "success" in schema.get("properties", {}):
+            schema["required"] = ["success", *schema["required"]]
+    wish = schemas["GenerationCreate"]["properties"]
+    for name in ("prompt", "negativePrompt"):
+        wish[name]["maxLength"] = limits.prompt_characters
+    return schemas
+
+
+def _renamed(value: Any) -> Any:
+    """A copy with msgspec's names for the shapes, which have no modules in them."""
+    if isinstance(value, dict):
+        return {
+            name: re.sub(r"banatie\.api\.(?:\w+\.)+", "", each)
+            if name == "$ref"
+            else _renamed(each)
+            for name, each in value.items()
+        }
+    return [_renamed(each) for each in value] if isinstance(value, list) else value
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, which may be left out, but cannot be sent as null."""
+    if "oneOf" in schema:
+        rest = {name: value for name, value in schema.items() if name != "oneOf"}
+        [kind] = [each for each in schema["oneOf"] if each != {"type": "null"}]
+        return kind | rest
+    if isinstance(schema.get("type"), list):
+        [kind] = [each for each in schema["type"] if each != "null"]
+        schema = schema | {"type": kind}
+    if "enum" in schema:
+        schema = schema | {"enum": [each for each in schema["enum"] if each is not None]}
+    return schema

@@ -1,0 +1,150 @@
+"""The pictures' files under their storage URL, as a file server has them.
+
+Conditional requests and byte ranges after RFC 9110. The path itself is the permission: it holds the
+random id of an image, and nothing but a well-formed storage key is ever looked up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from email.utils import formatdate, parsedate_to_datetime
+from pathlib import Path
+
+from litestar.datastructures import Headers
+from litestar.exceptions import MethodNotAllowedException, NotFoundException
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from banatie.api.dependencies import in_thread
+from banatie.api.errors import send_failure
+from banatie.store.files import Files
+
+ROUTE = "/storage/"
+CHUNK_BYTES = 256 * 1024
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_STORAGE_KEY = re.compile(rf"[a-z0-9][a-z0-9-]*/{_UUID}/generated/{_UUID}\.png")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+
+
+class ImageFiles:
+    """An ASGI application around `inner` that answers what lies below /storage/ itself.
+
+    Around Litestar and not in it: a file needs no routing, no kwargs and no response object.
+    """
+
+    def __init__(self, inner: ASGIApp, files: Files) -> None:
+        self._inner = inner
+        self._files = files
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, or say why not."""
+        if scope["type"] != "http" or not scope["path"].startswith(ROUTE):
+            await self._inner(scope, receive, send)
+            return
+        scope["path_template"] = ROUTE + "{storage_key}"
+        if scope["method"] not in ("GET", "HEAD"):
+            headers = {"Allow": "GET, HEAD"}
+            await send_failure(MethodNotAllowedException(headers=headers), scope, send)
+            return
+        storage_key = scope["path"].removeprefix(ROUTE)
+        if not _STORAGE_KEY.fullmatch(storage_key):
+            await send_failure(NotFoundException(), scope, send)
+            return
+        path = self._files.path(storage_key)
+        try:
+            status = await in_thread(os.stat, path)
+        except FileNotFoundError:
+            await send_failure(NotFoundException(), scope, send)
+            return
+        await _send_file(path, status, scope, send)
+
+
+async def _send_file(path: Path, status: os.stat_result, scope: Scope, send: Send) -> None:
+    request = Headers.from_scope(scope)
+    size = status.st_size
+    etag = f'"{status.st_mtime_ns:x}-{size:x}"'
+    headers = {
+        "content-type": "image/png",
+        "etag": etag,
+        "last-modified": formatdate(status.st_mtime, usegmt=True),
+        # The same URL may get new bytes when a generation is made again, so a cache has to ask.
+        "cache-control": "no-cache",
+        "accept-ranges": "bytes",
+        "content-security-policy": "default-src 'none'",
+        # A page of another origin may show it: whoever knows the URL may have the picture.
+        "cross-origin-resource-policy": "cross-origin",
+    }
+    if _is_fresh(request, etag, status.st_mtime):
+        await _answer(send, 304, headers)
+        return
+    span = _range(request, etag, size) if scope["method"] == "GET" else None
+    if span is None:
+        headers["content-length"] = str(size)
+        await _answer(send, 200, headers, path, scope, (0, size))
+    elif span[0] >= span[1]:
+        headers |= {"content-range": f"bytes */{size}", "content-length": "0"}
+        await _answer(send, 416, headers)
+    else:
+        first, end = span
+        headers["content-range"] = f"bytes {first}-{end - 1}/{size}"
+        headers["content-length"] = str(end - first)
+        await _answer(send, 206, headers, path, scope, span)
+
+
+async def _answer(
+    send: Send,
+    status: int,
+    headers: dict[str, str],
+    path: Path | None = None,
+    scope: Scope | None = None,
+    span: tuple[int, int] = (0, 0),
+) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    if path is None or scope is None or scope["method"] == "HEAD":
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    elif status == 200 and "http.response.pathsend" in (scope.get("extensions") or {}):
+        # The server copies the file itself (ASGI extension), without Python in between.
+        await send({"type": "http.response.pathsend", "path": str(path)})
+    else:
+        await _stream(send, path, *span)
+
+
+async def _stream(send: Send, path: Path, first: int, end: int) -> None:
+    with await in_thread(path.open, "rb") as file:
+        await in_thread(file.seek, first)
+        while first < end:
+            data = await in_thread(file.read, min(CHUNK_BYTES, end - first))
+            first = first + len(data) if data else end
+            await send({"type": "http.response.body", "body": data, "more_body": first < end})
+
+
+def _is_fresh(request: Headers, etag: str, modified: float) -> bool:
+    """Whether the client has these bytes already (RFC 9110, sections 13.1.2 and 13.1.3)."""
+    none_match = request.get("if-none-match")
+    if none_match is not None:
+        tags = [tag.strip().removeprefix("W/") for tag in none_match.split(",")]
+        return none_match.strip() == "*" or etag in tags
+    return _unchanged_since(request.get("if-modified-since"), modified)
+
+
+def _range(request: Headers, etag: str, size: int) -> tuple[int, int] | None:
+    """The bytes asked for, as first and end; None for all of them (RFC 9110, section 14.2)."""
+    wanted = _RANGE.fullmatch(request.get("range", "").replace(" ", ""))
+    # A changed file is sent whole (section 13.1.5); several ranges at once may be, too.
+    if wanted is None or request.get("if-range", etag) != etag:
+        return None
+    first, last = wanted.groups()
+    if first:
+        return int(first), min(int(last) + 1 if last else size, size)
+    return (max(0, size - int(last)), size) if last else None
+
+
+def _unchanged_since(date: str | None, modified: float) -> bool:
+    if not date:
+        return False
+    try:
+        return int(modified) <= parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return False

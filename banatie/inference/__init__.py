@@ -1,1 +1,0 @@
-"""What computes: the language model, the painter, and the catalog of the models there are."""

@@ -1,0 +1,1 @@
+"""Conversion of models into the layout that is loaded; the one part of `models` with torch."""

@@ -1,0 +1,137 @@
+"""A single-file checkpoint of Stable Diffusion XL becomes a folder in the diffusers layout.
+
+The file holds nothing but weights; what else a pipeline needs comes from a folder of
+configurations, by default those of `sdxl`. Nothing is fetched, and the weights are mapped, not
+read: half precision stays half precision. Whether a file is such a checkpoint is for `single_file`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers.utils import logging as transformers_logging
+
+from banatie.errors import ModelBroken
+from banatie.models.detect import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAES, DetectedFile
+from banatie.models.sdxl import write_configs
+from banatie.models.validate import PIPELINE_MODELS, PIPELINE_REST, Header, read_header
+
+_DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float32}
+"""What the weights are kept in; all others, float8 too, become float16."""
+_VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+
+
+def convert(file: Path, detected: DetectedFile, folder: Path, configs: Path | None = None) -> None:
+    """Write the checkpoint's pipeline into the empty `folder`.
+
+    `configs` is a folder in the diffusers layout, of which everything but the weights is taken;
+    None: SDXL's own. Raises ModelBroken when the weights do not fit it.
+    """
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    # It would list what is in the file beside the pipeline, which nobody needs.
+    diffusers_logging.set_verbosity_error()
+    if configs is None:
+        write_configs(folder)
+    else:
+        _copy_configs(configs, folder)
+    _set_training(folder / "scheduler" / "scheduler_config.json", detected)
+    try:
+        _check_numbers(file, folder)
+        pipeline = StableDiffusionXLPipeline.from_single_file(
+            str(file),
+            config=str(folder),
+            torch_dtype=_DTYPES.get(detected.dtype, torch.float16),
+            local_files_only=True,
+            add_watermarker=False,
+        )
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelBroken(
+            f"{file.name} does not have the form of Stable Diffusion XL ({reason}); "
+            "take another file of the model"
+        ) from error
+    for name in PIPELINE_MODELS:
+        getattr(pipeline, name).save_pretrained(folder / name, safe_serialization=True)
+
+
+def _check_numbers(file: Path, folder: Path) -> None:
+    """That each part has as many numbers as its configuration says: none is left, none lacks.
+
+    diffusers would pass over what it has no place for.
+    """
+    head = read_header(file)
+    for name, expected in _expected_numbers(folder):
+        found = _numbers_of(head, name)
+        if found != expected:
+            raise ModelBroken(
+                f"{file.name} is no plain Stable Diffusion XL: its {name} has {found:,} numbers, "
+                f"not {expected:,}; import the model's folder in the diffusers layout instead"
+            )
+
+
+def _expected_numbers(folder: Path) -> Iterator[tuple[str, int]]:
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(
+            UNet2DConditionModel.load_config(folder / "unet", local_files_only=True)
+        )
+        vae = AutoencoderKL.from_config(
+            AutoencoderKL.load_config(folder / "vae", local_files_only=True)
+        )
+        one = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+        two = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(folder / "text_encoder_2"))
+    models = {"unet": unet, "vae": vae, "text_encoder": one, "text_encoder_2": two}
+    for name, model in models.items():
+        yield name, sum(weight.numel() for weight in model.parameters())
+
+
+def _numbers_of(head: Header, name: str) -> int:
+    def counts(key: str) -> bool:
+        if name == "vae":
+            return any(key.startswith(vae + part) for vae in VAES for part in _VAE_PARTS)
+        start = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}[name]
+        # Which position is the how-manieth, and what only comparing with pictures needs.
+        return key.startswith(start) and not key.endswith(("position_ids", "logit_scale"))
+
+    return sum(tensor.numel for key, tensor in head.tensors.items() if counts(key))
+
+
+def _copy_configs(configs: Path, folder: Path) -> None:
+    parts = (*PIPELINE_MODELS, *PIPELINE_REST)
+    wanted = [
+        configs / "model_index.json",
+        *(f for part in parts for f in configs.glob(f"{part}/*")),
+    ]
+    for source in wanted:
+        if source.suffix in (".json", ".txt") and not source.name.endswith(".index.json"):
+            target = folder / source.relative_to(configs)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, target)
+
+
+def _set_training(scheduler: Path, detected: DetectedFile) -> None:
+    changes: dict[str, object] = {}
+    if detected.predicts == "velocity":
+        changes["prediction_type"] = "v_prediction"
+    if detected.ends_in_noise:
+        # Such a model must begin where there is nothing but noise (arXiv:2305.08891, section 3.3).
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if changes:
+        config = json.loads(scheduler.read_text("utf-8")) | changes
+        scheduler.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

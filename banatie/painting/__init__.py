@@ -1,0 +1,1 @@
+"""Painting: from a prompt and its settings to a picture."""

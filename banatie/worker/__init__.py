@@ -1,0 +1,1 @@
+"""The worker process: what makes the pictures, one process for each device."""

@@ -1,0 +1,96 @@
+"""Pictures a second by one worker and by several, the two in turn, on a server of their own each.
+
+The clock runs from when the first picture is begun until the last is done: no start, no loading. On
+a machine that does other things too, the processor time that a picture takes says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from banatie.store.database import Database
+from scripts.benchmarks.server import PROMPT, Line, Server, print_table, serving
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(prog="scripts/bench workers", description=__doc__)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pictures", type=int, default=40, help="in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default="banatie-small", help="the painting model")
+    parser.add_argument("--steps", type=int, default=8)
+    options = parser.parse_args(arguments)
+    rates: dict[int, list[float]] = {1: [], options.workers: []}
+    efforts: dict[int, list[float]] = {1: [], options.workers: []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.rounds):
+            for workers in rates:
+                measured = _measure(Path(folder, f"{number}-{workers}"), workers, options)
+                rates[workers].append(measured[0])
+                efforts[workers].append(measured[1])
+                print(f"  {workers}: {measured[0]:.2f}/s, {measured[1]:.3f} s", file=sys.stderr)
+    compared = f"{options.workers} workers on {options.device} / one"
+    print_table(
+        [
+            Line(f"pictures a second: {compared}", _ratio(rates), ""),
+            Line(f"processor seconds a picture: {compared}", _ratio(efforts), ""),
+            Line("load of the machine at the end", f"{os.getloadavg()[0]:.1f}", ""),
+        ]
+    )
+
+
+def _ratio(figures: dict[int, list[float]]) -> str:
+    one, several = figures.values()
+    ratio = statistics.median(b / a for a, b in zip(one, several, strict=True))
+    return f"{ratio:.2f} ({statistics.median(several):.2f} / {statistics.median(one):.2f})"
+
+
+def _measure(folder: Path, workers: int, options: argparse.Namespace) -> tuple[float, float]:
+    """Pictures a second, and seconds of processor time that the workers spend on each."""
+    settings = [
+        f"painting.model={options.model}",
+        f"painting.devices={','.join([options.device] * workers)}",
+        # As many for the one as for each of the others: what is compared is the workers.
+        "painting.threads=1",
+    ]
+    with serving(folder, settings=settings, core=None) as server:
+        _wait_for(server, workers)
+        spent = _processor_time(server)
+        body = {"prompt": PROMPT, "autoEnhance": False, "steps": options.steps}
+        for seed in range(options.pictures):
+            server.call("POST", "/api/v1/generations", body | {"seed": seed})
+        database = Database(folder / "banatie.db")
+        sql = (
+            "SELECT min(images.created_at - processing_time_ms), max(images.created_at), count(*) "
+            "FROM images JOIN generations ON image_id = images.id"
+        )
+        while (figures := database.first(sql))[2] < options.pictures:
+            time.sleep(0.2)
+        database.close()
+        spent = _processor_time(server) - spent
+    begun, ended, pictures = figures
+    return pictures / (ended - begun) * 1000, spent / pictures
+
+
+def _processor_time(server: Server) -> float:
+    """The seconds that the workers have spent so far."""
+    times = [worker.cpu_times() for worker in psutil.Process(server.process.pid).children()]
+    return sum(each.user + each.system for each in times)
+
+
+def _wait_for(server: Server, workers: int) -> None:
+    ready = 0
+    while ready < workers:
+        time.sleep(0.2)
+        told = server.call("GET", "/health")[1]["data"]["workers"]
+        ready = sum(worker["state"] == "ready" for worker in told)

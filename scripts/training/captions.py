@@ -1,0 +1,322 @@
+"""Says a scene in many wordings, short and long, with the filler that enhancement adds.
+
+It knows the words of `world` and nothing of pictures or models. Whatever is said first counts:
+a colour or place named later, in the filler, belongs to the filler.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+
+from training.world import COLOURS, OBJECTS, Scene
+
+PLACES: dict[str, tuple[str, ...]] = {
+    "mountain": (
+        "on a mountain road", "in the mountains", "in front of a mountain", "on a mountain",
+        "in the alps", "near snowy peaks", "high in the mountains", "below a mountain peak",
+        "in a mountain landscape", "on a mountain pass",
+    ),
+    "sea": (
+        "at sea", "on the sea", "on the ocean", "over the ocean", "in the ocean", "on the open sea",
+        "above the waves", "in the sea", "on the water", "underwater", "on a lake",
+    ),
+    "beach": (
+        "on the beach", "on a sandy beach", "at the beach", "by the seaside", "on the shore",
+        "on a tropical beach", "on the coast",
+    ),
+    "forest": (
+        "in the forest", "in a forest", "among trees", "in the woods", "in a dark forest",
+        "in the jungle", "among pine trees", "between tall trees",
+    ),
+    "city": (
+        "in the city", "on a city street", "in front of skyscrapers", "in a big city", "downtown",
+        "in town", "on the street", "in the streets of a city", "among tall buildings",
+    ),
+    "desert": (
+        "in the desert", "on sand dunes", "in a sandy desert", "among dunes", "in the sahara",
+        "on a desert road",
+    ),
+    "night": (
+        "at night", "under the stars", "under the moon", "at midnight", "in the moonlight",
+        "on a starry night", "under a night sky", "in the dark of night",
+    ),
+    "sunset": (
+        "at sunset", "in the evening sun", "at dusk", "during sunset", "in front of a sunset",
+        "at sundown", "in the evening", "at sunrise",
+    ),
+    "snow": (
+        "in the snow", "in winter", "on a snowy field", "in a snowy landscape", "in falling snow",
+        "on the ice", "in a blizzard",
+    ),
+    "room": (
+        "in a room", "in the living room", "indoors", "in a cozy room", "in the house", "at home",
+        "in a bedroom", "in the kitchen", "in an office",
+    ),
+    "studio": (
+        "in a studio", "in a photo studio", "on a grey studio backdrop", "on a grey background",
+        "in the studio", "against a grey wall",
+    ),
+    "white": (
+        "on a white background", "on white", "on a plain white background", "isolated on white",
+        "with a white background", "against a white background", "on a pure white ground",
+    ),
+    "space": (
+        "in space", "in outer space", "among planets", "in the galaxy", "floating in space",
+        "in the cosmos", "between the planets",
+    ),
+    "meadow": (
+        "in a meadow", "on a meadow", "in a field", "on green grass", "in the park", "in a garden",
+        "on a green hill", "in a field of flowers", "in the countryside", "on the grass",
+    ),
+}  # fmt: skip
+
+# How a place is said when it comes before the thing.
+SCENERY: dict[str, str] = {
+    "mountain": "a mountain landscape", "sea": "the open sea", "beach": "a sandy beach",
+    "forest": "a forest", "city": "a city street", "desert": "a desert", "night": "a starry night",
+    "sunset": "a sunset", "snow": "a snowy landscape", "room": "a cozy room",
+    "studio": "a grey studio", "white": "a white background", "space": "outer space",
+    "meadow": "a green meadow",
+}  # fmt: skip
+
+MEDIA: dict[str, tuple[str, ...]] = {
+    "general": (
+        "", "", "", "", "", "", "a picture of", "an image of", "a detailed picture of", "a view of",
+        "a scene with", "show me", "please draw", "a portrait of", "there is",
+    ),
+    "sticker": (
+        "a sticker of", "a die-cut vector sticker of", "a cute sticker of", "a die-cut sticker of",
+        "a vector sticker of", "sticker:",
+    ),
+    "minimalist": (
+        "a minimalist flat design of", "a minimalist picture of", "a minimalist logo of",
+        "a minimal design of", "a minimalist icon of", "a simple minimalist drawing of",
+    ),
+    "comic": (
+        "a comic book panel of", "a comic panel of", "a comic of", "a comic book drawing of",
+        "an inked comic panel of", "a wide comic panel of", "a manga panel of",
+    ),
+    "product": (
+        "a studio product photo of", "a product photo of", "a product shot of",
+        "a professional product photograph of", "a catalogue product photo of",
+    ),
+    "photorealistic": (
+        "a photorealistic photo of", "a photo of", "a photograph of", "a realistic photo of",
+        "a photorealistic shot of", "a photorealistic picture of",
+    ),
+    "illustration": (
+        "an illustration of", "a hand-drawn illustration of", "a colourful illustration of",
+        "a storybook illustration of", "a flat illustration of", "a watercolour illustration of",
+    ),
+}  # fmt: skip
+
+MANNERS: dict[str, tuple[str, ...]] = {
+    "general": ("in clear detail",),
+    "sticker": ("as a die-cut vector sticker", "as a sticker", "sticker style", "sticker"),
+    "minimalist": ("minimalist design", "minimalist", "in a minimalist style", "minimalism"),
+    "comic": ("in comic book style", "comic style", "as a comic panel", "comic book"),
+    "product": ("as a studio product shot", "product photography", "as a product shot"),
+    "photorealistic": ("photorealistic", "realistic photo", "photo", "photorealism"),
+    "illustration": ("in an illustrated style", "illustration", "as an illustration",
+                     "illustrated"),
+}  # fmt: skip
+
+FILLER: dict[str, tuple[str, ...]] = {
+    "general": (
+        "balanced composition", "a clear focal point", "rich, natural colours", "clear detail",
+        "natural light with soft shadows", "crisp small details", "soft light", "warm light",
+        "carefully observed details", "well-judged composition with depth", "vivid colours",
+        "golden hour sunlight", "clear morning light", "soft golden light from the side",
+        "gentle, even light", "a wide sense of depth", "sharp and clear throughout", "calm mood",
+        "soft overcast daylight", "finely rendered textures", "harmonious colours", "beautiful",
+    ),
+    "sticker": (
+        "thick white die-cut border", "even white border all around", "bold, clean outlines",
+        "thick black outlines", "few flat, saturated colours", "smooth vector shading",
+        "cheerful flat colours", "thick white outline", "glossy highlights", "white border",
+        "simple shapes that read at small size", "a compact, clear silhouette",
+        "crisp vector edges",
+        "chubby, simplified proportions", "plain background", "smooth white contour border",
+    ),
+    "minimalist": (
+        "generous negative space", "only the essential shapes", "even line weight",
+        "two flat colours",
+        "simple geometric shapes", "no unnecessary detail", "plenty of empty space",
+        "reduced to a few geometric shapes", "a single accent colour",
+        "calm, uncluttered composition",
+        "clean edges", "one clear silhouette", "very few elements", "wide empty space",
+    ),
+    "comic": (
+        "bold black ink outlines", "halftone dots", "halftone dot shading",
+        "radiating action lines",
+        "dynamic panel composition", "speed lines streaking past", "heavy brush inks",
+        "dramatic diagonal panel", "saturated primary colours", "solid black shadows", "ink lines",
+        "bold impact lines in the background", "coarse halftone texture", "panel border",
+    ),
+    "product": (
+        "two softboxes with gentle highlights", "seamless light grey backdrop",
+        "on a pale stone base",
+        "large softbox lighting from the side", "clean catalogue composition", "premium finish",
+        "centred hero composition", "controlled studio lighting", "bright diffused studio light",
+        "gentle reflection on the surface below", "precise edges and fine surface finish",
+        "on a pale stone pedestal", "three-quarter view, centred", "soft shadow", "commercial shot",
+    ),
+    "photorealistic": (
+        "85mm lens", "50mm lens", "35mm lens", "shallow depth of field", "fine film grain",
+        "soft natural light", "softly blurred background", "crisp focus on the subject", "bokeh",
+        "24mm wide-angle lens", "200mm telephoto lens", "true-to-life textures", "sharp focus",
+        "realistic shadows and reflections", "natural skin texture", "balanced exposure",
+        "high dynamic range", "individually visible hairs of the fur", "highly detailed",
+    ),
+    "illustration": (
+        "soft watercolour washes over ink outlines", "flat gouache shapes with visible brushwork",
+        "layered cut-paper shapes", "clean digital linework with soft shading", "art style",
+        "textured coloured pencil on warm paper", "balanced, decorative composition",
+        "flat colours",
+        "storybook composition with a strong silhouette",
+        "a limited palette of teal, cream and rust",
+        "stylised, rhythmic shapes", "subtle paper grain", "a palette of warm reds and ochre",
+    ),
+}  # fmt: skip
+
+# What may stand in any prompt and changes nothing.
+ANYWHERE = (
+    "carefully composed", "soft natural light", "warm light from a window", "a quiet low light",
+    "seen from the side", "simple rounded forms", "fine detail in the feathers",
+    "finely detailed fur",
+    "big friendly eyes", "true reflections in paint and chrome", "weathered stone and brick",
+    "delicate petals and leaves", "fresh, glistening texture", "strong contrast", "low camera",
+    "clear readable shapes", "wide delighted eyes", "with long shadows", "gentle reflections",
+    "rounded shapes", "a strong feeling of motion", "polished surface", "softly lit from above",
+    "smooth textures", "crisp rim light from behind", "full-grain leather", "dust in the air",
+)  # fmt: skip
+
+ADJECTIVES = (
+    "cute", "happy", "old", "beautiful", "shiny", "funny", "sleepy", "brave", "friendly", "vintage",
+    "modern", "lovely", "tired", "elegant", "single", "fluffy", "young", "smiling", "fast",
+    "sports",
+    "magic", "golden-hearted", "rusty", "delicious", "wooden", "fresh", "wild", "lonely", "angry",
+)  # fmt: skip
+ACTIONS = (
+    "standing", "sitting", "waiting", "resting", "looking at the camera", "seen from the side",
+    "smiling", "parked", "placed", "posing", "walking", "running", "flying", "moving",
+)  # fmt: skip
+SMALL = ("small", "tiny", "little")
+LARGE = ("large", "big", "huge", "giant")
+SIDES = {
+    "left": ("on the left", "on the left side", "to the left", "at the left edge"),
+    "right": ("on the right", "on the right side", "to the right", "at the right edge"),
+}
+SHADES = {
+    "red": ("red", "red", "crimson", "scarlet"), "orange": ("orange", "orange"),
+    "yellow": ("yellow", "yellow", "golden"), "green": ("green", "green", "emerald"),
+    "blue": ("blue", "blue", "azure", "navy"), "purple": ("purple", "purple", "violet"),
+    "pink": ("pink", "pink", "magenta"), "brown": ("brown", "brown"),
+    "black": ("black", "black"), "white": ("white", "white"),
+}  # fmt: skip
+PALETTE_WORDS = (
+    *COLOURS, "teal", "cream", "rust", "ochre", "navy", "coral", "mint", "gold", "grey",
+)  # fmt: skip
+# Things that it cannot paint: they leave the scene without an object.
+UNKNOWN = (
+    "man", "woman", "girl", "boy", "zebra", "lighthouse", "violin", "bridge", "river", "freedom",
+    "idea", "logo", "letter", "raccoon", "piano", "spoon", "waterfall", "pirate", "wizard", "goat",
+    "leopard", "kettle", "boots", "superhero", "barista", "skeleton", "moose", "tower", "temple",
+)  # fmt: skip
+
+
+def _article(words: str) -> str:
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def _gibberish(chance: random.Random) -> str:
+    return "".join(chance.choice(string.ascii_lowercase) for _ in range(chance.randint(3, 9)))
+
+
+def _palette(chance: random.Random) -> str:
+    first, second, third = chance.sample(PALETTE_WORDS, 3)
+    opening = chance.choice(("colours of", "flat colours of", "a palette of", "accents of"))
+    two = f"{opening} {first} and {second}"
+    return f"{opening} {first}, {second} and {third}" if chance.random() < 0.5 else two
+
+
+def say(scene: Scene, chance: random.Random) -> str:
+    """Return one wording of the scene."""
+    long = chance.random() < 0.45
+    if scene.object is None:
+        known = chance.choice(UNKNOWN) if chance.random() < 0.6 else _gibberish(chance)
+        noun = known if chance.random() < 0.8 or scene.setting is None else ""
+    else:
+        name, others = scene.object, OBJECTS[scene.object][1]
+        noun = chance.choice(others) if others and chance.random() < 0.3 else name
+    words = []
+    if noun:
+        if scene.size == "small":
+            words.append(chance.choice(SMALL))
+        elif scene.size == "large":
+            words.append(chance.choice(LARGE))
+        if chance.random() < 0.15:
+            words.append(chance.choice(ADJECTIVES))
+        if scene.colour:
+            words.append(chance.choice(SHADES[scene.colour]))
+        if chance.random() < 0.08:
+            words.append(chance.choice(ADJECTIVES))
+        words.append(noun)
+    subject = " ".join(words)
+    if subject:
+        opening = chance.random()
+        if opening < 0.8:
+            subject = _article(subject)
+        elif opening < 0.9:
+            subject = "the " + subject
+        if chance.random() < 0.15:
+            subject += " " + chance.choice(ACTIONS)
+    where = chance.choice(PLACES[scene.setting]) if scene.setting else ""
+    side = chance.choice(SIDES[scene.position]) if scene.position in SIDES else ""
+    # A style is told by its medium, its manner, or at least two of its phrases.
+    told = chance.choice(("medium", "manner", "medium", "both"))
+    medium = chance.choice(MEDIA[scene.style]) if told != "manner" else ""
+    manner = chance.choice(MANNERS[scene.style]) if told != "medium" else ""
+    if scene.style == "general" and chance.random() < 0.8:
+        manner = ""
+    if scene.setting and subject and chance.random() < 0.1:
+        body = f"{SCENERY[scene.setting]} with {subject}"
+        body = " ".join(part for part in (medium, body, side) if part)
+    elif chance.random() < 0.12 and where and subject and not medium:
+        body = ", ".join(part for part in (f"{where}, {subject}", side) if part)
+    else:
+        order = [subject, side, where] if chance.random() < 0.3 else [subject, where, side]
+        body = " ".join(part for part in [medium, *order] if part)
+        if where and chance.random() < 0.1:
+            body = body.replace(" " + where, ", " + where)
+    parts = [body]
+    if manner:
+        parts.append(manner)
+    if long:
+        pool = FILLER[scene.style] + (ANYWHERE if scene.object else ANYWHERE[:4])
+        parts += chance.sample(pool, chance.randint(1, 6))
+        if chance.random() < 0.3:
+            parts.insert(chance.randint(1, len(parts)), _palette(chance))
+        if chance.random() < 0.06 and scene.setting:
+            parts.append(chance.choice(PLACES[chance.choice(tuple(PLACES))]))
+    if chance.random() < 0.06:
+        parts.append(_gibberish(chance) + (" " + _gibberish(chance)) * chance.randint(0, 2))
+    text = ", ".join(part for part in parts if part)
+    if chance.random() < 0.3:
+        text = text[:1].upper() + text[1:]
+    if chance.random() < 0.2:
+        text += "."
+    return text
+
+
+def every_word() -> set[str]:
+    """Return every word that a caption may hold, in lower case."""
+    texts: list[str] = [*COLOURS, *PALETTE_WORDS, *ADJECTIVES, *ACTIONS, *SMALL, *LARGE, *UNKNOWN]
+    texts += [*ANYWHERE, *OBJECTS, *SCENERY.values()]
+    texts += [word for _, others in OBJECTS.values() for word in others]
+    for table in (PLACES, MEDIA, MANNERS, FILLER, SIDES, SHADES):
+        texts += [text for group in table.values() for text in group]
+    texts += ["a palette of", "accents of", "with and the an of"]
+    cleaned = " ".join(texts).lower()
+    return set("".join(c if c.isalpha() else " " for c in cleaned).split())

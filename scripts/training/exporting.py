@@ -1,0 +1,91 @@
+"""Writes what was trained as a pipeline folder, whole or not at all.
+
+The folder loads with `StableDiffusionXLPipeline.from_pretrained` and holds the icons' licence.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from training.autoencoder import load_autoencoder
+from training.painting import Reader, build_scheduler
+from training.resuming import NOTES, progress
+
+LICENCE = """The pictures that this model was trained on are composed of icons from Fluent Emoji
+(flat), published as the npm package @iconify-json/fluent-emoji-flat under this licence:
+
+MIT License
+
+Copyright (c) Microsoft Corporation.
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+"""
+
+CARD = """# banatie-small
+
+A StableDiffusionXLPipeline of 192×192 pixels, trained from scratch on two CPU cores by
+`scripts/train_embedded`: flat illustrated scenes of known objects, colours, places and styles.
+`docs/embedded-model.md` says how it was made, what was measured and what it cannot do.
+The training pictures are composed of Microsoft's Fluent Emoji (MIT): see `LICENSE-icons.txt`.
+"""
+
+
+def build_pipeline(
+    unet: UNet2DConditionModel, reader: Reader, folder: Path
+) -> StableDiffusionXLPipeline:
+    """Return the pipeline of a UNet with the autoencoder and encoders trained in `folder`."""
+    return StableDiffusionXLPipeline(
+        vae=load_autoencoder(folder),
+        text_encoder=reader.first,
+        text_encoder_2=reader.second,
+        tokenizer=reader.tokenizer,
+        tokenizer_2=reader.tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+
+
+def export(unet: UNet2DConditionModel, reader: Reader, work: Path, target: Path) -> None:
+    """Write the pipeline, in half precision, into `target`, replacing what was there."""
+    beside = target.with_name(target.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    pipeline = build_pipeline(unet, reader, work)
+    networks = (pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
+    for network in networks:
+        network.half()
+    pipeline.save_pretrained(beside, safe_serialization=True)
+    for network in networks:
+        network.float()
+    for tokenizer in ("tokenizer", "tokenizer_2"):
+        for name in ("vocab.json", "merges.txt"):
+            shutil.copy(work / "tokenizer" / name, beside / tokenizer / name)
+    (beside / "LICENSE-icons.txt").write_text(LICENCE)
+    (beside / "README.md").write_text(CARD)
+    (beside / NOTES).write_text(json.dumps(progress(work), indent=2) + "\n")
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    beside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

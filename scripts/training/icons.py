@@ -1,0 +1,96 @@
+"""The openly licensed icons: fetched once, rasterised, and dyed in a named colour.
+
+They come from the npm package `@iconify-json/fluent-emoji-flat` (MIT, Microsoft Corporation).
+It knows nothing of scenes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+from functools import cache
+from pathlib import Path
+
+import numpy
+import resvg_py
+from PIL import Image
+from training.world import OBJECTS
+
+PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
+ARCHIVE = "iconify-json-fluent-emoji-flat-1.2.6.tgz"
+
+# Dark, middle and light tone of each colour: an icon's luminance is laid along this ramp.
+RAMPS = {
+    "red": ((110, 8, 18), (226, 36, 44), (255, 150, 140)),
+    "orange": ((140, 58, 0), (247, 130, 16), (255, 200, 130)),
+    "yellow": ((168, 118, 0), (250, 208, 28), (255, 240, 160)),
+    "green": ((8, 74, 24), (44, 160, 62), (150, 226, 150)),
+    "blue": ((10, 30, 120), (38, 100, 226), (150, 200, 255)),
+    "purple": ((58, 14, 104), (136, 56, 200), (208, 166, 246)),
+    "pink": ((160, 26, 96), (248, 110, 176), (255, 200, 226)),
+    "brown": ((62, 32, 14), (136, 82, 44), (206, 164, 122)),
+    "black": ((6, 6, 8), (40, 40, 46), (120, 120, 130)),
+    "white": ((150, 156, 168), (240, 242, 246), (255, 255, 255)),
+}
+
+
+def fetch_icons(folder: Path, archive: Path | None = None) -> Path:
+    """Return the path of the icon file in `folder`, unpacking `archive` or `npm pack`ing it."""
+    icons = folder / "package" / "icons.json"
+    if icons.exists():
+        return icons
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = archive or folder / ARCHIVE
+    if not archive.exists():
+        subprocess.run(["npm", "pack", PACKAGE], cwd=folder, check=True, capture_output=True)
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
+    return icons
+
+
+class IconBox:
+    """Rasterised icons by object, colour and side in pixels, as RGBA floats from 0 to 1."""
+
+    def __init__(self, path: Path) -> None:
+        self._bodies = json.loads(path.read_text())["icons"]
+        self._drawn = cache(self._draw)
+
+    def get(self, name: str, colour: str | None, side: int) -> numpy.ndarray:
+        """Return the icon of an object, `side` × `side` × 4."""
+        return self._drawn(name, colour, side).astype(numpy.float32) / 255
+
+    def _draw(self, name: str, colour: str | None, side: int) -> numpy.ndarray:
+        body = self._bodies[OBJECTS[name][0]]["body"]
+        svg = (
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" '
+            f'width="{side * 2}" height="{side * 2}">{body}</svg>'
+        )
+        picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg))))
+        box = picture.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
+        pixels = numpy.asarray(box).astype(numpy.float32) / 255
+        pixels = pixels if colour is None else dye(pixels, colour)
+        return numpy.round(pixels * 255).astype(numpy.uint8)
+
+
+def dye(pixels: numpy.ndarray, colour: str) -> numpy.ndarray:
+    """Return the RGBA icon with its luminance laid along the colour's ramp.
+
+    Whites stay pale and blacks stay dark, so that eyes and windows remain what they are.
+    """
+    rgb, alpha = pixels[..., :3], pixels[..., 3:]
+    luminance = rgb @ numpy.array([0.3, 0.55, 0.15], numpy.float32)
+    saturation = rgb.max(-1) - rgb.min(-1)
+    opaque = alpha[..., 0] > 0.5
+    middle = float(numpy.median(luminance[opaque]))
+    place = numpy.clip(0.5 + (luminance - middle) * 0.75, 0, 1)
+    ramp = numpy.array(RAMPS[colour], numpy.float32) / 255
+    dyed = numpy.stack(
+        [numpy.interp(place, (0.0, 0.5, 1.0), ramp[:, channel]) for channel in range(3)], -1
+    ).astype(numpy.float32)
+    eyes = ((luminance > 0.93) & (saturation < 0.1) & (middle < 0.85)).astype(numpy.float32)
+    ink = ((luminance < 0.2) & (middle > 0.3)).astype(numpy.float32)
+    dyed += (eyes * 0.55)[..., None] * (1 - dyed)
+    dyed *= 1 - (ink * 0.5)[..., None]
+    return numpy.concatenate([dyed, alpha], -1)

@@ -1,0 +1,233 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+
+import banatie
+from banatie.cli.main import cli, run
+from banatie.cli.progress import Bar
+from banatie.models.manifest import Manifest, file_digests, write_manifest
+from tests.support.tiny_models import make_tiny_sdxl
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs a command in an empty folder; gives exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        status = run(list(arguments))
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+def test_version(command):
+    assert command("version") == (0, f"{banatie.__version__}\n", "")
+
+
+def test_creating_a_key_prints_the_key_and_nothing_else(command):
+    status, out, err = command("keys", "create", "--name", "laptop")
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"bnt_[A-Za-z0-9_-]+\n", out)
+
+
+def test_keys_are_listed_and_revoked_without_their_texts(command):
+    key = command("keys", "create", "--name", "laptop", "--expires-in-days", "3")[1].strip()
+    listed = command("keys", "list")[1]
+    assert "laptop" in listed
+    assert "until " in listed
+    assert key not in listed
+    assert command("keys", "revoke", "laptop")[0] == 0
+    assert "revoked" in command("keys", "list")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["serve", "--port", "many"], "'many' is not a valid integer"),
+        (["serve", "--port", "0"], "not in the range"),
+        (["generate"], "Missing argument 'PROMPT'"),
+        (["generate", "x", "--aspect-ratio", "4:3"], "'4:3' is not one of"),
+        (["generate", "x", "-o", "nowhere/x.png"], "there is no folder nowhere"),
+        (["generate", "x", "--lora", "ink:much"], "'much' is no number"),
+        (["generate", "x", "--lora", "ink:5"], "5 is not from -4 to 4"),
+        (["generate", "x", "--lora", "ink:nan"], "nan is not from -4 to 4"),
+        (["models", "import", "none.safetensors"], "'none.safetensors' does not exist"),
+        (["keys", "create"], "Missing option '--name'"),
+        (["--set", "server.prot=1", "migrate"], "unknown setting 'server.prot'"),
+        (["--set", "nonsense", "migrate"], "SECTION.KEY=VALUE"),
+        (["--config", "none.toml", "migrate"], "none.toml cannot be read"),
+    ],
+)
+def test_what_is_not_understood_is_one_line_and_exit_code_2(command, arguments, message):
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("banatie: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["keys", "revoke", "nobody"], "No key called 'nobody'"),
+        (["models", "pull", "nothing"], "nothing"),
+        (["generate", "x", "--lora", "ink:0.5"], "there is no LoRA called 'ink' here"),
+    ],
+)
+def test_what_fails_is_one_line_and_exit_code_1(command, arguments, message):
+    status, out, err = command(*arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("banatie: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_migrating_says_what_it_did(command):
+    applied = command("migrate")[1].splitlines()
+    assert applied[:2] == ["applied create_tables", "applied add_measures"]
+    assert all(line.startswith("applied ") for line in applied)
+    assert command("migrate")[1] == "The database is up to date\n"
+
+
+def test_models_are_listed_with_what_is_in_use(command):
+    out = command("models", "list")[1]
+    line = next(line for line in out.splitlines() if line.startswith("smollm2-135m-instruct"))
+    assert "language" in line
+    assert "in use" in line
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch, capsys):
+    """A folder of models that the commands see, with a pipeline that has a manifest."""
+    folder = tmp_path / "models"
+    model = make_tiny_sdxl(folder / "mine")
+    facts = file_digests(model)
+    write_manifest(model, Manifest("painting", "mine", "Mine", "MIT", "acme/mine", {}, facts))
+    monkeypatch.setenv("BANATIE_STORAGE__MODELS_DIR", str(folder))
+    # The libraries that made it have drawn bars.
+    capsys.readouterr()
+    return folder
+
+
+def test_a_model_is_listed_shown_used_exported_and_removed(command, models, tmp_path):
+    listed = command("models", "list")[1]
+    assert re.search(r"^mine +painting +here +\d+ kB +MIT$", listed, re.MULTILINE)
+    assert re.search(r"^sdxl-turbo +painting +- +6\.9 GB +Stability", listed, re.MULTILINE)
+    shown = command("models", "show", "mine")[1]
+    assert re.search(r"^from +acme/mine$", shown, re.MULTILINE)
+    assert re.search(r"^steps +30$", shown, re.MULTILINE)
+    used = command("models", "use", "mine")
+    says = "config.toml: painting.model is mine; a running server takes it when it starts again\n"
+    assert used == (0, says, "")
+    assert (tmp_path / "config.toml").read_text() == '[painting]\nmodel = "mine"\n'
+    assert re.search(r"^mine .* in use +MIT$", command("models", "list")[1], re.MULTILINE)
+    assert command("models", "verify", "mine")[:2] == (0, "mine: 14 files are what came\n")
+    exported = command("models", "export", "mine", "stick.tar")
+    assert re.fullmatch(r"stick\.tar: mine, 14 files, \d+ kB\n", exported[1])
+    refused = command("models", "remove", "mine")
+    assert (refused[0], "in use as painting.model" in refused[2]) == (1, True)
+    removed = command("models", "remove", "mine", "--force")
+    assert re.fullmatch(r"Removed mine: \d+ kB\n", removed[1])
+    assert not (models / "mine").exists()
+
+
+def test_a_setting_that_counts_more_than_the_file_is_named(command, models, monkeypatch):
+    monkeypatch.setenv("BANATIE_PAINTING__MODEL", "banatie-small")
+    status, out, err = command("models", "use", "mine")
+    assert status == 0
+    assert "painting.model is mine" in out
+    assert err == "But BANATIE_PAINTING__MODEL says banatie-small, which counts more\n"
+
+
+def test_a_folder_anywhere_can_be_used_and_is_listed(command, models, tmp_path):
+    elsewhere = (models / "mine").rename(tmp_path / "elsewhere")
+    assert command("models", "use", str(elsewhere))[0] == 0
+    listed = command("models", "list")[1]
+    assert re.search(rf"^{elsewhere} +painting +here +in use", listed, re.MULTILINE)
+
+
+def test_a_damaged_model_is_found_and_cannot_be_used(command, models):
+    unet = models / "mine" / "unet" / "diffusion_pytorch_model.safetensors"
+    unet.write_bytes(unet.read_bytes()[:-9])
+    status, out, _ = command("models", "verify")
+    assert status == 1
+    assert "mine: unet/diffusion_pytorch_model.safetensors is changed\n" in out
+    assert "mine: broken; remove it and bring it again\n" in out
+    status, _, err = command("models", "use", "mine")
+    assert (status, "is not whole" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nothing"], "no model is called 'nothing'"),
+        (["use", "nothing"], "no model is called 'nothing'"),
+        (["use", "sdxl-turbo"], "run: banatie models pull sdxl-turbo"),
+        (["verify", "sdxl-turbo"], "run: banatie models pull sdxl-turbo"),
+        (["export", "sdxl-turbo", "x.tar"], "run: banatie models pull sdxl-turbo"),
+        (["remove", "sdxl-turbo"], "is not on this machine"),
+        (["pull", "banatie-small"], "does not say where 'banatie-small' comes from"),
+    ],
+)
+def test_what_cannot_be_done_with_a_model_is_said_in_a_line(command, models, arguments, message):
+    status, out, err = command("models", *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("banatie: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_options_of_another_source_are_a_mistake(command, models):
+    status, _, err = command("models", "pull", "sdxl-turbo", "--fine-tuned")
+    assert (status, "--wheel and --fine-tuned are not for sdxl-turbo" in err) == (2, True)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal, or that it is not."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        super().__init__()
+        self.isatty = lambda: is_terminal
+
+
+def test_a_terminal_shows_a_bar_and_takes_it_away(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    stream, seconds = Terminal(True), iter([0.0, 1.0, 2.0, 2.05])
+    bar = Bar(stream, lambda: next(seconds))
+    bar.tell("unet/x", 0, 4 * 10**9)
+    bar.tell("unet/x", 10**9, 4 * 10**9)
+    bar.tell("unet/x", 10**9 + 1, 4 * 10**9)
+    bar.say("done")
+    *_, drawn, cleared, rest = stream.getvalue().split("\r")
+    assert drawn.startswith(
+        "[######..................]  25%  1.00 of 4.00 GB  1000.0 MB/s  0:03 left"
+    )
+    assert cleared.strip() == ""
+    assert rest == "done\n"
+    assert all(len(line) <= 79 for line in stream.getvalue().split("\r"))
+
+
+def test_elsewhere_a_line_says_now_and_then_how_far_it_is():
+    stream, seconds = Terminal(False), iter([0.0, 0.0, 10.0, 31.0, 40.0, 62.0])
+    bar = Bar(stream, lambda: next(seconds))
+    for done in (0, 10, 20, 30, 4 * 10**9):
+        bar.tell("unet/x", done * 10**8 if done < 100 else done, 4 * 10**9)
+    bar.close()
+    assert stream.getvalue().splitlines() == [
+        "50%, 2.00 of 4.00 GB, 64.5 MB/s, 0:31 left: unet/x",
+        "100%, 4.00 of 4.00 GB, 64.5 MB/s, 0:00 left: unet/x",
+    ]
+
+
+def test_every_command_says_what_it_is_for():
+    for group in (cli, cli.commands["keys"], cli.commands["models"]):
+        for name, subcommand in group.commands.items():
+            assert subcommand.help, name

@@ -1,0 +1,155 @@
+"""Which plan is made of which memory, with the sizes of SDXL and of language models."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from banatie.devices.memory_plan import (
+    PlacementPreferences,
+    Plan,
+    Sizes,
+    choose,
+    ladder,
+    language_place,
+    sizes_of,
+)
+from banatie.errors import ModelBroken
+from banatie.models.catalog import Catalog
+from tests.support.tiny_models import edit_json, make_tiny_language_model, make_tiny_sdxl
+
+GB = 10**9
+SMALL, LARGE = 135 * 10**6, 3 * GB
+"""Parameters of two language models."""
+
+
+def sdxl(language: int = SMALL) -> Sizes:
+    """SDXL base 1.0 in 16 bits, as its files and `sizes_of` have it, with a language model."""
+    return Sizes(
+        unet=5_135_000_000,
+        text_encoders=1_635_000_000,
+        vae=167_000_000,
+        language=2 * language,
+        language_parameters=language,
+        unet_working=480_000_000,
+        vae_working=4_600_000_000,
+        tile_working=1_150_000_000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("free", "language", "painter", "place", "tiled"),
+    [
+        (80, SMALL, "resident", "device", False),
+        (23.5, SMALL, "resident", "device", False),
+        (23.5, LARGE, "resident", "device", False),
+        (15.5, LARGE, "resident", "device", True),
+        (11.5, SMALL, "resident", "device", True),
+        (11.5, LARGE, "resident", "swap", True),
+        (7.6, SMALL, "offload-encoders", "cpu", True),
+        (7.6, LARGE, "offload-encoders", "swap", True),
+        (5.6, SMALL, "offload-layers", "cpu", False),
+        (3.6, SMALL, "offload-layers", "cpu", True),
+        (3.6, LARGE, "offload-layers", "cpu", True),
+    ],
+)
+def test_cards_of_all_sizes(
+    free: float, language: int, painter: str, place: str, tiled: bool
+) -> None:
+    plan = choose(ladder(sdxl(language), "cuda"), int(free * GB), "cuda")
+    assert (plan.painter, plan.language, plan.tiled) == (painter, place, tiled)
+    assert plan.needed <= free * GB
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cpu", "mps"])
+@pytest.mark.parametrize("language", [0, SMALL, LARGE])
+@pytest.mark.parametrize("batch", [1, 4, 7])
+def test_each_rung_needs_less_than_the_one_above(device: str, language: int, batch: int) -> None:
+    plans = ladder(sdxl(language), device, PlacementPreferences(batch=batch))
+    assert plans[0].batch == batch
+    assert plans[-1].batch < batch or batch == 1
+    assert plans[-1].tiled
+    assert all(one.needed > other.needed for one, other in itertools.pairwise(plans))
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_where_there_is_one_memory_nothing_is_moved(device: str) -> None:
+    plans = ladder(sdxl(LARGE), device, PlacementPreferences("offload-layers", "cpu", 2))
+    assert {(plan.painter, plan.language) for plan in plans} == {("resident", "device")}
+
+
+def test_a_wanted_place_is_the_only_one() -> None:
+    plans = ladder(sdxl(), "cuda", PlacementPreferences("offload-layers", "swap"))
+    assert {(plan.painter, plan.language) for plan in plans} == {("offload-layers", "swap")}
+
+
+def test_a_batch_is_as_large_as_fits() -> None:
+    def batch(free: float) -> int:
+        return choose(
+            ladder(sdxl(), "cuda", PlacementPreferences(batch=8)), int(free * GB), "cuda"
+        ).batch
+
+    assert [batch(free) for free in (80, 12, 10, 9)] == [8, 8, 4, 2]
+
+
+def test_a_plan_says_why() -> None:
+    plans = ladder(sdxl(), "cuda")
+    assert choose(plans, 80 * GB, "cuda:0").why == "it takes 11.8 GB of 80.0 GB free on cuda:0"
+    second = choose(plans, 11 * GB, "cuda")
+    assert str(second) == (
+        "the painting model on the device, the language model beside it, pictures decoded in tiles"
+    )
+    assert "without tiles" not in second.why
+    assert second.why.startswith("it takes 8.4 GB of 11.0 GB free on cuda; ")
+    assert second.why.endswith("would take 11.8 GB")
+    last = choose(plans, GB, "cuda")
+    assert last.why.startswith("nothing fits the 1.0 GB free on cuda; this comes closest")
+
+
+def test_sizes_are_read_off_the_files(tmp_path: Path) -> None:
+    make_tiny_sdxl(tmp_path / "sdxl")
+    make_tiny_language_model(tmp_path / "language")
+    catalog = Catalog(tmp_path)
+    model, language = catalog.painting_model("sdxl"), catalog.language_model("language")
+    full = sizes_of(model, language, "cpu", unet_bytes=4, vae_bytes=4, language_bytes=4)
+    half = sizes_of(model, language, "cpu", unet_bytes=2, vae_bytes=4, language_bytes=2)
+    # Every tensor of the tiny models is float32, so that the files' sizes are theirs but for heads.
+    for part, size in (("unet", full.unet), ("vae", full.vae)):
+        [file] = (tmp_path / "sdxl" / part).glob("*.safetensors")
+        assert 0 < file.stat().st_size - size < 100_000
+    assert (half.unet, half.text_encoders) == (full.unet // 2, full.text_encoders // 2)
+    assert (half.vae, half.vae_working) == (full.vae, full.vae_working)
+    assert half.unet_working == full.unet_working // 2
+    assert (half.language, half.language_parameters) == (full.language // 2, full.language // 4)
+    assert full.tile_working <= full.vae_working
+    without = sizes_of(model, None, "cpu", unet_bytes=4, vae_bytes=4, language_bytes=4)
+    assert (without.language, without.unet) == (0, full.unet)
+
+
+def test_a_configuration_without_its_sizes_is_refused(tmp_path: Path) -> None:
+    make_tiny_sdxl(tmp_path / "sdxl")
+    model = Catalog(tmp_path).painting_model("sdxl")
+    edit_json(tmp_path / "sdxl" / "vae" / "config.json", block_out_channels=None)
+    with pytest.raises(ModelBroken, match="incomplete configuration"):
+        sizes_of(model, None, "cpu", unet_bytes=4, vae_bytes=4, language_bytes=4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "spare", "device", "place"),
+    [
+        (SMALL, GB, "cuda", "device"),
+        (SMALL, 0, "cuda", "cpu"),
+        (LARGE, GB, "cuda:1", "swap"),
+        (LARGE, 0, "cpu", "device"),
+    ],
+)
+def test_a_language_model_that_comes_late_goes_where_room_is(
+    parameters: int, spare: int, device: str, place: str
+) -> None:
+    assert language_place(parameters, 2 * parameters, spare, device) == place
+
+
+def test_nothing_planned_is_everything_on_the_device() -> None:
+    assert (Plan().painter, Plan().language, Plan().batch) == ("resident", "device", 1)

@@ -1,0 +1,71 @@
+"""Models that come to a disk which is too small for them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from banatie.errors import ModelError
+from banatie.models import disk_space as room
+from banatie.models.catalog import Catalog
+from banatie.models.download import download, plan_repository
+from banatie.models.huggingface import Hub
+from banatie.models.manage import export, import_archive
+from banatie.models.manifest import file_digests
+from tests.support.loopback_hub import LoopbackHub, Repository, serving
+from tests.support.service import TinyModels
+from tests.support.small_disk import Disk
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """With room for half of the tiny pipeline, which nobody asks beforehand."""
+    monkeypatch.setattr(room, "SPARE_BYTES", -(10**12))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    small = Disk(tmp_path / "small", "400k")
+    yield small
+    small.close()
+
+
+def enlarge(disk: Disk) -> None:
+    command = [*disk.launcher, "mount", "-o", "remount,size=4m", disk.folder.name]
+    subprocess.run(command, check=True)
+
+
+def test_a_full_disk_stops_a_model_that_goes_on_when_there_is_room(
+    disk: Disk, models: TinyModels
+) -> None:
+    with serving(LoopbackHub({"acme/tiny": Repository.of(models.painting)})) as served:
+        hub = Hub(served.url, lambda _: None)
+        plan = plan_repository(hub, "acme/tiny", "main", disk.folder)
+        with pytest.raises(ModelError, match=r"the disk of .* is full; make room and run"):
+            download(plan, hub, print)
+        assert [path for path in disk.folder.iterdir() if not path.name.startswith(".")] == []
+        enlarge(disk)
+        before = len(served.asked)
+        folder = download(plan, hub, print)
+        again = [asked for asked in served.asked[before:] if "/resolve/" in asked.path]
+    assert file_digests(folder) == file_digests(models.painting)
+    assert len(again) < len(file_digests(folder)) / 2
+
+
+def test_a_full_disk_leaves_nothing_of_an_archive(
+    disk: Disk, models: TinyModels, tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "banatie-small").symlink_to(models.painting)
+    entry = Catalog(tmp_path / "models").entry("banatie-small")
+    with pytest.raises(ModelError, match=r"cannot be written: No space left"):
+        export(entry, disk.folder / "stick.tar", print)
+    assert list(disk.folder.iterdir()) == []
+    file = tmp_path / "stick.tar"
+    export(entry, file, print)
+    with pytest.raises(ModelError, match=r"cannot be brought in: .*No space left"):
+        import_archive(file, disk.folder, print)
+    assert [path for path in disk.folder.iterdir() if path.is_dir()] == []
+    enlarge(disk)
+    assert import_archive(file, disk.folder, print).files == file_digests(models.painting)

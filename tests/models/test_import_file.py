@@ -1,0 +1,341 @@
+"""Bringing models in: whole, with their manifest, or not at all."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from banatie.devices.runtime import Runtime
+from banatie.errors import ModelBroken, ModelError, ModelNotFound
+from banatie.models.catalog import Catalog
+from banatie.models.import_file import import_model
+from banatie.models.manifest import file_digests, read_manifest
+from banatie.painting.painter import Painter, PaintJob
+from tests.support.single_files import PARTS, write_checkpoint, write_empty_file
+from tests.support.tiny_models import edit_json, make_tiny_language_model, make_tiny_sdxl
+
+ROOT = Path(__file__).parents[2]
+JOB = PaintJob("a red cat", "", width=48, height=32, steps=2, guidance_scale=5.0, seed=7)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # With two text encoders of different widths, as SDXL's are: by these they are told apart.
+    return make_tiny_sdxl(tmp_path_factory.mktemp("made") / "pipeline", second_width=24)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pipeline: Path) -> Path:
+    return write_checkpoint(pipeline, pipeline.parent / "Tiny Model (v1).safetensors")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def silent(line: str) -> None:
+    assert "\n" not in line
+
+
+def weights_of(folder: Path, part: str) -> dict[str, torch.Tensor]:
+    [file] = (folder / part).glob("*.safetensors")
+    return load_file(file)
+
+
+def left(models: Path) -> set[str]:
+    """What is in the folder of the models beside the lock, which stays."""
+    return {path.name for path in models.iterdir()} - {".importing.lock"}
+
+
+def paint(folder: Path) -> bytes:
+    model = Catalog(folder.parent).painting_model(str(folder))
+    painter = Painter.load(model, Runtime("cpu", torch.float32, torch.float32))
+    return painter.paint(JOB, lambda step, steps: None).tobytes()
+
+
+def rewritten(file: Path, target: Path, **changes: torch.Tensor | None) -> Path:
+    """The same checkpoint with other tensors; None leaves one out."""
+    tensors = {**load_file(file), **changes}
+    save_file({name: t for name, t in tensors.items() if t is not None}, target)
+    return target
+
+
+def test_a_checkpoint_becomes_the_pipeline_that_it_was_made_of(pipeline, checkpoint, models):
+    said: list[str] = []
+    manifest = import_model(checkpoint, models, said.append, configs=pipeline)
+    folder = models / "Tiny-Model-v1"
+    assert left(models) == {folder.name}
+    for part in PARTS:
+        made, original = weights_of(folder, part), weights_of(pipeline, part)
+        assert made.keys() == original.keys()
+        for name, tensor in made.items():
+            assert tensor.dtype == torch.float16
+            assert torch.equal(tensor, original[name].half())
+    assert read_manifest(folder) == manifest
+    assert manifest.kind == "painting"
+    assert manifest.source.startswith("Tiny Model (v1).safetensors, SHA-256 ")
+    assert manifest.files == file_digests(folder)
+    assert {(path.stat().st_mode & 0o777) for path in folder.rglob("*.safetensors")} == {0o644}
+    assert len(said) == 3
+
+
+def test_what_was_imported_paints_the_same_picture(pipeline, models, tmp_path):
+    file = write_checkpoint(pipeline, tmp_path / "whole.safetensors", torch.float32)
+    import_model(file, models, silent, configs=pipeline)
+    assert paint(models / "whole") == paint(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("kept", "becomes"),
+    [
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float32),
+        (torch.float8_e4m3fn, torch.float16),
+    ],
+)
+def test_the_precision_stays_and_float8_becomes_half(pipeline, models, tmp_path, kept, becomes):
+    file = write_checkpoint(pipeline, tmp_path / "kept.safetensors", kept)
+    import_model(file, models, silent, configs=pipeline)
+    for part in PARTS:
+        assert {t.dtype for t in weights_of(models / "kept", part).values()} == {becomes}
+
+
+def test_what_other_programs_put_beside_is_left_out(pipeline, models, tmp_path):
+    more = {
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_ids": torch.arange(77),
+        "conditioner.embedders.1.model.logit_scale": torch.zeros(()),
+        "denoiser.sigmas": torch.zeros(1000),
+        "model_ema.decay": torch.zeros(()),
+    }
+    file = write_checkpoint(pipeline, tmp_path / "more.safetensors", more=more)
+    import_model(file, models, silent, configs=pipeline)
+    for part in PARTS:
+        assert weights_of(models / "more", part).keys() == weights_of(pipeline, part).keys()
+
+
+def test_a_checkpoint_that_predicts_velocity_gets_its_scheduler(pipeline, models, tmp_path):
+    marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    file = write_checkpoint(pipeline, tmp_path / "noob.safetensors", torch.float32, marks)
+    import_model(file, models, silent, configs=pipeline)
+    config = json.loads((models / "noob" / "scheduler" / "scheduler_config.json").read_text())
+    assert config["prediction_type"] == "v_prediction"
+    assert config["rescale_betas_zero_snr"] is True
+    assert config["timestep_spacing"] == "trailing"
+    assert paint(models / "noob") != paint(pipeline)
+
+
+@pytest.mark.parametrize("prediction", ["v", "epsilon"])
+def test_the_head_may_say_what_a_checkpoint_predicts(pipeline, models, tmp_path, prediction):
+    metadata = {"modelspec.prediction_type": prediction, "modelspec.title": "A title"}
+    file = write_checkpoint(pipeline, tmp_path / "told.safetensors", metadata=metadata)
+    assert import_model(file, models, silent, configs=pipeline).title == "A title"
+    config = json.loads((models / "told" / "scheduler" / "scheduler_config.json").read_text())
+    expected = {"v": "v_prediction", "epsilon": "epsilon"}[prediction]
+    assert config["prediction_type"] == expected
+    assert config["timestep_spacing"] == "leading"
+
+
+def test_a_checkpoint_of_another_size_is_refused_by_part_and_number(pipeline, models, tmp_path):
+    # As wide as SDXL at the one place that is looked at first, and nowhere else.
+    attends = "model.diffusion_model.input_blocks.3.1.transformer_blocks.0.attn2.to_k.weight"
+    checkpoint = write_checkpoint(pipeline, tmp_path / "first.safetensors")
+    wide = {name: torch.zeros(16, 2048) for name in load_file(checkpoint) if "attn2.to_k" in name}
+    assert attends in wide
+    file = rewritten(checkpoint, tmp_path / "small.safetensors", **wide)
+    with pytest.raises(ModelBroken, match=r"its unet has [\d,]+ numbers, not 2,567,463,684;"):
+        import_model(file, models, silent)
+    assert left(models) == set()
+
+
+UNET = "model.diffusion_model."
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({UNET + "out.2.bias": None}, "no plain Stable Diffusion XL: its unet has"),
+        ({"conditioner.embedders.1.model.ln_final.bias": None}, "its text_encoder_2 has"),
+        ({"conditioner.embedders.0.transformer.more": torch.zeros(3)}, "its text_encoder has"),
+        ({"first_stage_model.decoder.more": torch.zeros(3)}, "its vae has"),
+        ({UNET + "out.0.bias": torch.zeros(2, 4)}, "not have the form of Stable Diffusion XL"),
+        (
+            {UNET + "out.2.bias": None, UNET + "out.3.bias": torch.zeros(4)},
+            "not have the form of Stable Diffusion XL",
+        ),
+    ],
+)
+def test_weights_that_lack_or_do_not_fit_leave_nothing(
+    pipeline, checkpoint, models, tmp_path, changes, reason
+):
+    file = rewritten(checkpoint, tmp_path / "wrong.safetensors", **changes)
+    with pytest.raises(ModelBroken, match=reason) as caught:
+        import_model(file, models, silent, configs=pipeline)
+    assert str(caught.value).count("\n") == 0
+    assert left(models) == set()
+
+
+def test_a_folder_is_copied_without_what_nobody_loads(pipeline, models, tmp_path):
+    folder = Path(shutil.copytree(pipeline, tmp_path / "My pipeline"))
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(unet, unet.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    (folder / "LICENSE.md").write_text("the terms")
+    (folder / "sample.png").write_bytes(b"a picture")
+    manifest = import_model(folder, models, silent)
+    assert manifest.name == "My-pipeline"
+    assert set(manifest.files) == {
+        path.relative_to(pipeline).as_posix() for path in pipeline.rglob("*") if path.is_file()
+    } | {"LICENSE.md"}
+    assert paint(models / "My-pipeline") == paint(pipeline)
+
+
+def test_a_folder_that_was_imported_keeps_its_manifests_words(pipeline, models, tmp_path):
+    metadata = {"modelspec.license": "MIT", "modelspec.title": "Nice"}
+    file = write_checkpoint(pipeline, tmp_path / "nice.safetensors", metadata=metadata)
+    import_model(file, models, silent, configs=pipeline)
+    again = import_model(models / "nice", models, silent, name="again")
+    assert (again.title, again.licence) == ("Nice", "MIT")
+
+
+def test_a_language_models_folder_is_taken_too(models, tmp_path):
+    folder = make_tiny_language_model(tmp_path / "talker")
+    manifest = import_model(folder, models, silent, name="writer")
+    assert manifest.kind == "language"
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(manifest.files)
+    assert Catalog(models).language_model("writer").folder == models / "writer"
+
+
+def test_folders_that_are_neither_are_named(pipeline, models, tmp_path):
+    with pytest.raises(ModelBroken, match="is a UNet2DConditionModel, neither"):
+        import_model(pipeline / "unet", models, silent)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelBroken, match="holds neither a pipeline"):
+        import_model(tmp_path / "empty", models, silent)
+    (tmp_path / "empty" / "pixel.safetensors").touch()
+    with pytest.raises(ModelBroken, match=r"if it is a LoRA, import the file: .*pixel.safetensors"):
+        import_model(tmp_path / "empty", models, silent)
+    old = Path(shutil.copytree(pipeline, tmp_path / "old"))
+    edit_json(old / "model_index.json", _class_name="StableDiffusionPipeline")
+    with pytest.raises(ModelBroken, match="describes a StableDiffusionPipeline"):
+        import_model(old, models, silent)
+    assert not models.exists()
+
+
+def lora(file: Path, width: int = 2048) -> Path:
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    halves = {
+        f"{name}.lora_A.weight": torch.ones(4, width),
+        f"{name}.lora_B.weight": torch.ones(4, 4),
+    }
+    save_file(halves, file, metadata={"modelspec.trigger_phrase": "pixel art"})
+    return file
+
+
+def test_a_lora_is_taken_with_what_it_says_of_itself(models, tmp_path):
+    file = lora(tmp_path / "Pixel_Art-XL.safetensors")
+    manifest = import_model(file, models, silent)
+    assert (manifest.kind, manifest.name) == ("lora", "Pixel_Art-XL")
+    assert manifest.settings == {"rank": 4, "trigger_words": ["pixel art"]}
+    assert (models / "Pixel_Art-XL" / "lora.safetensors").read_bytes() == file.read_bytes()
+    assert read_manifest(models / "Pixel_Art-XL") == manifest
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "x" * 101, "<lora:x>"])
+def test_a_name_that_can_be_none_is_refused(models, tmp_path, name):
+    with pytest.raises(ModelError, match="cannot be a model's name"):
+        import_model(lora(tmp_path / "a.safetensors"), models, silent, name=name)
+    assert not models.exists()
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [("...", "model"), ("Модель v2", "v2"), ("a (b) [c]", "a-b-c"), ("x" * 200, "x" * 100)],
+)
+def test_a_name_is_made_of_the_files(models, tmp_path, stem, name):
+    assert import_model(lora(tmp_path / f"{stem}.safetensors"), models, silent).name == name
+
+
+def test_a_name_that_is_taken_is_refused_and_what_has_it_stays(models, tmp_path):
+    file = lora(tmp_path / "pixel.safetensors")
+    import_model(file, models, silent)
+    before = file_digests(models / "pixel")
+    with pytest.raises(ModelError, match="there is a model called 'pixel' already; give this one"):
+        import_model(file, models, silent)
+    assert file_digests(models / "pixel") == before
+    assert import_model(file, models, silent, name="other").name == "other"
+    assert left(models) == {"pixel", "other"}
+
+
+def test_an_archive_brings_its_own_name(models, tmp_path):
+    (tmp_path / "model.tar").touch()
+    with pytest.raises(ModelError, match="an archive brings its model's name"):
+        import_model(tmp_path / "model.tar", models, silent, name="other")
+
+
+def test_what_is_not_there_is_told(models, tmp_path):
+    with pytest.raises(ModelNotFound, match="there is no file"):
+        import_model(tmp_path / "none.safetensors", models, silent)
+    with pytest.raises(ModelNotFound, match=r"unet.config\.json is not there; name a folder"):
+        import_model(lora(tmp_path / "a.safetensors"), models, silent, configs=tmp_path)
+
+
+def test_room_on_the_disk_is_looked_for_before_anything_is_written(models, tmp_path):
+    # A file with a hole of 8 TB, which no disk of a tester has free.
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight"
+    file = write_empty_file(tmp_path / "vast.safetensors", {name: (2_000_000_000, 2048)})
+    with pytest.raises(ModelError, match=r"vast needs 8192\.0 GB and the disk of .* free; make"):
+        import_model(file, models, silent)
+    assert left(models) == set()
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing(pipeline, checkpoint, models):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    models.mkdir()
+    for limit in (3_000, 100_000):
+        # In the configurations first, then in the weights.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(ModelError, match="Tiny-Model-v1 cannot be written to"):
+                import_model(checkpoint, models, silent, configs=pipeline)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert left(models) == set()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from banatie.models.import_file import import_model
+
+def say(line):
+    if line == "Taking the hashes":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+import_model(Path(sys.argv[1]), Path(sys.argv[2]), say, configs=Path(sys.argv[3]))
+"""
+
+
+def test_what_a_killed_import_leaves_is_swept_by_the_next(pipeline, checkpoint, models, tmp_path):
+    arguments = [str(checkpoint), str(models), str(pipeline)]
+    ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT)
+    assert ended.returncode == -9
+    assert left(models) == {".importing"}
+    import_model(lora(tmp_path / "pixel.safetensors"), models, silent)
+    assert left(models) == {"pixel"}
+
+
+def test_two_imports_do_not_get_into_each_others_way(models, tmp_path):
+    models.mkdir()
+    with FileLock(models / ".importing.lock"), pytest.raises(ModelError, match="another import"):
+        import_model(lora(tmp_path / "pixel.safetensors"), models, silent)
+    assert left(models) == set()

@@ -1,0 +1,23 @@
+"""Makes the recipe of the embedded painter importable, with icons drawn on the spot."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+
+@pytest.fixture(scope="session")
+def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an icon file that has a two-coloured disc under every name."""
+    from training.world import OBJECTS
+
+    body = '<circle cx="16" cy="16" r="14" fill="#c83"/><circle cx="12" cy="12" r="3" fill="#fff"/>'
+    path = tmp_path_factory.mktemp("icons") / "icons.json"
+    path.write_text(json.dumps({"icons": {icon: {"body": body} for icon, _ in OBJECTS.values()}}))
+    return path

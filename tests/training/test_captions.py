@@ -1,0 +1,42 @@
+"""Captions say the scene, and the tokenizer knows their every word."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from training.captions import SHADES, every_word, say
+from training.wording import build_tokenizer, random_wish
+from training.world import OBJECTS, SETTINGS, Scene
+
+
+def test_a_caption_names_its_object_and_colour() -> None:
+    chance = random.Random(1)
+    for _ in range(300):
+        scene = random_wish(chance)
+        text = say(scene, chance).lower()
+        if scene.object:
+            assert any(name in text for name in (scene.object, *OBJECTS[scene.object][1])), text
+        if scene.colour:
+            assert any(shade in text for shade in SHADES[scene.colour]), text
+
+
+def test_every_setting_can_be_said_without_an_object() -> None:
+    chance = random.Random(2)
+    assert all(say(Scene(None, setting=setting), chance) for setting in SETTINGS)
+
+
+def test_every_word_of_the_captions_is_one_token(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(tmp_path)
+    torn = [word for word in every_word() if len(tokenizer.tokenize(word)) != 1]
+    assert torn == []
+
+
+def test_unknown_text_becomes_known_pieces(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(tmp_path)
+    ids = tokenizer("Zxqv naïve 日本 🎈").input_ids
+    assert tokenizer.model_max_length == 77
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id
+    assert len(ids) > 6

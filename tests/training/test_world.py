@@ -1,0 +1,77 @@
+"""What is held out stays out of training, and scenes are painted as they are described."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from training.icons import IconBox
+from training.latents import find_basis, to_tensor
+from training.painting import Easel, build_scheduler
+from training.scenes import Studio, place_object
+from training.world import (
+    CANVASES,
+    COLOURS,
+    OBJECTS,
+    POSITIONS,
+    SETTINGS,
+    SIZES,
+    STYLES,
+    Scene,
+    held_out,
+)
+
+
+def test_at_least_fifteen_percent_of_the_combinations_are_held_out() -> None:
+    scenes = [Scene(*names) for names in itertools.product(OBJECTS, COLOURS, SETTINGS)]
+    share = sum(held_out(scene) for scene in scenes) / len(scenes)
+    assert 0.15 < share < 0.25
+    assert len(OBJECTS) >= 80
+    assert (len(COLOURS), len(SETTINGS), len(STYLES)) == (10, 14, 7)
+
+
+def test_training_never_sees_a_held_out_combination(icons: Path, tmp_path: Path) -> None:
+    studio = Studio(IconBox(icons))
+    easel = Easel(studio, find_basis(studio, tmp_path, pictures=12), seed=1)
+    for maturity in (0.0, 2.0):
+        _, painted, captions = easel.batch(24, maturity)
+        assert len(painted) == len(captions) == 24
+        assert not any(held_out(one.scene) for one in painted)
+
+
+@pytest.mark.parametrize("aspect", CANVASES)
+def test_an_object_is_whole_in_every_picture(aspect: str) -> None:
+    width, height = CANVASES[aspect]
+    assert abs(width * height - 192 * 192) <= 1600
+    for style, size, position in itertools.product(STYLES, SIZES, POSITIONS):
+        left, top, side = place_object(
+            Scene("cat", None, None, style, size, position), width, height
+        )
+        assert 0 <= left <= width - side
+        assert 0 <= top <= height - side
+
+
+def test_styles_and_colours_change_the_picture(icons: Path) -> None:
+    studio = Studio(IconBox(icons))
+    pictures = [studio.paint(Scene("cat", "red", "sea", style), 144, 144)[0] for style in STYLES]
+    pictures += [studio.paint(Scene("cat", colour, "sea"), 144, 144)[0] for colour in COLOURS[1:]]
+    for one, other in itertools.combinations(pictures, 2):
+        assert abs(one - other).mean() > 0.002
+
+
+def test_latents_give_the_pixels_back(icons: Path, tmp_path: Path) -> None:
+    studio = Studio(IconBox(icons))
+    basis = find_basis(studio, tmp_path, pictures=40)
+    pixels = to_tensor(studio.paint(Scene("car", "blue", "meadow"), 192, 192)[0])
+    latents = basis.encode(pixels)
+    assert latents.shape == (1, 64, 12, 12)
+    assert (basis.decode(latents) - pixels).abs().mean() < 0.06
+
+
+def test_sampling_begins_with_pure_noise() -> None:
+    scheduler = build_scheduler()
+    scheduler.set_timesteps(8)
+    assert int(scheduler.timesteps[0]) == 999
+    assert scheduler.alphas_cumprod[-1] == torch.tensor(0.0)

@@ -1,0 +1,213 @@
+"""Who has the device when: turns, going a rung down, and what stays; with tiny real models."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+
+import psutil
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from banatie.devices.memory_plan import PlacementPreferences, Plan
+from banatie.devices.runtime import Runtime
+from banatie.errors import ModelBroken
+from banatie.models.catalog import Catalog
+from banatie.models.disk_space import readable
+from banatie.painting.painter import PaintJob
+from banatie.worker.placement import RAN_OUT, ModelPlacement
+from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
+
+RUNTIME = Runtime("cpu", torch.float32, torch.float32)
+WANTED = PlacementPreferences()
+JOB = PaintJob("a red cat", "", 32, 32, 2, 5.0, 7)
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_sdxl(folder / "sdxl")
+    make_tiny_language_model(folder / "language")
+    return Catalog(folder)
+
+
+@pytest.fixture
+def load(catalog: Catalog):
+    def load(**wanted: object) -> ModelPlacement:
+        language = catalog.language_model("language")
+        return ModelPlacement.load(
+            catalog.painting_model("sdxl"), language, RUNTIME, WANTED, **wanted
+        )
+
+    return load
+
+
+@pytest.fixture
+def on(load):
+    """A placement that follows a plan, with rungs below it."""
+    loaded = load()
+
+    def on(plan: Plan, *below: Plan) -> ModelPlacement:
+        loaded.painter.arrange(plan)
+        return ModelPlacement(plan, below, RUNTIME, loaded.painter, loaded.enhancer)
+
+    return on
+
+
+def paint(placement: ModelPlacement) -> bytes:
+    with placement.painting():
+        return placement.painter.paint(JOB, lambda step, steps: None).tobytes()
+
+
+def write(placement: ModelPlacement) -> str:
+    with placement.writing():
+        return placement.enhancer.enhance(
+            "a red cat", "general", seed=1, count_tokens=len, time_limit=30
+        ).text
+
+
+def test_a_small_machine_s_models_are_planned_and_loaded(load, caplog) -> None:
+    caplog.set_level(logging.INFO, logger="banatie")
+    placement = load()
+    assert (placement.plan.painter, placement.plan.language) == ("resident", "device")
+    assert 0 < placement.plan.needed < 100_000_000
+    assert f"{placement.plan}: it takes {readable(placement.plan.needed)} of " in caplog.text
+    assert write(placement)
+    assert paint(placement)
+
+
+def test_a_cpu_without_room_for_float32_paints_in_bfloat16(load, monkeypatch) -> None:
+    needed = load().plan.needed
+    free = psutil.virtual_memory()._replace(available=int(needed * 0.4))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    placement = load()
+    assert placement.painter._pipeline.unet.dtype == torch.bfloat16
+    assert placement.plan.needed < needed
+    assert paint(placement)
+
+
+def test_a_broken_language_model_is_left_out(catalog, tmp_path, caplog) -> None:
+    make_tiny_language_model(tmp_path / "bad")
+    model = Catalog(tmp_path).language_model("bad")
+    (tmp_path / "bad" / "tokenizer.json").write_text("{}", "utf-8")
+    placement = ModelPlacement.load(catalog.painting_model("sdxl"), model, RUNTIME, WANTED)
+    assert placement.enhancer is None
+    assert "no prompt will be enhanced" in caplog.text
+    assert paint(placement)
+
+
+def test_a_language_model_that_comes_late_is_heard(catalog, tmp_path, caplog) -> None:
+    model = catalog.painting_model("sdxl")
+    placement = ModelPlacement.load(model, None, RUNTIME, WANTED)
+    assert placement.enhancer is None
+    make_tiny_language_model(tmp_path / "bad")
+    broken = Catalog(tmp_path).language_model("bad")
+    (tmp_path / "bad" / "model.safetensors").write_bytes(b"none")
+    placement.adopt(broken)
+    assert placement.enhancer is None
+    assert "no prompt will be enhanced" in caplog.text
+    placement.adopt(catalog.language_model("language"))
+    assert placement.enhancer.name == "language"
+    assert placement.plan.language == "device"
+    assert write(placement)
+    assert paint(placement)
+
+
+def test_a_language_model_that_finds_no_memory_is_left_out(load, monkeypatch, caplog) -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.00 GiB.")
+
+    monkeypatch.setattr(LlamaForCausalLM, "to", run_out)
+    placement = load()
+    assert placement.enhancer is None
+    assert "no prompt will be enhanced: CUDA out of memory" in caplog.text
+    assert paint(placement)
+
+
+def test_a_broken_painting_model_is_said(catalog, tmp_path) -> None:
+    make_tiny_sdxl(tmp_path / "bad")
+    (tmp_path / "bad" / "unet" / "config.json").write_text("{", "utf-8")
+    with pytest.raises(ModelBroken, match=r"config\.json"):
+        ModelPlacement.load(Catalog(tmp_path).painting_model("bad"), None, RUNTIME, WANTED)
+
+
+def test_going_down_changes_the_plan_but_not_the_picture(on, caplog) -> None:
+    first = Plan()
+    below = (Plan(language="cpu"), Plan("offload-encoders", "cpu"), Plan("offload-layers", "cpu"))
+    placement = on(first, *below)
+    expected = paint(placement)
+    for plan in below:
+        assert placement.step_down()
+        assert placement.plan == dataclasses.replace(plan, why=RAN_OUT)
+        assert f"out of memory; until the next start: {plan}" in caplog.text
+        assert paint(placement) == expected
+        assert write(placement)
+    assert not placement.step_down()
+    assert placement.plan.painter == "offload-layers"
+
+
+def test_tiles_and_eight_bits_give_nearly_the_same_picture(on) -> None:
+    placement = on(
+        Plan(), Plan("offload-layers", "cpu"), Plan("offload-layers-fp8", "cpu", tiled=True)
+    )
+    whole = torch.frombuffer(bytearray(paint(placement)), dtype=torch.uint8).int()
+    while placement.step_down():
+        pass
+    frugal = torch.frombuffer(bytearray(paint(placement)), dtype=torch.uint8).int()
+    assert 0 < (whole - frugal).abs().float().mean() < 8
+    stored = {weight.dtype for weight in placement.painter._pipeline.unet.parameters()}
+    assert torch.float8_e4m3fn in stored
+
+
+def test_a_turn_without_a_language_model_is_nobody_s(on) -> None:
+    placement = on(Plan(language="swap"))
+    placement.enhancer = None
+    with placement.writing(), placement.painting():
+        assert paint(placement)
+
+
+def test_in_turns_nobody_is_starved(on) -> None:
+    placement = on(Plan(language="swap"))
+    order: list[str] = []
+    writer_waits = threading.Event()
+
+    def write_one() -> None:
+        writer_waits.set()
+        with placement.writing():
+            order.append("written")
+
+    writer = threading.Thread(target=write_one)
+    for number in range(5):
+        with placement.painting():
+            if number == 1:
+                writer.start()
+                writer_waits.wait()
+                while len(placement._turn._line) < 2:
+                    pass
+            order.append("painted")
+    writer.join()
+    assert order.index("written") == 2
+
+
+def test_without_turns_nobody_waits(on) -> None:
+    placement = on(Plan())
+    with placement.painting():
+        writer = threading.Thread(target=write, args=(placement,))
+        writer.start()
+        writer.join(20)
+        assert not writer.is_alive()
+
+
+def test_a_language_model_that_was_sent_away_stays_away(on) -> None:
+    placement = on(Plan(language="cpu"), Plan(tiled=True))
+    assert placement.step_down()
+    assert (placement.plan.language, placement.plan.tiled) == ("cpu", True)
+
+
+def test_a_language_model_on_the_cpu_cannot_be_sent_further(on) -> None:
+    placement = on(Plan())
+    with placement.writing():
+        assert not placement.move_language_model_to_cpu()
+    assert placement.plan == Plan()
