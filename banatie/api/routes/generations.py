@@ -27,6 +27,7 @@ from litestar.response import ServerSentEvent
 
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread, key_of
 from banatie.api.errors import decode_body, to_response
+from banatie.api.query import check_query
 from banatie.api.rate_limit import reservation_of
 from banatie.api.responses import failures, json_response, options
 from banatie.api.routes.events import events
@@ -153,6 +154,7 @@ async def create_generation(
     summary="List the project's generations, newest first",
     response_description="A page of generations.",
     responses=failures(*COMMON_ERRORS),
+    query=("status", "limit", "offset", "includeDeleted"),
 )
 async def list_generations(
     request: HttpRequest,
@@ -287,6 +289,7 @@ async def restore_generation(
     response_description="It is deleted.",
     responses=failures(*CHANGE_ERRORS),
     status_code=200,
+    query=("soft",),
 )
 async def delete_generation(
     generation_id: GenerationId, request: HttpRequest, soft: FromQuery[bool] = False
@@ -313,6 +316,7 @@ def generations_router() -> Router:
             restore_generation,
             delete_generation,
         ],
+        guards=[check_query],
         security=[{"apiKey": []}],
         tags=["Generations"],
     )
