@@ -19,7 +19,7 @@ import pytest
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState
 from tests.support.api_server import add_lora
-from tests.support.service import ROOT, Service, web_alone
+from tests.support.service import ROOT, Service, web_server_only
 
 ENDLESS = "followGeneration"
 """Where a generation is found, its events end with it; with nobody to paint it, never."""
@@ -27,7 +27,7 @@ ENDLESS = "followGeneration"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with web_alone(tmp_path_factory.mktemp("fuzzed")) as running:
+    with web_server_only(tmp_path_factory.mktemp("fuzzed")) as running:
         for number in range(4):
             add_lora(running.folder / "models", f"lora-{number}")
         database = Database(running.data / "banatie.db")

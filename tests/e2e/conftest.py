@@ -30,12 +30,12 @@ def service(tmp_path_factory: pytest.TempPathFactory, models: TinyModels) -> Ite
     finally:
         left = running.close()
     assert not left, f"processes outlived their service: {left}"
-    assert running.strangers() == []
+    assert running.foreign_addresses() == []
     assert "Traceback" not in running.log.read_text()
 
 
 @pytest.fixture
-def another(tmp_path: Path, models: TinyModels) -> Iterator[Callable[..., Service]]:
+def new_service(tmp_path: Path, models: TinyModels) -> Iterator[Callable[..., Service]]:
     """Makes services with their own data folder, on which nothing runs yet."""
     made: list[Service] = []
 
@@ -50,4 +50,4 @@ def another(tmp_path: Path, models: TinyModels) -> Iterator[Callable[..., Servic
     finally:
         left = [process for service in made for process in service.close()]
     assert not left, f"processes outlived their service: {left}"
-    assert [stranger for service in made for stranger in service.strangers()] == []
+    assert [stranger for service in made for stranger in service.foreign_addresses()] == []

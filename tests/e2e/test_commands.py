@@ -56,9 +56,9 @@ def test_serve_refuses_a_host_that_is_none(service: Service) -> None:
 
 
 def test_serve_refuses_a_port_that_is_taken(
-    service: Service, another: Callable[..., Service]
+    service: Service, new_service: Callable[..., Service]
 ) -> None:
-    ended = another(server__port=str(service.port)).run("serve")
+    ended = new_service(server__port=str(service.port)).run("serve")
     assert_refused(ended, 2)
     assert str(service.port) in ended.stderr
 
@@ -157,9 +157,9 @@ def test_generate_that_is_stopped_leaves_a_cancelled_record(
 
 
 def test_generate_without_a_server_brings_its_own_worker(
-    another: Callable[..., Service],
+    new_service: Callable[..., Service],
 ) -> None:
-    alone = another(storage__metadata="false")
+    alone = new_service(storage__metadata="false")
     output = alone.folder / "cat.png"
     ended = alone.run("generate", "a red cat", "--steps", "2", "-o", "cat.png")
     assert (ended.returncode, ended.stdout) == (0, "cat.png\n"), ended.stderr

@@ -90,7 +90,7 @@ def test_waiting_ends_with_the_picture_or_with_the_time(service: Service) -> Non
 
 def test_a_cancelled_picture_gives_way_at_once_and_leaves_nothing(service: Service) -> None:
     record = service.post("a cat", **LONG)
-    service.painting(record["id"])
+    service.wait_until_painting(record["id"])
     before = service.files()
     response = service.request("POST", f"/api/v1/generations/{record['id']}/cancel")
     assert response.status_code == 200
@@ -133,7 +133,7 @@ def test_a_generation_deleted_while_it_is_painted_leaves_no_file(
     service: Service, query: str
 ) -> None:
     record = service.post("a cat", **LONG)
-    service.painting(record["id"])
+    service.wait_until_painting(record["id"])
     before = service.files()
     path = f"/api/v1/generations/{record['id']}"
     assert service.request("DELETE", path + query).status_code == 200

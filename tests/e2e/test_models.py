@@ -24,9 +24,9 @@ def hub(models: TinyModels) -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture
-def user(another: Callable[..., Service], hub: LoopbackHub) -> Service:
+def user(new_service: Callable[..., Service], hub: LoopbackHub) -> Service:
     """Somebody with a settings file, no painting model in the environment, and a mirror."""
-    service = another(enhancement__model="none")
+    service = new_service(enhancement__model="none")
     del service.environment["BANATIE_PAINTING__MODEL"]
     service.environment["HF_ENDPOINT"] = hub.url
     # This hub is not the one that it is a mirror of.
