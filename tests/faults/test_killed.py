@@ -35,7 +35,11 @@ def test_a_job_outlives_its_worker(service: FaultyService, fault: dict, retries:
     first = service.worker
     job = service.post("a red cat", prefer="respond-async", steps=4)
     [ended] = service.wait_until_all_ended([job])
-    service.wait_for(lambda: service.worker != first or not service.worker_is_alive(), "the worker to be killed", 10)
+    service.wait_for(
+        lambda: service.worker != first or not service.worker_is_alive(),
+        "the worker to be killed",
+        10,
+    )
     assert ended["status"] == "success"
     assert ended["retryCount"] == retries
     assert ended["warnings"] == []

@@ -45,7 +45,9 @@ def test_workers_killed_and_added_paint_every_picture_once(
     # A worker works on two at once: it enhances one and paints the other.
     assert sum(record["retryCount"] for record in records) <= 2 * kills
     # Orphaned files of the dead workers are deleted by the living ones.
-    service.wait_for(lambda: service.files() == service.known_files(), "the orphaned files to be deleted")
+    service.wait_for(
+        lambda: service.files() == service.known_files(), "the orphaned files to be deleted"
+    )
     assert len(service.files()) == count
     service.assert_files_match_records()
     ended = 'banatie_generations_ended_total{reason="",status="success"} '
@@ -120,7 +122,9 @@ def test_when_the_language_models_worker_dies_another_takes_it(own_service: Faul
     # The jobs of the other two stayed with them.
     retries = sorted(own_service.get(job["id"])["retryCount"] for job in painting)
     assert retries[:2] == [0, 0]
-    own_service.wait_for(lambda: len(_workers(own_service)) == 2, "the dead worker's row to be removed")
+    own_service.wait_for(
+        lambda: len(_workers(own_service)) == 2, "the dead worker's row to be removed"
+    )
     assert _enhancers(own_service) == 1
     assert own_service.health().json()["data"]["models"]["enhancement"]
 
@@ -128,7 +132,8 @@ def test_when_the_language_models_worker_dies_another_takes_it(own_service: Faul
 def test_a_worker_whose_device_is_not_there_takes_nobody_down(own_service: FaultyService) -> None:
     _add_worker(own_service, device="cuda:7")
     own_service.wait_for(
-        lambda: own_service.health().json()["data"]["worker"] == "broken", "it to report that it is broken"
+        lambda: own_service.health().json()["data"]["worker"] == "broken",
+        "it to report that it is broken",
     )
     assert "'cuda:7' cannot be used" in own_service.health().json()["error"]["message"]
     record = own_service.post("a red cat", prefer="respond-async", steps=2)

@@ -23,7 +23,7 @@ PROMPTS = {
     "an orange alarm clock in a room": ("alarm clock", "orange"),
     "a blue rocket in space": ("rocket", "blue"),
     "a red balloon on the beach": ("balloon", "red"),
-    "a yellow queue in the snow": ("queue", "yellow"),
+    "a yellow bell in the snow": ("bell", "yellow"),
     "a pink ghost in the city": ("ghost", "pink"),
     "a blue apple on a white background": ("apple", "blue"),
     "a purple mushroom in the forest": ("mushroom", "purple"),
@@ -42,7 +42,7 @@ def pipeline() -> StableDiffusionXLPipeline:
 def test_fixed_prompts_give_the_right_object_and_colour(
     pipeline: StableDiffusionXLPipeline,
 ) -> None:
-    judge = load_judge(ROOT / "scripts" / "embedded" / "judge.safetensors")
+    judge = load_judge(ROOT / "scripts" / "training" / "judge.safetensors")
     wishes = [Wish(prompt, Scene(*names), "1:1") for prompt, names in PROMPTS.items()]
     wrong = [
         (one.wish.prompt, one.verdict)
