@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 TIMEOUT_SECONDS = 30.0
@@ -38,12 +38,16 @@ def wait_until(
 
 
 async def wait_until_async(
-    condition: Callable[[], T], what: str, seconds: float = TIMEOUT_SECONDS
+    condition: Callable[[], T | Awaitable[T]], what: str, seconds: float = TIMEOUT_SECONDS
 ) -> T:
-    """Poll as `wait_until` does, without blocking the event loop."""
+    """Poll as `wait_until` does, without blocking the event loop; the condition may be async."""
     deadline = time.monotonic() + seconds
-    while not (value := condition()):
+    while True:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds} s for {what}")
         await asyncio.sleep(POLL_SECONDS)
-    return value
