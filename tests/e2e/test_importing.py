@@ -1,4 +1,4 @@
-"""A user's path with files from elsewhere: import them, serve, paint with a LoRA and without."""
+"""Files from elsewhere: import them, serve, paint with and without a LoRA."""
 
 from __future__ import annotations
 

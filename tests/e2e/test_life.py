@@ -1,4 +1,4 @@
-"""A service's life: the first start, the second, and the ways to end one."""
+"""A service's life: the first start, the next ones, and the ways to stop it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.service import Service
 STOP_SECONDS = 5.0
 
 
-def test_the_first_start_says_all_that_a_picture_takes(service: Service, first_words: str) -> None:
-    address, _, rest = first_words.partition("\n")
+def test_the_first_start_says_all_that_a_picture_takes(service: Service, first_output: str) -> None:
+    address, _, rest = first_output.partition("\n")
     assert address == f"Banatie answers at {service.url}"
     assert re.search(rf"^ +{service.key}$", rest, re.MULTILINE)
     assert re.fullmatch(r"bnt_[A-Za-z0-9_-]+", service.key)
@@ -46,14 +46,14 @@ def test_nothing_is_lost_however_the_service_ends(new_service: Callable[..., Ser
     assert server.returncode == 0
     assert service.alive() == []
 
-    # Started again, it shows no key and makes what waited.
+    # Started again, it shows no key and processes what waited.
     server, said = service.serve()
     assert said == f"Banatie answers at {service.url}\n"
     for job in jobs:
         assert service.wait_until_ended(job["id"])["status"] == "success"
     assert service.get(jobs[0]["id"])["retryCount"] == 1
 
-    # A worker that is killed is started again by itself.
+    # A killed worker is restarted.
     job = service.post("a cat", autoEnhance=False, steps=100)
     service.wait_until_painting(job["id"])
     [worker] = service.alive("banatie", "worker")
@@ -62,7 +62,7 @@ def test_nothing_is_lost_however_the_service_ends(new_service: Callable[..., Ser
     assert (ended["status"], ended["retryCount"]) == ("success", 1)
     assert service.health().status_code == 200
 
-    # A server that is killed takes its worker along.
+    # The worker of a killed server exits.
     job = service.post("a cat", autoEnhance=False, steps=100)
     service.wait_until_painting(job["id"])
     service.stop(server, signal.SIGKILL)
@@ -103,10 +103,10 @@ def test_a_server_with_clients_that_wait_stops_in_time(
         assert service.health().status_code == 503
         assert service.stop(server, number) < STOP_SECONDS
         assert server.returncode == 0
-        # The stream may end well or be cut off.
+        # The stream may end properly or be cut off.
         with contextlib.suppress(httpx.TransportError):
             assert all("failed" not in line for line in lines)
-        # Answered with what there is, or cut off; but never with an invented failure.
+        # Answered with the record as it is, or cut off; but never with an invented failure.
         try:
             answer = waiting.result(10)
         except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""What a running service tells those who look after it: logs, figures, the doctor."""
+"""What a running service reports to its operator: logs, metrics, the doctor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.service import Service
 
 SECRETS = ("zebra", "waterfall", "velvet", "bnt_")
-"""What stands in the prompts and in every key."""
+"""Words of the prompts, and the beginning of every key."""
 
 
 def test_a_request_is_followed_through_both_processes(new_service: Callable[..., Service]) -> None:
@@ -35,27 +35,29 @@ def test_a_request_is_followed_through_both_processes(new_service: Callable[...,
     service.request("GET", "/api/v1/generations", headers={"X-API-Key": "bnt_wrong"})
     service.stop(server, signal.SIGTERM)
 
-    # Every line of both processes is JSON and says the same five things first.
+    # Every line of both processes is JSON and begins with the same fields.
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
     for line in lines:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{3}Z", line["time"])
         assert {"level", "logger", "message"} <= set(line)
 
-    told = [line for line in lines if line.get("generation_id") == generation_id]
-    assert {line["request_id"] for line in told} == {request_id}
+    own_lines = [line for line in lines if line.get("generation_id") == generation_id]
+    assert {line["request_id"] for line in own_lines} == {request_id}
     said = {
-        logger: [line["message"] for line in told if line["logger"] == logger]
+        logger: [line["message"] for line in own_lines if line["logger"] == logger]
         for logger in ("banatie.intake", "banatie.worker.runner")
     }
     assert said == {
         "banatie.intake": ["accepted"],
         "banatie.worker.runner": ["enhancing", "enhanced", "painting", "finished"],
     }
-    assert all(line["seconds"] > 0 for line in told if line["message"] in ("enhanced", "finished"))
-    # Two processes write, so that either may be first to tell of it.
+    assert all(
+        line["seconds"] > 0 for line in own_lines if line["message"] in ("enhanced", "finished")
+    )
+    # Two processes write, so that either line may come first.
     assert set(_messages(service, cancelled)) == {"accepted", "painting", "cancelled", "let go"}
 
-    # Not even at the level that tells of every request are prompts or keys in it.
+    # Even at the level that logs every request, it contains no prompts or keys.
     text = service.log.read_text()
     assert "POST /api/v1/generations 201" in text
     assert not [word for word in (*SECRETS, prompt) if word in text]
@@ -89,7 +91,7 @@ def test_the_figures_of_both_processes_are_told(service: Service) -> None:
     seconds = 'banatie_stage_duration_seconds_sum{stage="paint"}'
     assert after[seconds] > before[seconds]
     assert after["banatie_worker_ready"] == 1
-    # Beside the web process, the worker carries torch.
+    # Unlike the web process, the worker has loaded torch.
     web, worker = (after[f'banatie_memory_bytes{{process="{p}"}}'] for p in ("web", "worker"))
     assert worker > web > 20_000_000
 

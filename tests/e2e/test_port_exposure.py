@@ -1,4 +1,4 @@
-"""A server that others can reach: what it says of itself at the start."""
+"""The warning of a server that other machines can reach, and how to end it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_first_key_alone_on_an_open_address_is_warned_of(tmp_path: Path) -> 
 
 def test_what_the_warning_says_to_do_ends_it(tmp_path: Path) -> None:
     with web_server_only(tmp_path) as service:
-        # Nobody else can reach this one.
+        # Other machines cannot reach this one.
         assert HINT not in service.log.read_text()
         key = service.run("keys", "create", "--name", "mine").stdout.strip()
         assert service.run("keys", "revoke", "default").returncode == 0

@@ -1,4 +1,4 @@
-"""`serve` with a worker for each of several devices; here each is the processor."""
+"""`serve` with a worker for each of several devices; here each device is the CPU."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_serve_keeps_a_worker_for_each_device(new_service: Callable[..., Service
     server, _ = service.serve()
 
     def ready() -> list[dict]:
-        told = service.health().json()["data"]["workers"]
-        return [worker for worker in told if worker["state"] == "ready"]
+        workers = service.health().json()["data"]["workers"]
+        return [worker for worker in workers if worker["state"] == "ready"]
 
     service.wait_for(lambda: len(ready()) == 3, "three workers", START_SECONDS)
     workers = set(service.alive("banatie", "worker"))
@@ -38,7 +38,7 @@ def test_serve_keeps_a_worker_for_each_device(new_service: Callable[..., Service
     assert set(service.alive("banatie", "worker")) > workers - {victim}
     assert service.health().status_code == 200
 
-    # Plain, it wants to be alone; named a device, it comes in beside the others.
+    # Without --device a worker must be the only one; with it, it may join the others.
     refused = service.run("worker")
     assert refused.returncode == 1
     assert "--device" in refused.stderr
