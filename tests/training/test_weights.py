@@ -11,6 +11,9 @@ from training.evaluation import Wish, answer
 from training.judging import load_judge
 from training.world import CANVASES, Scene
 
+# It paints with the shipped model, not with a tiny one.
+pytestmark = pytest.mark.end_to_end
+
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "banatie-small"
 
