@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG = 1
 START_TIMEOUT_SECONDS = 120
 """Importing torch and diffusers on a busy machine."""
 IMPORTS = (
-    "banatie.worker.runner",
+    "banatie.worker.process",
     "banatie.enhancement.enhancer",
     "banatie.painting.painter",
     "transformers.models.llama.modeling_llama",
