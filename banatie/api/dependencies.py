@@ -92,8 +92,8 @@ class AppState:
         server = self.config.server
         if server.public_url:
             return server.public_url.rstrip("/")
-        host = request.headers.get("host") or f"{server.host}:{server.port}"
-        return f"{request.scope['scheme']}://{host}"
+        host = request.scope["state"]["headers"].get(b"host", b"").decode("latin-1")
+        return f"{request.scope['scheme']}://{host or f'{server.host}:{server.port}'}"
 
 
 def app_state_of(request: HttpRequest) -> AppState:

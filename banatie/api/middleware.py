@@ -110,8 +110,8 @@ class RequestMiddleware:
 
         Raises Unauthorized, TooManyFailedKeys, RateLimitExceeded or UnsupportedMediaType.
         """
-        headers = dict(scope["headers"])
         state = scope["state"]
+        state["headers"] = headers = dict(scope["headers"])
         text = headers.get(b"x-api-key", b"").decode("latin-1")
         state["key"] = key = await self._authentication.key_of(text, scope)
         state["reservation"] = reservation = self._rate_limiter.reserve(key)

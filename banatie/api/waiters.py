@@ -38,10 +38,8 @@ class Preference:
 NO_PREFERENCE = Preference()
 
 
-def parse_prefer(header: str | None) -> Preference:
+def parse_prefer(header: str) -> Preference:
     """The preferences known here; others, and malformed ones, are ignored as the RFC has it."""
-    if not header:
-        return NO_PREFERENCE
     wait, respond_async = None, False
     for preference in header.split(","):
         name, _, value = preference.split(";")[0].partition("=")

@@ -13,7 +13,15 @@ from typing import Annotated
 
 from litestar import Response, Router, delete, get, post
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    Reference,
+    RequestBody,
+    Schema,
+)
 from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
 from litestar.response import ServerSentEvent
 
@@ -32,7 +40,7 @@ from banatie.api.schemas import (
     encode,
     view,
 )
-from banatie.api.waiters import Preference, parse_prefer
+from banatie.api.waiters import NO_PREFERENCE, Preference, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
 from banatie.records import MAX_SEED, Generation, Key, Status
 from banatie.store.generations import IdempotentRequest
@@ -47,23 +55,31 @@ COMMON_ERRORS = (
 CHANGE_ERRORS = (*COMMON_ERRORS, "GENERATION_NOT_FOUND", "UNSUPPORTED_MEDIA_TYPE")
 
 GenerationId = Annotated[str, PathParameter(schema_extra={"format": "uuid"})]
-Prefer = Annotated[
-    str | None,
-    HeaderParameter(
-        name="Prefer",
-        required=False,
-        description="`wait=N`: answer when the generation has ended, or after N seconds (at most "
-        "120). On POST also `respond-async`: answer at once. RFC 7240.",
-    ),
-]
+PREFER = Parameter(
+    name="Prefer",
+    param_in="header",
+    schema=Schema(type=OpenAPIType.STRING),
+    description="`wait=N`: answer when the generation has ended, or after N seconds (at most 120). "
+    "On POST also `respond-async`: answer at once. RFC 7240.",
+)
 
 
 @dataclass
-class CreateOperation(Operation):
-    """Documents the body, which the route decodes itself (see `decode_body`)."""
+class WaitOperation(Operation):
+    """Documents `Prefer`, which the routes read themselves: most requests come without."""
 
     def __post_init__(self) -> None:
-        """Add the body."""
+        """Add the header."""
+        self.parameters = [*(self.parameters or ()), PREFER]
+
+
+@dataclass
+class CreateOperation(WaitOperation):
+    """Documents the body too, which the route decodes itself (see `decode_body`)."""
+
+    def __post_init__(self) -> None:
+        """Add the header and the body."""
+        super().__post_init__()
         schema = Reference("#/components/schemas/GenerationCreate")
         content = {"application/json": OpenAPIMediaType(schema=schema)}
         self.request_body = RequestBody(content=content, required=True)
@@ -82,7 +98,6 @@ class CreateOperation(Operation):
 )
 async def create_generation(
     request: HttpRequest,
-    prefer: Prefer = None,
     idempotency_key: Annotated[
         str | None,
         HeaderParameter(
@@ -111,7 +126,7 @@ async def create_generation(
         # It was deleted before the first of these requests had been answered.
         raise GenerationNotFound(idempotency_key or "")
 
-    preference = _preference(request, prefer)
+    preference = _preference(request)
     url = app.public_url(request)
     if preference.wait is not None:
         latest = await app.waiters.until(generation, lambda g: g.is_ended, preference.wait)
@@ -172,6 +187,7 @@ async def list_generations(
 @get(
     "/{generation_id:str}",
     operation_id="getGeneration",
+    operation_class=WaitOperation,
     summary="Get a generation",
     response_description="The generation.",
     responses=failures(*COMMON_ERRORS, "GENERATION_NOT_FOUND"),
@@ -179,19 +195,17 @@ async def list_generations(
 async def get_generation(
     generation_id: GenerationId,
     request: HttpRequest,
-    prefer: Prefer = None,
 ) -> Response[Success[GenerationView]]:
     """The generation as it is now or, with `Prefer: wait=N`, once it has ended."""
     app = app_state_of(request)
     generation = await _find_for_poll(app, request, generation_id)
     headers = None
-    if prefer is not None:
-        preference = _preference(request, prefer)
-        if preference.wait is not None:
-            headers = preference.applied()
-            if not generation.is_ended:
-                latest = await app.waiters.until(generation, lambda g: g.is_ended, preference.wait)
-                generation = _existing(latest, generation)
+    preference = _preference(request)
+    if preference.wait is not None:
+        headers = preference.applied()
+        if not generation.is_ended:
+            latest = await app.waiters.until(generation, lambda g: g.is_ended, preference.wait)
+            generation = _existing(latest, generation)
     return json_response(Success(data=view(generation, app.public_url(request))), headers=headers)
 
 
@@ -319,9 +333,11 @@ async def _find_for_poll(app: AppState, request: HttpRequest, generation_id: str
     return generation
 
 
-def _preference(request: HttpRequest, prefer: str | None) -> Preference:
+def _preference(request: HttpRequest) -> Preference:
+    if b"prefer" not in request.scope["state"]["headers"]:
+        return NO_PREFERENCE
     # The field may stand on several lines, which are one list (RFC 9110, section 5.3).
-    return parse_prefer(",".join(request.headers.getall("prefer")) if prefer else None)
+    return parse_prefer(",".join(request.headers.getall("prefer")))
 
 
 def _idempotent(
