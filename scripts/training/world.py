@@ -98,7 +98,7 @@ OBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ghost": ("ghost", ("spirit",)),
     "snowman": ("snowman", ()),
     "teddy bear": ("teddy-bear", ("plush bear", "teddy")),
-    "queue": ("queue", ()),
+    "bell": ("bell", ()),
     "trophy": ("trophy", ("golden cup",)),
     "lamp": ("light-bulb", ("light bulb", "bulb")),
     "sneaker": ("running-shoe", ("shoe", "running shoe", "trainer")),

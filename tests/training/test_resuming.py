@@ -14,7 +14,7 @@ from training.wording import load_encoders
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "banatie-small"
-JUDGE = ROOT / "scripts" / "embedded" / "judge.safetensors"
+JUDGE = ROOT / "scripts" / "training" / "judge.safetensors"
 
 
 def test_every_stage_goes_on_from_what_is_shipped(tmp_path: Path) -> None:
