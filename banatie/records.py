@@ -19,9 +19,6 @@ Status = Literal["pending", "processing", "success", "failed"]
 ASPECT_RATIOS: tuple[str, ...] = get_args(AspectRatio)
 TEMPLATE_NAMES: tuple[str, ...] = get_args(TemplateName)
 
-MAX_SEED = 2**53 - 1
-"""The largest whole number that every JSON reader keeps exactly (RFC 8259, section 6)."""
-
 CANCELLED = "Cancelled"
 """The error message of a generation that somebody stopped."""
 

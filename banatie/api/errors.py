@@ -31,7 +31,7 @@ from banatie.errors import (
     TooManyFailedKeys,
     ValidationError,
 )
-from banatie.logs import about
+from banatie.logs import log_context
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def describe(error: Exception, scope: Scope) -> tuple[int, ErrorBody, dict[str, 
     if isinstance(error, ClientException):
         return 400, ErrorBody("VALIDATION_ERROR", error.detail), {}
     request_id = scope.get("state", {}).get("request_id", "")
-    with about(request_id=request_id):
+    with log_context(request_id=request_id):
         logger.error(
             "request %s failed: %s %s", request_id, scope["method"], _path(scope), exc_info=error
         )

@@ -11,8 +11,15 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-from banatie.records import (
+from banatie.limits import (
+    MAX_GUIDANCE_SCALE,
+    MAX_LORA_WEIGHT,
+    MAX_LORAS,
     MAX_SEED,
+    MAX_STEPS,
+    MIN_STEPS,
+)
+from banatie.records import (
     AspectRatio,
     Generation,
     Image,
@@ -71,7 +78,12 @@ class LoraCreate(WireIn):
 
     name: Annotated[str, Meta(description="As `banatie models list` shows it.")]
     weight: Annotated[
-        float, Meta(ge=-4, le=4, description="How strongly: 1 as it was trained, below 0 against.")
+        float,
+        Meta(
+            ge=-MAX_LORA_WEIGHT,
+            le=MAX_LORA_WEIGHT,
+            description="How strongly: 1 as it was trained, below 0 against.",
+        ),
     ] = 1.0
 
 
@@ -94,10 +106,11 @@ class GenerationCreate(WireIn):
     ] = field(default_factory=dict)
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
     negative_prompt: str = ""
-    steps: Annotated[int, Meta(ge=1, le=100)] | None = None
-    guidance_scale: Annotated[float, Meta(ge=0, le=20)] | None = None
+    steps: Annotated[int, Meta(ge=MIN_STEPS, le=MAX_STEPS)] | None = None
+    guidance_scale: Annotated[float, Meta(ge=0, le=MAX_GUIDANCE_SCALE)] | None = None
     loras: Annotated[
-        list[LoraCreate], Meta(max_length=4, description="LoRAs for this picture alone.")
+        list[LoraCreate],
+        Meta(max_length=MAX_LORAS, description="LoRAs for this picture alone."),
     ] = field(default_factory=list)
 
     def to_submission(self) -> Submission:

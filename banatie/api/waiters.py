@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from banatie.limits import MAX_WAIT_SECONDS
 from banatie.records import Generation
 
-MAX_WAIT_SECONDS = 120
 DELETED_CHECK_SECONDS = 2.0
 """A deletion is no change of a row; those who wait look after this long whether theirs is there."""
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
-from banatie.logs import about
+from banatie.logs import log_context
 from banatie.records import EnhancementNote, Generation, Image
 from banatie.store.database import Database
 from banatie.store.generation_rows import update
@@ -291,7 +291,7 @@ def _give_up(connection: sqlite3.Connection, max_retries: int, now: int) -> int:
         {"max_retries": max_retries},
         now,
     ):
-        with about(generation_id=ended.id, request_id=ended.request_id):
+        with log_context(generation_id=ended.id, request_id=ended.request_id):
             logger.error("failed: %s", ended.error_message)
         given_up += 1
     return given_up

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from banatie.errors import GenerationNotFound, QueueFull, ValidationError
-from banatie.records import CANCELLED, MAX_SEED, Generation, Submission
+from banatie.limits import MAX_SEED
+from banatie.records import CANCELLED, Generation, Submission
 from banatie.store.database import Database
 from banatie.store.generation_rows import (
     SELECT,

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from banatie import logs
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelError
 from banatie.jobs import JobQueue, Stage, remove_stale_sockets
+from banatie.logs import capture_library_logs
 from banatie.models.catalog import Catalog, LanguageModel
 from banatie.offline import stay_offline
 from banatie.store.backup import finish_restore
@@ -184,7 +184,7 @@ class Worker:
         from banatie.worker.placement import ModelPlacement
         from banatie.worker.runner import Runner
 
-        logs.adopt("transformers", "diffusers", "huggingface_hub")
+        capture_library_logs("transformers", "diffusers", "huggingface_hub")
         device = self._wanted_device or self._first_device()
         # `auto` names none, and gives each worker a device of its own.
         sharing = max(1, painting.devices.count(device))

@@ -35,7 +35,13 @@ from banatie.api.schemas import (
 )
 from banatie.api.waiters import Preference, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
-from banatie.records import MAX_SEED, Generation, Key, Status
+from banatie.limits import (
+    MAX_IDEMPOTENCY_KEY_LENGTH,
+    MAX_PAGE_SIZE,
+    MAX_SAFE_INTEGER,
+    MAX_WAIT_SECONDS,
+)
+from banatie.records import Generation, Key, Status
 from banatie.store.generations import IdempotentRequest
 
 GenerationId = Annotated[str, PathParameter(schema_extra={"format": "uuid"})]
@@ -45,7 +51,7 @@ Prefer = Annotated[
         name="Prefer",
         required=False,
         description="`wait=N`: answer when the generation has ended, or after N seconds (at most "
-        "120). On POST also `respond-async`: answer at once. RFC 7240.",
+        f"{MAX_WAIT_SECONDS}). On POST also `respond-async`: answer at once. RFC 7240.",
     ),
 ]
 
@@ -72,7 +78,7 @@ async def create_generation(
         HeaderParameter(
             name="Idempotency-Key",
             required=False,
-            schema_extra={"min_length": 1, "max_length": 255},
+            schema_extra={"min_length": 1, "max_length": MAX_IDEMPOTENCY_KEY_LENGTH},
             description="The same key and body again within 24 hours get the first answer again.",
         ),
     ] = None,
@@ -129,8 +135,8 @@ async def create_generation(
 async def list_generations(
     request: Request[Any, Any, Any],
     status: FromQuery[Status | None] = None,
-    limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-    offset: Annotated[int, QueryParameter(ge=0, le=MAX_SEED)] = 0,
+    limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE_SIZE)] = 20,
+    offset: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
     include_deleted: Annotated[bool, QueryParameter(name="includeDeleted")] = False,
 ) -> Response[Page[GenerationView]]:
     """A page of the list."""
@@ -310,8 +316,10 @@ def _idempotent(
 ) -> IdempotentRequest | None:
     if idempotency_key is None:
         return None
-    if not 1 <= len(idempotency_key) <= 255:
-        raise ValidationError.of("Idempotency-Key", "must have 1 to 255 characters")
+    if not 1 <= len(idempotency_key) <= MAX_IDEMPOTENCY_KEY_LENGTH:
+        raise ValidationError.of(
+            "Idempotency-Key", f"must have 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters"
+        )
     return IdempotentRequest(key.id, idempotency_key, hashlib.sha256(encode(data)).hexdigest())
 
 
