@@ -20,7 +20,10 @@ ASPECT_RATIOS: tuple[str, ...] = get_args(AspectRatio)
 TEMPLATE_NAMES: tuple[str, ...] = get_args(TemplateName)
 
 CANCELLED = "Cancelled"
-"""The error message of a generation that somebody stopped."""
+"""The error message of a generation that was cancelled or deleted before it ended."""
+
+DEFAULT_SLUG = "default"
+"""The organisation, and the project, of a key that is created without naming one."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,15 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from banatie.config import Config, load_config
 from banatie.logs import configure_logging
+
+if TYPE_CHECKING:
+    from banatie.store.database import Database
 
 
 def now() -> int:
@@ -49,3 +53,14 @@ def worker_command(context: click.Context, data_dir: str | None = None) -> list[
         command += ["--set", f"{name}={value}"]
     command += ["worker", "--until-stdin-closes"]
     return [*command, "--data-dir", data_dir] if data_dir else command
+
+
+def open_database(context: click.Context) -> Database:
+    """The database of the data folder, which is created if it does not exist; not migrated."""
+    from banatie.store.backup import finish_restore
+    from banatie.store.database import Database
+
+    data = config_of(context).storage.data
+    data.mkdir(parents=True, exist_ok=True)
+    finish_restore(data)
+    return Database(data / "banatie.db")

@@ -14,12 +14,11 @@ import uuid
 from collections.abc import Mapping
 
 from banatie.errors import NotFound, ValidationError
-from banatie.records import Key, Project
+from banatie.records import DEFAULT_SLUG, Key, Project
 from banatie.store.database import Database
 
 KEY_PREFIX = "bnt_"
 HINT_LENGTH = 8
-DEFAULT_SLUG = "default"
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 _SELECT = """
