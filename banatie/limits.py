@@ -1,6 +1,7 @@
-"""The fixed limits of a request: the one place that HTTP, the command line and intake read them from.
+"""The fixed limits of a request, read by HTTP, the command line and intake alike.
 
-Limits that a configuration can change are `config.Limits`. What exceeds a limit is refused elsewhere.
+Limits that a configuration can change are `config.Limits`. What exceeds a limit is refused
+elsewhere.
 """
 
 from __future__ import annotations

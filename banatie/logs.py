@@ -1,8 +1,8 @@
 """Logging: one line for each event, as text or JSON, on standard error.
 
-`log_context` adds fields such as a request id or a generation id to every line that is logged inside
-its block, by libraries too. This module does not know what is worth logging; each module decides
-that. Prompts and API keys are never logged.
+`log_context` adds fields such as a request id or a generation id to every line that is logged
+inside its block, by libraries too. This module does not know what is worth logging; each module
+decides that. Prompts and API keys are never logged.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ logger = logging.getLogger(__name__)
 NOISY_LOGGERS = ("huey", "httpx", "httpx2", "httpcore", "httpcore2", "filelock", "PIL", "urllib3")
 """Libraries whose messages below a warning concern only their own internals."""
 
-_context: ContextVar[Mapping[str, object]] = ContextVar(
-    "log_context", default=MappingProxyType({})
-)
+_context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default=MappingProxyType({}))
 _STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _encode = json.JSONEncoder(default=str).encode
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -103,7 +101,9 @@ class JsonLines(logging.Formatter):
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     """The context fields, and those given as `extra`."""
-    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
+    extra = {
+        name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES
+    }
     return {**_context.get(), **extra}
 
 

@@ -14,7 +14,7 @@ from litestar.types import Scope
 from banatie.api.client_address import FailedKeyLimiter
 from banatie.errors import Unauthorized
 from banatie.records import Key
-from banatie.store.keys import Keys, counts_at, hash_key
+from banatie.store.keys import Keys, hash_key, is_active
 
 REMEMBERED = 1024
 
@@ -48,7 +48,7 @@ class Authentication:
             # What was read before a key changed may be what has changed.
             if epoch == self._epoch:
                 self._known[hashed] = key
-        if not counts_at(key, self._clock()):
+        if not is_active(key, self._clock()):
             raise Unauthorized("This API key has been revoked or has expired")
         return key
 

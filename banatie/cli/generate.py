@@ -1,13 +1,15 @@
 """`banatie generate`: one picture, painted by a running worker or by one started for it.
 
-The generation is submitted to the database like any other and polled until it has ended, so reaching
-a running service takes nothing but its data folder. How a picture is painted is unknown here.
+The generation is submitted to the database like any other and polled until it has ended, so
+reaching a running service takes nothing but its data folder. How a picture is painted is unknown
+here.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,26 +33,18 @@ STOP_SECONDS = 6.0
 Worker = subprocess.Popen[bytes]
 
 
-class LoraOption(click.ParamType):
-    """`NAME` or `NAME:WEIGHT`."""
-
-    name = "NAME[:WEIGHT]"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> LoraUse:
-        """Parse the option; the weight is checked against its range."""
-        name, colon, weight = str(value).partition(":")
-        if not colon:
-            return LoraUse(name)
-        try:
-            use = LoraUse(name, float(weight))
-        except ValueError:
-            self.fail(f"the weight {weight!r} is not a number", param, ctx)
-        if not -MAX_LORA_WEIGHT <= use.weight <= MAX_LORA_WEIGHT:
-            allowed = f"from {-MAX_LORA_WEIGHT} to {MAX_LORA_WEIGHT}"
-            self.fail(f"the weight {weight} is not {allowed}", param, ctx)
-        return use
+def _lora(option: str) -> LoraUse:
+    name, colon, weight = option.partition(":")
+    if not colon:
+        return LoraUse(name)
+    try:
+        use = LoraUse(name, float(weight))
+    except ValueError:
+        raise click.BadParameter(f"the weight {weight!r} is not a number") from None
+    if not -MAX_LORA_WEIGHT <= use.weight <= MAX_LORA_WEIGHT:
+        allowed = f"from {-MAX_LORA_WEIGHT} to {MAX_LORA_WEIGHT}"
+        raise click.BadParameter(f"the weight {weight} is not {allowed}")
+    return use
 
 
 @click.command("generate")
@@ -68,7 +62,9 @@ class LoraOption(click.ParamType):
     type=click.FloatRange(0, MAX_GUIDANCE_SCALE),
     help="How closely the picture follows the prompt.",
 )
-@click.option("--lora", "loras", multiple=True, type=LoraOption(), help="Apply a LoRA.")
+@click.option(
+    "--lora", "loras", multiple=True, type=_lora, metavar="NAME[:WEIGHT]", help="Apply a LoRA."
+)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Copy the PNG here."
 )
@@ -78,7 +74,8 @@ def generate(
 ) -> None:
     """Generate one picture and print its path.
 
-    Uses the worker that is running on the data folder. If there is none, starts one for this picture.
+    Uses the worker that is running on the data folder. If there is none, starts one for this
+    picture.
     """
     config = config_of(context)
     if output is not None and not output.parent.is_dir():
@@ -98,8 +95,8 @@ def generate_picture(
 ) -> Path:
     """Submit the generation, wait until it has ended, and return the path of its picture.
 
-    Runs `command` as a worker if none is alive, and stops it afterwards. Cancels the generation when
-    interrupted. Raises ValidationError and QueueFull, GenerationFailed with the reason, and
+    Runs `command` as a worker if none is alive, and stops it afterwards. Cancels the generation
+    when interrupted. Raises ValidationError and QueueFull, GenerationFailed with the reason, and
     ModelError when no worker can paint.
     """
     from banatie.services import open_services
@@ -129,7 +126,7 @@ def generate_picture(
 
 def _wait(services: Services, generation: Generation, worker: Worker | None) -> Generation:
     """Poll the generation until it has ended, and show a progress bar on standard error."""
-    bar = click.progressbar(length=100, label="waiting", file=click.get_text_stream("stderr"))
+    bar = click.progressbar(length=100, label="waiting", file=sys.stderr)
     with bar:
         while not generation.is_ended:
             time.sleep(POLL_SECONDS)

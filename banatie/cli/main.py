@@ -1,4 +1,4 @@
-"""The command line: the root command, the commands that fit in a few lines, and how errors are shown.
+"""The command line: the root command, the short commands, and how errors are shown.
 
 Each command imports and builds what it needs when it runs, so that `--help` stays quick.
 Exit codes: 0 done, 1 failed, 2 usage or settings error, 130 interrupted.
@@ -144,9 +144,7 @@ def backup(context: click.Context, file: Path) -> None:
     contents = write_backup(config_of(context).storage.data, file, now())
     click.echo(f"{file}: {contents.generations} generations, {contents.pictures} pictures")
     if contents.left_out:
-        click.echo(
-            f"left out {contents.left_out} generations whose pictures are missing", err=True
-        )
+        click.echo(f"left out {contents.left_out} generations whose pictures are missing", err=True)
 
 
 @cli.command()

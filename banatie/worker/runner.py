@@ -127,7 +127,7 @@ class Runner:
         That happens when the database could not be written at the very end of the work.
         """
         with self._taking:
-            return self._claims.release_claims(self._clock(), but=self._in_hand | self._at_finish)
+            return self._claims.release_claims(self._clock(), keep=self._in_hand | self._at_finish)
 
     def recover_hung(self) -> bool:
         """Let the row be painted whose prompt the language model does not come back from.
