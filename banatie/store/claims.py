@@ -27,6 +27,22 @@ logger = logging.getLogger(__name__)
 
 NO_DURATIONS: Mapping[str, float] = MappingProxyType({})
 
+_CLAIM = "claimed_by = :worker, status = :status, step = 0"
+# A worker that holds a row with crashes claims no other, and claims such a row only by itself.
+_NEXT_ROW = (
+    "number = (SELECT number FROM generations WHERE stage = :stage "
+    "AND claimed_by IS NULL ORDER BY number LIMIT 1) AND NOT EXISTS (SELECT 1 "
+    "FROM generations AS held WHERE held.claimed_by = :worker "
+    "AND (held.crashes > 0 OR generations.crashes > 0))"
+)
+_HELD = "id = :id AND claimed_by = :worker"
+_NEXT_ROW_LIKE = (
+    "number = (SELECT number FROM generations WHERE stage = 'paint' "
+    "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
+    "AND steps IS :steps AND guidance_scale IS :guidance AND loras = "
+    "(SELECT loras FROM generations WHERE id = :first) ORDER BY number LIMIT 1)"
+)
+
 
 class Claims:
     """The changes that the worker `worker_id` makes to generations."""
@@ -37,13 +53,8 @@ class Claims:
 
     def waiting(self, stage: str) -> bool:
         """Whether an unclaimed row waits for this stage."""
-        return (
-            self._database.first(
-                "SELECT 1 FROM generations WHERE stage = ? AND claimed_by IS NULL LIMIT 1",
-                (stage,),
-            )
-            is not None
-        )
+        waiting = "SELECT 1 FROM generations WHERE stage = ? AND claimed_by IS NULL LIMIT 1"
+        return self._database.first(waiting, (stage,)) is not None
 
     def claim(self, stage: str, now: int) -> Generation | None:
         """Claim the oldest row that waits for this stage; a row claimed for painting is processing.
@@ -52,17 +63,9 @@ class Claims:
         the worker again, no other row is affected.
         """
         status = "processing" if stage == "paint" else "pending"
+        values = {"worker": self.worker_id, "status": status, "stage": stage}
         with self._database.writing() as connection:
-            taken = update(
-                connection,
-                "claimed_by = :worker, status = :status, step = 0",
-                "number = (SELECT number FROM generations WHERE stage = :stage "
-                "AND claimed_by IS NULL ORDER BY number LIMIT 1) AND NOT EXISTS (SELECT 1 "
-                "FROM generations AS held WHERE held.claimed_by = :worker "
-                "AND (held.crashes > 0 OR generations.crashes > 0))",
-                {"worker": self.worker_id, "status": status, "stage": stage},
-                now,
-            )
+            taken = update(connection, _CLAIM, _NEXT_ROW, values, now)
             # A retried row has spent a part of that time in work.
             if taken is not None and not taken.retry_count:
                 since = taken.enhanced_at or taken.created_at
@@ -78,7 +81,9 @@ class Claims:
         if first.crashes:
             return []
         taken: list[Generation] = []
-        matching = {
+        values = {
+            "worker": self.worker_id,
+            "status": "processing",
             "ratio": first.aspect_ratio,
             "steps": first.steps,
             "guidance": first.guidance_scale,
@@ -86,16 +91,7 @@ class Claims:
         }
         with self._database.writing() as connection:
             while len(taken) < limit:
-                generation = update(
-                    connection,
-                    "claimed_by = :worker, status = 'processing', step = 0",
-                    "number = (SELECT number FROM generations WHERE stage = 'paint' "
-                    "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
-                    "AND steps IS :steps AND guidance_scale IS :guidance AND loras = "
-                    "(SELECT loras FROM generations WHERE id = :first) ORDER BY number LIMIT 1)",
-                    {"worker": self.worker_id, **matching},
-                    now,
-                )
+                generation = update(connection, _CLAIM, _NEXT_ROW_LIKE, values, now)
                 if generation is None:
                     break
                 taken.append(generation)
@@ -103,13 +99,8 @@ class Claims:
 
     def holds(self, generation_id: str) -> bool:
         """Whether the worker still holds the row; it does not once it is cancelled or deleted."""
-        return (
-            self._database.first(
-                "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?",
-                (generation_id, self.worker_id),
-            )
-            is not None
-        )
+        held = "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?"
+        return self._database.first(held, (generation_id, self.worker_id)) is not None
 
     def finish_enhancement(
         self,
@@ -153,10 +144,10 @@ class Claims:
         self, generation_id: str, step: int, now: int, preview: bytes | None = None
     ) -> bool:
         """Store the number of finished steps, and a preview (JPEG); False if it is not held."""
-        values = {"step": step, "id": generation_id, "worker": self.worker_id}
-        where = "id = :id AND claimed_by = :worker"
         with self._database.writing() as connection:
-            changed = update(connection, "step = :step", where, values, now) is not None
+            changed = _update_held(
+                connection, self.worker_id, generation_id, "step = :step", {"step": step}, now
+            )
             if changed and preview is not None:
                 write_preview(connection, generation_id, step, preview)
             return changed
@@ -242,13 +233,26 @@ class Claims:
         now: int,
         durations: Mapping[str, float] = NO_DURATIONS,
     ) -> bool:
-        values = {**values, "id": generation_id, "worker": self.worker_id}
-        where = "id = :id AND claimed_by = :worker"
         with self._database.writing() as connection:
-            changed = update(connection, assignments, where, values, now) is not None
+            changed = _update_held(
+                connection, self.worker_id, generation_id, assignments, values, now
+            )
             if changed:
                 count_durations(connection, durations)
             return changed
+
+
+def _update_held(
+    connection: sqlite3.Connection,
+    worker_id: str,
+    generation_id: str,
+    assignments: str,
+    values: dict[str, Any],
+    now: int,
+) -> bool:
+    """Update the row if this worker holds it; whether it does."""
+    values = {**values, "id": generation_id, "worker": worker_id}
+    return update(connection, assignments, _HELD, values, now) is not None
 
 
 def _release(

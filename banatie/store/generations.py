@@ -80,31 +80,10 @@ class Generations:
         Raises QueueFull if `queue_size` rows are pending already, and ValidationError if the
         idempotency key was used with another body.
         """
-        generation_id = str(uuid.uuid4())
-        seed = secrets.randbelow(MAX_SEED + 1) if submission.seed is None else submission.seed
-        row = {
-            "id": generation_id,
-            "project_id": project_id,
-            "status": "pending",
-            "stage": "enhance" if submission.auto_enhance else "paint",
-            "prompt": submission.prompt,
-            "original_prompt": submission.prompt,
-            "auto_enhance": submission.auto_enhance,
-            "template": submission.template,
-            "aspect_ratio": submission.aspect_ratio,
-            "negative_prompt": submission.negative_prompt,
-            "seed": seed,
-            "steps": submission.steps,
-            "guidance_scale": submission.guidance_scale,
-            "loras": json.dumps([asdict(lora) for lora in submission.loras]),
-            "meta": json.dumps(submission.meta, ensure_ascii=False),
-            "created_at": now,
-            "updated_at": now,
-            "request_id": request_id,
-        }
+        row = _pending_row(project_id, submission, now, request_id)
         with self._database.writing() as connection:
             if idempotent is not None:
-                earlier = self._earlier(connection, idempotent, now)
+                earlier = _find_earlier(connection, idempotent, now)
                 if earlier is not None:
                     return earlier
             if count_waiting(connection) >= queue_size:
@@ -118,9 +97,9 @@ class Generations:
             if idempotent is not None:
                 connection.execute(
                     "INSERT INTO idempotent_requests VALUES (?, ?, ?, ?, NULL, ?)",
-                    (*asdict(idempotent).values(), generation_id, now),
+                    (*asdict(idempotent).values(), row["id"], now),
                 )
-            return Submitted(find(connection, generation_id), is_new=True)
+            return Submitted(find(connection, row["id"]), is_new=True)
 
     def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:
         """Store the answer for repeated requests, unless one is stored; return the stored one."""
@@ -269,30 +248,58 @@ class Generations:
                 (now - IDEMPOTENCY_HOURS * 3_600_000,),
             )
 
-    def _earlier(
-        self, connection: sqlite3.Connection, idempotent: IdempotentRequest, now: int
-    ) -> Submitted | None:
-        row = connection.execute(
-            "SELECT * FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
-            (idempotent.key_id, idempotent.idempotency_key),
-        ).fetchone()
-        if row is None:
-            return None
-        if row["created_at"] < now - IDEMPOTENCY_HOURS * 3_600_000:
-            connection.execute(
-                "DELETE FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
-                (idempotent.key_id, idempotent.idempotency_key),
-            )
-            return None
-        if row["body_hash"] != idempotent.body_hash:
-            raise ValidationError.of(
-                "Idempotency-Key", "was used before with another body; use a new key"
-            )
-        generation = find(connection, row["generation_id"])
-        return Submitted(generation, is_new=False, answer=row["answer"])
-
     def _change(
         self, assignments: str, where: str, values: dict[str, Any], now: int
     ) -> Generation | None:
         with self._database.writing() as connection:
             return update(connection, assignments, where, values, now)
+
+
+def _pending_row(
+    project_id: str, submission: Submission, now: int, request_id: str | None
+) -> dict[str, Any]:
+    """The columns of a new row, but for its revision."""
+    seed = secrets.randbelow(MAX_SEED + 1) if submission.seed is None else submission.seed
+    return {
+        "id": str(uuid.uuid4()),
+        "project_id": project_id,
+        "status": "pending",
+        "stage": "enhance" if submission.auto_enhance else "paint",
+        "prompt": submission.prompt,
+        "original_prompt": submission.prompt,
+        "auto_enhance": submission.auto_enhance,
+        "template": submission.template,
+        "aspect_ratio": submission.aspect_ratio,
+        "negative_prompt": submission.negative_prompt,
+        "seed": seed,
+        "steps": submission.steps,
+        "guidance_scale": submission.guidance_scale,
+        "loras": json.dumps([asdict(lora) for lora in submission.loras]),
+        "meta": json.dumps(submission.meta, ensure_ascii=False),
+        "created_at": now,
+        "updated_at": now,
+        "request_id": request_id,
+    }
+
+
+def _find_earlier(
+    connection: sqlite3.Connection, idempotent: IdempotentRequest, now: int
+) -> Submitted | None:
+    row = connection.execute(
+        "SELECT * FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
+        (idempotent.key_id, idempotent.idempotency_key),
+    ).fetchone()
+    if row is None:
+        return None
+    if row["created_at"] < now - IDEMPOTENCY_HOURS * 3_600_000:
+        connection.execute(
+            "DELETE FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
+            (idempotent.key_id, idempotent.idempotency_key),
+        )
+        return None
+    if row["body_hash"] != idempotent.body_hash:
+        raise ValidationError.of(
+            "Idempotency-Key", "was used before with another body; use a new key"
+        )
+    generation = find(connection, row["generation_id"])
+    return Submitted(generation, is_new=False, answer=row["answer"])
