@@ -23,7 +23,7 @@ from huey import Huey
 from huey.consumer import Consumer
 from huey.storage import SqliteStorage
 
-from banatie.logs import about
+from banatie.logs import log_context
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class JobQueue:
         try:
             self._task(generation_id)
         except (sqlite3.Error, OSError) as error:
-            with about(generation_id=generation_id or None):
+            with log_context(generation_id=generation_id or None):
                 logger.warning("the doorbell could not be rung for %s: %s", generation_id, error)
 
     def consumer(self) -> Consumer:

@@ -26,7 +26,7 @@ from litestar.types import HTTPScope, Send
 from banatie.api.error_codes import GENERAL_CODE_OF_STATUS, STATUS_OF_CODE
 from banatie.api.schemas import ErrorBody, Failure, FieldErrorView, encode
 from banatie.errors import BanatieError, GenerationFailed, ValidationError
-from banatie.logs import about
+from banatie.logs import log_context
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def answer_to(error: Exception, scope: HTTPScope) -> Answer:
     if isinstance(error, ClientException):
         return 400, ErrorBody("VALIDATION_ERROR", error.detail), {}
     request_id = scope.get("state", {}).get("request_id", "")
-    with about(request_id=request_id):
+    with log_context(request_id=request_id):
         logger.error(
             "request %s failed: %s %s", request_id, scope["method"], _path(scope), exc_info=error
         )

@@ -34,7 +34,7 @@ from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter, may_be_poll
 from banatie.config import Config
 from banatie.errors import BanatieError, RequestTimeout, UnsupportedMediaType, ValidationError
-from banatie.logs import about
+from banatie.logs import log_context
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class RequestMiddleware:
         if self._metrics is not None:
             self._metrics.count(scope, message["status"], time.monotonic() - started)
         if logger.isEnabledFor(logging.DEBUG):
-            with about(request_id=state["request_id"]):
+            with log_context(request_id=state["request_id"]):
                 logger.debug(
                     "%s %s %s",
                     scope["method"],

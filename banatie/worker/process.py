@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from banatie import logs
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelError
 from banatie.jobs import JobQueue, Stage, remove_stale_sockets
+from banatie.logs import capture_library_logs
 from banatie.models.catalog import Catalog, LanguageModel
 from banatie.offline import stay_offline
 from banatie.store.backup import finish_restore
@@ -99,7 +99,7 @@ class Worker:
         self._files = Files(config.storage.data / "storage")
         self._generations = Generations(self._database)
         self._workers = Workers(self._database)
-        self._strays = OrphanFiles(self._database, self._files)
+        self._orphans = OrphanFiles(self._database, self._files)
         self._language_role = ExclusiveRole(config.storage.data, "language-model")
         self._state = WorkerState(id=worker_id, pid=os.getpid(), state="starting", device=device)
         self._process = psutil.Process()
@@ -140,9 +140,9 @@ class Worker:
         finish_restore(data)
         self._database.migrate()
         remove_stale_sockets(data, live_workers(data))
-        self._claims.give_up(self._config.worker.max_retries, self._clock())
+        self._claims.fail_exhausted(self._config.worker.max_retries, self._clock())
         self._release_dead()
-        self._strays.look()
+        self._orphans.scan()
         self._sweep()
         self._report()
 
@@ -162,10 +162,10 @@ class Worker:
             )
         if self._workers.forget_dead(is_worker_alive) or dead:
             # They may have left files, too.
-            self._strays.look()
+            self._orphans.scan()
 
     def _sweep(self) -> None:
-        if swept := self._strays.sweep():
+        if swept := self._orphans.delete_orphans():
             logger.warning("%d files were swept that belong to nothing", swept)
 
     def _load(self):
@@ -184,7 +184,7 @@ class Worker:
         from banatie.worker.placement import ModelPlacement
         from banatie.worker.runner import Runner
 
-        logs.adopt("transformers", "diffusers", "huggingface_hub")
+        capture_library_logs("transformers", "diffusers", "huggingface_hub")
         device = self._wanted_device or self._first_device()
         # `auto` names none, and gives each worker a device of its own.
         sharing = max(1, painting.devices.count(device))
@@ -193,7 +193,7 @@ class Worker:
         except BanatieError as error:
             return self._cannot_paint(error, f"The device {device!r}")
         self._device_memory = partial(device_memory, runtime.device)
-        language_model = self._language_model(catalog) if self._language_role.take() else None
+        language_model = self._language_model(catalog) if self._language_role.acquire() else None
         try:
             placement = ModelPlacement.load(
                 model,
@@ -204,7 +204,7 @@ class Worker:
                 compiled=painting.compile,
             )
         except BanatieError as error:
-            self._language_role.leave()
+            self._language_role.release()
             return self._cannot_paint(error)
         self._placement = placement
         organizations = Keys(self._database).organization_of
@@ -303,7 +303,7 @@ class Worker:
 
     def _take_language_role(self, runner: Runner) -> None:
         """Enhance from now on if nobody does, because the worker that did has died."""
-        if self._language_role.is_mine or not self._language_role.take():
+        if self._language_role.is_mine or not self._language_role.acquire():
             return
         logger.info("the language model is loaded here now")
         if language_model := self._language_model(Catalog(self._config.storage.models)):

@@ -28,7 +28,7 @@ from banatie.enhancement.enhancer import Enhancement, Enhancer, Stopped
 from banatie.errors import BanatieError, OutOfMemory, PaintingError, ServiceUnavailable
 from banatie.imaging import Picture, encode_png, encode_preview, parameters_text
 from banatie.jobs import Stage
-from banatie.logs import about
+from banatie.logs import log_context
 from banatie.models.catalog import Catalog, PaintingModel
 from banatie.painting.lora import Lora
 from banatie.painting.painter import PaintJob
@@ -103,7 +103,7 @@ class Runner:
         """Enhance every row that waits for it, oldest first."""
         while generation := self._take("enhance"):
             try:
-                with about(generation_id=generation.id, request_id=generation.request_id):
+                with log_context(generation_id=generation.id, request_id=generation.request_id):
                     self._enhance(generation)
             finally:
                 self._in_hand.discard(generation.id)
@@ -127,7 +127,7 @@ class Runner:
         That happens when the database could not be written at the very end of the work.
         """
         with self._taking:
-            return self._claims.release_claims(self._clock(), but=self._in_hand | self._at_finish)
+            return self._claims.release_claims(self._clock(), keep=self._in_hand | self._at_finish)
 
     def recover_hung(self) -> bool:
         """Let the row be painted whose prompt the language model does not come back from.
@@ -388,7 +388,7 @@ class Runner:
     def _ending_in_rows(self, generations: Sequence[Generation], started: float) -> Iterator[None]:
         """Whatever goes wrong with these ends in their rows, never in the thread."""
         alone = generations[0] if len(generations) == 1 else None
-        with about(
+        with log_context(
             generation_id=alone.id if alone else None,
             request_id=alone.request_id if alone else None,
         ):
@@ -396,7 +396,7 @@ class Runner:
                 yield
             except Exception as error:  # noqa: BLE001
                 for generation in generations:
-                    with about(generation_id=generation.id, request_id=generation.request_id):
+                    with log_context(generation_id=generation.id, request_id=generation.request_id):
                         self._end(generation, error, started)
 
     def _end(self, generation: Generation, error: Exception, started: float) -> None:
