@@ -1,8 +1,8 @@
-"""The UNet: its shape, its conditioning, its training on freshly painted scenes, its sampling.
+"""The UNet: its shape, its conditioning, its training on freshly rendered scenes, its sampling.
 
-It reads latents (`latents`) and the encoders' answers (`wording`), and knows nothing of files of
-the service. Few steps suffice because a scene leaves little open once the prompt is read; that is
-why training looks most often where the picture is still pure noise.
+Uses latents (`latents`) and text embeddings (`text_encoders`). A few steps are enough because a
+prompt determines almost the whole scene; for the same reason many training timesteps are pure
+noise.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch.nn import functional
 from training import optimizing
-from training.captions import say
+from training.captions import write_caption
 from training.codes import LENGTH
 from training.latents import CHANNELS, FACTOR, PatchBasis, to_tensor
-from training.scenes import Studio
-from training.wording import TOKENS
-from training.world import (
+from training.scene_catalog import (
     CANVASES,
     COLOURS,
     OBJECTS,
@@ -30,14 +28,16 @@ from training.world import (
     Scene,
     held_out,
 )
+from training.scene_renderer import SceneRenderer
+from training.text_encoders import TOKENS
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 BATCH = 64
-RATE = 2e-3
+LEARNING_RATE = 2e-3
 STEPS = 8
 GUIDANCE = 2.0
-POOL = 12_000
-SIMPLE = 36_000
+POOL_SIZE = 12_000
+EASY_PICTURES = 36_000
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -66,8 +66,8 @@ def build_unet() -> UNet2DConditionModel:
 def build_scheduler() -> DDIMScheduler:
     """Return the scheduler that the pipeline ships: zero terminal SNR and trailing steps.
 
-    The UNet gives the clean picture itself rather than a velocity: with 64 numbers a patch and
-    128 channels, what room it has should not go to passing noise on (arXiv 2511.13720).
+    The UNet predicts x0 rather than a velocity: with 64 values per patch and 128 channels, its
+    capacity should not be spent on passing noise through (arXiv:2511.13720).
     """
     return DDIMScheduler(
         num_train_timesteps=1000,
@@ -84,16 +84,16 @@ def build_scheduler() -> DDIMScheduler:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """The frozen text side: captions in, what the UNet is told out."""
+class TextEncoders:
+    """The frozen text encoders with their tokenizer."""
 
     tokenizer: CLIPTokenizer
     first: CLIPTextModel
     second: CLIPTextModelWithProjection
 
     @torch.no_grad()
-    def read(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return states, N × 77 × 256, and pooled vectors, N × LENGTH, as the pipeline makes."""
+    def encode(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return hidden states, N × 77 × 256, and pooled vectors, N × LENGTH."""
         tokens = self.tokenizer(
             captions,
             padding="max_length",
@@ -114,95 +114,94 @@ def time_ids(width: int, height: int, number: int) -> torch.Tensor:
 @torch.no_grad()
 def sample(
     unet: UNet2DConditionModel,
-    reader: Reader,
+    text_encoders: TextEncoders,
     captions: list[str],
     size: tuple[int, int],
     seed: int = 0,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
 ) -> torch.Tensor:
-    """Return latents as the pipeline would make them, N × 64 × H/16 × W/16."""
+    """Return latents as the pipeline samples them, N × 64 × H/16 × W/16."""
     scheduler = build_scheduler()
     scheduler.set_timesteps(steps)
-    states, pooled = reader.read(captions)
+    states, pooled = text_encoders.encode(captions)
     number, (width, height) = len(captions), size
     generator = torch.Generator().manual_seed(seed)
     shape = (number, CHANNELS, height // FACTOR, width // FACTOR)
     latents = torch.randn(shape, generator=generator)
     states = torch.cat([torch.zeros_like(states), states])
     pooled = torch.cat([torch.zeros_like(pooled), pooled])
-    told = {"text_embeds": pooled, "time_ids": time_ids(width, height, 2 * number)}
+    added_cond = {"text_embeds": pooled, "time_ids": time_ids(width, height, 2 * number)}
     for timestep in scheduler.timesteps:
-        clean = unet(torch.cat([latents, latents]), timestep, states, added_cond_kwargs=told).sample
-        free, bound = clean.chunk(2)
-        clean = free + guidance * (bound - free)
-        latents = scheduler.step(clean, timestep, latents).prev_sample
+        doubled = torch.cat([latents, latents])
+        pred_x0 = unet(doubled, timestep, states, added_cond_kwargs=added_cond).sample
+        unconditional, conditional = pred_x0.chunk(2)
+        pred_x0 = unconditional + guidance * (conditional - unconditional)
+        latents = scheduler.step(pred_x0, timestep, latents).prev_sample
     return latents
 
 
 @dataclass(frozen=True)
-class Painted:
-    """A scene with its latents and where its object lies, on the latent grid."""
+class RenderedScene:
+    """A scene with its latents and its object's mask on the latent grid."""
 
     scene: Scene
     latents: torch.Tensor
-    covered: torch.Tensor
+    object_mask: torch.Tensor
 
 
-class Easel:
-    """Paints scenes for training, keeping earlier ones to show again with other words."""
+class TrainingSet:
+    """Renders scenes for training, and reuses earlier ones with new captions."""
 
-    def __init__(self, studio: Studio, basis: PatchBasis, seed: int) -> None:
-        self._studio, self._basis = studio, basis
-        self._chance = random.Random(seed)
-        self._pools: dict[str, list[Painted]] = {aspect: [] for aspect in CANVASES}
-        self._things: list[str] = []
+    def __init__(self, renderer: SceneRenderer, basis: PatchBasis, seed: int) -> None:
+        self._renderer, self._basis = renderer, basis
+        self._rng = random.Random(seed)
+        self._pools: dict[str, list[RenderedScene]] = {aspect: [] for aspect in CANVASES}
+        self._names: list[str] = []
 
-    def batch(self, number: int, maturity: float) -> tuple[str, list[Painted], list[str]]:
-        """Return an aspect, its painted scenes and a caption for each.
+    def batch(self, number: int, difficulty: float) -> tuple[str, list[RenderedScene], list[str]]:
+        """Return an aspect ratio, rendered scenes of it and a caption for each.
 
-        Until `maturity` reaches 1, all is square, of normal size and in the centre.
+        While `difficulty` is below 1, all are square, with objects of normal size in the centre.
         """
-        chance = self._chance
-        square = 1.0 if maturity < 1 else 0.32
-        aspect = "1:1" if chance.random() < square else chance.choice(tuple(CANVASES)[1:])
+        rng = self._rng
+        square = 1.0 if difficulty < 1 else 0.32
+        aspect = "1:1" if rng.random() < square else rng.choice(tuple(CANVASES)[1:])
         pool = self._pools[aspect]
         fresh = number if len(pool) < 4 * number else number // 4
-        made = [self._paint(aspect, maturity) for _ in range(fresh)]
-        rest = chance.sample(pool, number - fresh) if fresh < number else []
-        pool.extend(made)
-        del pool[: max(0, len(pool) - (POOL if aspect == "1:1" else POOL // 4))]
-        chosen = made + rest
-        return aspect, chosen, [say(painted.scene, chance) for painted in chosen]
+        fresh_scenes = [self._render(aspect, difficulty) for _ in range(fresh)]
+        rest = rng.sample(pool, number - fresh) if fresh < number else []
+        pool.extend(fresh_scenes)
+        del pool[: max(0, len(pool) - (POOL_SIZE if aspect == "1:1" else POOL_SIZE // 4))]
+        chosen = fresh_scenes + rest
+        return aspect, chosen, [write_caption(rendered.scene, rng) for rendered in chosen]
 
-    def _paint(self, aspect: str, maturity: float) -> Painted:
+    def _render(self, aspect: str, difficulty: float) -> RenderedScene:
         width, height = CANVASES[aspect]
-        scene = self._wish(maturity)
-        pixels, mask = self._studio.paint(scene, width, height)
+        scene = self._random_scene(difficulty)
+        pixels, mask = self._renderer.render(scene, width, height)
         latents = self._basis.encode(to_tensor(pixels))[0]
-        covered = functional.avg_pool2d(torch.from_numpy(mask)[None], FACTOR)
-        return Painted(scene, latents.half(), (covered > 0.02).half())
+        object_mask = functional.avg_pool2d(torch.from_numpy(mask)[None], FACTOR)
+        return RenderedScene(scene, latents.half(), (object_mask > 0.02).half())
 
-    def _wish(self, maturity: float) -> Scene:
-        chance = self._chance
+    def _random_scene(self, difficulty: float) -> Scene:
+        rng = self._rng
         while True:
-            if not self._things:
-                # By rounds rather than by lot: every object exactly equally often.
-                self._things = list(OBJECTS)
-                chance.shuffle(self._things)
-            thing = self._things.pop() if chance.random() < 0.97 else None
-            styled = 0.4 if maturity < 1 else 0.8
-            plain = chance.random() < 0.7 or maturity < 1
+            if not self._names:
+                # By rounds, so that every object occurs equally often.
+                self._names = list(OBJECTS)
+                rng.shuffle(self._names)
+            name = self._names.pop() if rng.random() < 0.97 else None
+            styled = 0.4 if difficulty < 1 else 0.8
+            plain = rng.random() < 0.7 or difficulty < 1
             scene = Scene(
-                object=thing,
-                colour=chance.choice(COLOURS) if thing and chance.random() < 0.65 else None,
-                setting=chance.choice(SETTINGS) if chance.random() < 0.85 else None,
-                style=chance.choice(STYLES) if chance.random() < styled else "general",
-                size="normal"
-                if plain or not thing
-                else chance.choice(("normal", "small", "large")),
+                object=name,
+                colour=rng.choice(COLOURS) if name and rng.random() < 0.65 else None,
+                setting=rng.choice(SETTINGS) if rng.random() < 0.85 else None,
+                style=rng.choice(STYLES) if rng.random() < styled else "general",
+                size="normal" if plain or not name else rng.choice(("normal", "small", "large")),
                 position=(
-                    "centre" if plain or not thing else chance.choice(("centre", "left", "right"))
+                    "centre" if plain or not name else rng.choice(("centre", "left", "right"))
                 ),
             )
             if not held_out(scene):
@@ -210,41 +209,42 @@ class Easel:
 
 
 def timesteps_for(number: int) -> torch.Tensor:
-    """Draw timesteps: many at pure noise, where the prompt is all there is, the rest evenly."""
+    """Sample timesteps: many at pure noise, where only the prompt counts, the rest uniformly."""
     drawn = 999 - (torch.rand(number) * 900).long()
     drawn[torch.rand(number) < 0.4] = 999
     return drawn
 
 
 @dataclass
-class Painter:
-    """A UNet in training: its weights, their average, and how far it has come."""
+class UNetTraining:
+    """A UNet in training: its weights, their moving average, and the progress."""
 
     unet: UNet2DConditionModel
-    average: optimizing.Average
+    average: optimizing.MovingAverage
     optimizer: optimizing.Muon
-    warmth: int = 0
+    warmup: int = 0
     steps: int = 0
     seen: int = 0
     spent: float = 0.0
 
     @staticmethod
-    def load(folder: Path) -> Painter:
-        """Return the painter of the checkpoint in `folder`, or a new one."""
-        # Convolutions over patches with their channels together take a sixth less time on a CPU.
+    def load(folder: Path) -> UNetTraining:
+        """Return the training of the checkpoint in `folder`, or a new one."""
+        # channels_last makes these convolutions a sixth faster on a CPU.
         unet = build_unet().to(memory_format=torch.channels_last)
-        painter = Painter(unet, optimizing.Average(unet, 0.998), optimizing.Muon(unet, RATE))
+        average = optimizing.MovingAverage(unet, 0.998)
+        training = UNetTraining(unet, average, optimizing.Muon(unet, LEARNING_RATE))
         path = folder / "unet.pt"
         if path.exists():
             saved = torch.load(path, weights_only=True)
             unet.load_state_dict({n: v.float() for n, v in saved["weights"].items()})
-            painter.average.restore(saved["average"], saved["steps"])
-            painter.steps, painter.seen = saved["steps"], saved["seen"]
-            painter.spent = saved["spent"]
-        return painter
+            training.average.restore(saved["average"], saved["steps"])
+            training.steps, training.seen = saved["steps"], saved["seen"]
+            training.spent = saved["spent"]
+        return training
 
     def averaged(self) -> UNet2DConditionModel:
-        """Return a UNet of the averaged weights, ready to sample."""
+        """Return a UNet with the averaged weights, for sampling."""
         unet = build_unet()
         unet.load_state_dict(self.average.weights)
         return unet.eval()
@@ -252,8 +252,8 @@ class Painter:
     def save(self, folder: Path) -> None:
         """Write the checkpoint."""
         state = {
-            "weights": optimizing.halved(self.unet.state_dict()),
-            "average": optimizing.halved(self.average.weights),
+            "weights": optimizing.to_half(self.unet.state_dict()),
+            "average": optimizing.to_half(self.average.weights),
             "steps": self.steps,
             "seen": self.seen,
             "spent": self.spent,
@@ -261,43 +261,43 @@ class Painter:
         optimizing.save(folder / "unet.pt", state)
 
 
-def train_painter(
-    painter: Painter,
-    easel: Easel,
-    reader: Reader,
+def train_unet(
+    training: UNetTraining,
+    training_set: TrainingSet,
+    text_encoders: TextEncoders,
     folder: Path,
     minutes: float,
-    whole: float,
-    pause: float,
+    planned_minutes: float,
+    checkpoint_minutes: float,
 ) -> None:
-    """Train for `minutes` by the clock; `whole` is the entire plan's minutes of computing.
+    """Train for `minutes` of wall-clock time.
 
-    The rate falls over the whole plan and `pause` minutes pass between two checkpoints, so that
-    stopping at any moment loses little.
+    The learning rate decays over `planned_minutes` of processor time; a checkpoint is written every
+    `checkpoint_minutes`.
     """
-    unet, scheduler = painter.unet, build_scheduler()
+    unet, scheduler = training.unet, build_scheduler()
     signal = scheduler.alphas_cumprod.sqrt()
     noise_share = (1 - scheduler.alphas_cumprod).sqrt()
-    optimizer = painter.optimizer
-    start, before = time.monotonic(), painter.spent
+    optimizer = training.optimizer
+    start, before = time.monotonic(), training.spent
     computed = time.process_time()
-    saved_at, told_at, losses = start, start, []
+    saved_at, reported_at, losses = start, start, []
     while time.monotonic() - start < minutes * 60:
-        painter.spent = before + time.process_time() - computed
-        share = min(1.0, painter.spent / (whole * 60))
-        # The momentum is not kept in checkpoints: it has to be found again first.
-        painter.warmth += 1
-        warm = min(1.0, painter.warmth / 60)
-        optimizing.set_rate(optimizer, RATE * warm * max(0.03, 1 - share))
-        aspect, painted, captions = easel.batch(BATCH, painter.seen / SIMPLE)
-        latents = torch.stack([one.latents for one in painted]).float()
+        training.spent = before + time.process_time() - computed
+        share = min(1.0, training.spent / (planned_minutes * 60))
+        # Checkpoints do not contain the momentum, so that every run begins with a warmup.
+        training.warmup += 1
+        warm = min(1.0, training.warmup / 60)
+        optimizing.set_learning_rate(optimizer, LEARNING_RATE * warm * max(0.03, 1 - share))
+        aspect, rendered, captions = training_set.batch(BATCH, training.seen / EASY_PICTURES)
+        latents = torch.stack([one.latents for one in rendered]).float()
         latents = latents.contiguous(memory_format=torch.channels_last)
-        covered = torch.stack([one.covered for one in painted]).float()
+        object_mask = torch.stack([one.object_mask for one in rendered]).float()
         with optimizing.autocast():
-            states, pooled = reader.read(captions)
+            states, pooled = text_encoders.encode(captions)
         states, pooled = states.float(), pooled.float()
-        # Whole prompts are dropped for guidance; states alone, so that the pooled vector, whose
-        # meaning is fixed, is what the picture is made from.
+        # Whole prompts are dropped for classifier-free guidance; the hidden states alone are
+        # dropped more often, so that the picture depends on the pooled vector, whose code is fixed.
         dropped = torch.rand(BATCH) < 0.08
         states = states.masked_fill((dropped | (torch.rand(BATCH) < 0.25))[:, None, None], 0)
         pooled = pooled.masked_fill(dropped[:, None], 0)
@@ -305,35 +305,35 @@ def train_painter(
         alpha = signal[timesteps][:, None, None, None]
         sigma = noise_share[timesteps][:, None, None, None]
         noise = torch.randn_like(latents)
-        told = {"text_embeds": pooled, "time_ids": time_ids(*CANVASES[aspect], BATCH)}
+        added_cond = {"text_embeds": pooled, "time_ids": time_ids(*CANVASES[aspect], BATCH)}
         with optimizing.autocast():
-            clean = unet(
-                alpha * latents + sigma * noise, timesteps, states, added_cond_kwargs=told
+            pred_x0 = unet(
+                alpha * latents + sigma * noise, timesteps, states, added_cond_kwargs=added_cond
             ).sample
-        error = (clean.float() - latents).square()
-        # The weight of a velocity's error, cut off where hardly any noise is left.
+        error = (pred_x0.float() - latents).square()
+        # Weighted as a velocity's error, clamped where hardly any noise is left.
         weight = sigma.pow(-2).clamp(max=3.0)
-        loss = (error * weight * (1 + 3 * covered)).mean()
+        loss = (error * weight * (1 + 3 * object_mask)).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
-        painter.average.update(unet)
-        painter.steps += 1
-        painter.seen += BATCH
+        training.average.update(unet)
+        training.steps += 1
+        training.seen += BATCH
         pure = timesteps == 999
         if pure.any():
             losses.append((loss.item(), error[pure].mean().item()))
         now = time.monotonic()
-        if now - told_at > 30:
+        if now - reported_at > 30:
             mean = [sum(column) / len(losses) for column in zip(*losses, strict=True)]
             print(
-                f"unet step {painter.steps} {painter.spent / 60:.1f} min seen {painter.seen} "
+                f"unet step {training.steps} {training.spent / 60:.1f} min seen {training.seen} "
                 f"loss {mean[0]:.4f} from noise {mean[1]:.4f}",
                 flush=True,
             )
-            told_at, losses = now, []
-        if now - saved_at > pause * 60:
-            painter.save(folder)
+            reported_at, losses = now, []
+        if now - saved_at > checkpoint_minutes * 60:
+            training.save(folder)
             saved_at = now
-    painter.save(folder)
+    training.save(folder)
