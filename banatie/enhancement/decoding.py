@@ -1,7 +1,7 @@
 """The token loop of a causal language model: forward pass, prefix cache, continuations.
 
 Why not `generate` of transformers: its rows end together, and it keeps no prefix between calls.
-Knows tokens and caches. What a text means and when it is complete, the two modes decide.
+Knows tokens and caches. The two modes decide what a text means and when it is complete.
 """
 
 from __future__ import annotations

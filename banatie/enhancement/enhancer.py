@@ -1,7 +1,7 @@
 """The enhancer: loads a language model from a folder and enriches prompts with it.
 
-The guided mode is for small models, the free mode for larger ones. This module knows the device,
-the time limit and what the caller is told; how a text is written, the modes know.
+The guided mode is for small models, the free mode for larger ones. This module handles the device,
+the time limit and the result for the caller; the modes write the text.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Enhancement:
 
 @dataclass(frozen=True)
 class Deadline:
-    """A time limit in seconds from `started`, and the caller's wish to stop earlier."""
+    """A time limit in seconds from `started`, and the caller's request to stop earlier."""
 
     started: float
     seconds: float
@@ -137,7 +137,7 @@ class Enhancer:
         """Move the model to a device, between two prompts; does nothing if it is there."""
         if device == self.device:
             return
-        # Where the model is fast, computing a prefix again takes a few milliseconds.
+        # Not moved along: on a fast device a prefix is computed again within milliseconds.
         self._decoder.clear_prefixes()
         self._model.to(device, dtype)
         before, self.device = self.device, device

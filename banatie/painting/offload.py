@@ -1,8 +1,8 @@
 """Offloading: on which device each part of a pipeline is, as a memory plan says.
 
 Tiled decoding, layerwise casting to float8, group offloading of the UNet, and text encoders that
-are on the device only while they read a prompt. Knows no jobs; who decides the plan, `memory_plan`
-and the worker know.
+are on the device only while they encode a prompt. Knows no jobs; `memory_plan` makes the plans, and
+the worker chooses among them.
 """
 
 from __future__ import annotations

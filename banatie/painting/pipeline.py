@@ -1,6 +1,6 @@
 """Loading a Stable Diffusion XL pipeline from a folder, and the checksum of its UNet's files.
 
-Knows no job and no plan; where the loaded parts are placed, `offload` decides.
+Knows no job and no plan; `offload` places the loaded parts.
 """
 
 from __future__ import annotations

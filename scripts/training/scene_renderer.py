@@ -203,7 +203,7 @@ def _blur(mask: numpy.ndarray, radius: float) -> numpy.ndarray:
     return numpy.asarray(picture.filter(ImageFilter.GaussianBlur(radius))).astype("f4") / 255
 
 
-def _grow(mask: numpy.ndarray, radius: int) -> numpy.ndarray:
+def _dilate(mask: numpy.ndarray, radius: int) -> numpy.ndarray:
     """Return the mask widened by `radius` pixels, with a soft edge."""
     return numpy.clip(_blur(mask, radius / 1.6) * 9 - 0.6, 0, 1)
 
@@ -316,11 +316,11 @@ class SceneRenderer:
             elif style == "illustration":
                 rgb = _saturate(rgb, 1.2)
             if style == "sticker":
-                edge = _grow(mask, 7)
+                edge = _dilate(mask, 7)
                 pixels = _over(pixels, (60, 64, 72), numpy.roll(_blur(edge, 2), 2, 0) * 0.35)
                 pixels = _over(pixels, (255, 255, 255), edge)
             elif style == "comic":
-                pixels = _over(pixels, (10, 10, 12), _grow(mask, 3))
+                pixels = _over(pixels, (10, 10, 12), _dilate(mask, 3))
             elif style != "minimalist":
                 soft = 0.9 if style in ("photorealistic", "product") else 0.25
                 dark = 0.45 if soft > 0.5 else 0.22

@@ -45,5 +45,5 @@ def test_the_nearest_examples_are_of_the_prompt_s_kind(vocabulary: Vocabulary) -
         "<think>The user wants a cat.</think>\n\nA cat, soft fur.",
     ],
 )
-def test_what_models_put_around_a_sentence_goes(answer: str) -> None:
+def test_text_around_the_sentence_is_removed(answer: str) -> None:
     assert extract_sentence(answer) == "A cat, soft fur"

@@ -134,7 +134,7 @@ def test_the_model_s_completion_is_one_choice_among_the_template_s(
         ("夜", None),
     ],
 )
-def test_what_is_known_of_a_thing_is_told_of_the_thing_itself(
+def test_known_details_are_those_of_the_thing_itself(
     prompt: str, first: str | None, vocabulary: Vocabulary, templates: dict[str, Template]
 ) -> None:
     details = templates["general"].details
@@ -142,7 +142,7 @@ def test_what_is_known_of_a_thing_is_told_of_the_thing_itself(
     assert next(iter(known), None) == first
 
 
-def test_details_of_the_subject_are_told_as_often_as_the_template_says(
+def test_the_template_decides_how_many_details_are_added(
     vocabulary: Vocabulary, templates: dict[str, Template]
 ) -> None:
     subject = parse_prompt("a castle", vocabulary)
@@ -152,15 +152,17 @@ def test_details_of_the_subject_are_told_as_often_as_the_template_says(
         assert len(set(phrases) & set(known)) == template.details_shown, template.name
 
 
-def test_who_sleeps_looks_at_nobody(vocabulary: Vocabulary, templates: dict[str, Template]) -> None:
+def test_a_sleeping_animal_has_no_open_eyes(
+    vocabulary: Vocabulary, templates: dict[str, Template]
+) -> None:
     subject = parse_prompt("a cat sleeping", vocabulary)
-    told = [
+    added = [
         phrase
         for seed in range(30)
         for phrase in select_phrases(templates["general"], subject, [], {}, vocabulary, seed)[0]
     ]
-    assert "long fine whiskers" in told
-    assert not [phrase for phrase in told if "eyes" in phrase or "gaze" in phrase]
+    assert "long fine whiskers" in added
+    assert not [phrase for phrase in added if "eyes" in phrase or "gaze" in phrase]
 
 
 def words(text: str) -> int:

@@ -25,7 +25,7 @@ def vocabulary() -> Vocabulary:
         "colours of navy, grey and silver",
     ],
 )
-def test_a_visual_clause_stands(clause: str, vocabulary: Vocabulary) -> None:
+def test_a_visual_clause_is_accepted(clause: str, vocabulary: Vocabulary) -> None:
     subject = parse_prompt("a castle at night", vocabulary)
     assert rejection(clause, subject, [], vocabulary) is None
 
@@ -54,14 +54,14 @@ def test_a_visual_clause_stands(clause: str, vocabulary: Vocabulary) -> None:
         ("colours of red", "no palette"),
     ],
 )
-def test_a_clause_that_is_no_picture_falls(
+def test_a_clause_that_describes_no_picture_is_rejected(
     clause: str, reason: str, vocabulary: Vocabulary
 ) -> None:
     subject = parse_prompt("a castle at night", vocabulary)
     assert rejection(clause, subject, [], vocabulary) == reason
 
 
-def test_an_aspect_is_said_once(vocabulary: Vocabulary) -> None:
+def test_an_aspect_is_mentioned_once(vocabulary: Vocabulary) -> None:
     subject = parse_prompt("a castle in soft moonlight", vocabulary)
     assert rejection("lit by lanterns", subject, [], vocabulary) == "light repeated"
     plain = parse_prompt("a castle at night", vocabulary)

@@ -85,7 +85,7 @@ def test_no_two_templates_open_alike_or_share_phrases() -> None:
         assert len(phrases[0] & phrases[1]) <= 1, (one.name, other.name)
 
 
-def test_a_detail_goes_with_the_thing_that_it_is_told_of(vocabulary: Vocabulary) -> None:
+def test_a_detail_fits_its_subject(vocabulary: Vocabulary) -> None:
     words: list[str] = []
     for entries in load_templates()["general"].details.values():
         words += entries

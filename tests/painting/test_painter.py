@@ -215,7 +215,7 @@ def test_a_job_s_length_is_the_longer_text_s(painter: Painter) -> None:
     assert painter.chunks(unguided) == 1
 
 
-def test_one_picture_that_is_none_leaves_the_others_of_its_batch(painter: Painter) -> None:
+def test_one_unusable_picture_leaves_the_others_of_its_batch(painter: Painter) -> None:
     def spoil_the_second(unet: torch.nn.Module, inputs: tuple, out: torch.Tensor) -> torch.Tensor:
         out = out.clone()
         # Rows without guidance come first, then the same with it.

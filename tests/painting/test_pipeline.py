@@ -151,6 +151,6 @@ class TestBrokenFolders:
         (folder / "unet" / "config.json").write_text("{", "utf-8")
         assert str(folder) in self.refusal(folder)
 
-    def test_a_scheduler_that_nobody_knows(self, folder: Path) -> None:
+    def test_an_unknown_scheduler(self, folder: Path) -> None:
         use_scheduler(folder, "CrystalBallScheduler")
         assert "CrystalBallScheduler" in self.refusal(folder)
