@@ -25,7 +25,7 @@ from banatie.enhancement.enhancer import Enhancer
 from banatie.jobs import JobQueue
 from banatie.painting.painter import Painter, PaintJob
 from banatie.store.claims import Claims
-from banatie.worker import runner
+from banatie.worker import save
 
 ALWAYS = 10**9
 
@@ -70,12 +70,12 @@ def die_before_the_bell(tally: str) -> None:
             _die(tally, 1)
         original(queue, generation_id)
 
-    _wrap(JobQueue, "ring", strike)
+    _wrap(JobQueue, "notify", strike)
 
 
 def die_while_encoding(tally: str) -> None:
     """Die when the picture is painted and not yet encoded."""
-    _wrap(runner, "encode_png", _before(lambda: _die(tally, 1)))
+    _wrap(save, "encode_png", _before(lambda: _die(tally, 1)))
 
 
 def die_in_the_file(tally: str) -> None:

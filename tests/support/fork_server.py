@@ -19,7 +19,8 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 IMPORTS = (
-    "banatie.worker.runner",
+    "banatie.worker.enhance",
+    "banatie.worker.paint",
     "banatie.enhancement.enhancer",
     "banatie.painting.painter",
     "transformers.models.llama.modeling_llama",
