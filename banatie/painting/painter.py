@@ -18,7 +18,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from banatie.devices.memory_plan import WHOLE, Plan
+from banatie.devices.memory_plan import ALL_RESIDENT, Plan
 from banatie.devices.runtime import Runtime, free_memory, is_out_of_memory
 from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePicture
 from banatie.models.catalog import PaintingModel
@@ -87,7 +87,7 @@ class Painter:
 
     @classmethod
     def load(
-        cls, model: PaintingModel, runtime: Runtime, plan: Plan = WHOLE, compiled: bool = False
+        cls, model: PaintingModel, runtime: Runtime, plan: Plan = ALL_RESIDENT, compiled: bool = False
     ) -> Painter:
         """Load the model from its folder onto the runtime's device, placed as the plan says.
 

@@ -30,7 +30,7 @@ def test_a_request_is_followed_through_both_processes(new_service: Callable[...,
     cancelled = service.post("a waterfall", autoEnhance=False, steps=100)["id"]
     service.wait_until_painting(cancelled)
     service.request("POST", f"/api/v1/generations/{cancelled}/cancel")
-    service.wait_for(lambda: "let go" in _messages(service, cancelled), "the worker to let go")
+    service.wait_for(lambda: "abandoned" in _messages(service, cancelled), "the worker to let go")
     service.request("GET", "/api/v1/generations?limit=zebra")
     service.request("GET", "/api/v1/generations", headers={"X-API-Key": "bnt_wrong"})
     service.stop(server, signal.SIGTERM)
@@ -55,7 +55,7 @@ def test_a_request_is_followed_through_both_processes(new_service: Callable[...,
         line["seconds"] > 0 for line in own_lines if line["message"] in ("enhanced", "finished")
     )
     # Two processes write, so that either line may come first.
-    assert set(_messages(service, cancelled)) == {"accepted", "painting", "cancelled", "let go"}
+    assert set(_messages(service, cancelled)) == {"accepted", "painting", "cancelled", "abandoned"}
 
     # Even at the level that logs every request, it contains no prompts or keys.
     text = service.log.read_text()

@@ -26,7 +26,7 @@ from banatie.enhancement.enhancer import Enhancer
 from banatie.jobs import JobQueue
 from banatie.painting.painter import Painter, PaintJob
 from banatie.store.claims import Claims
-from banatie.worker import runner
+from banatie.worker import save
 
 NEVER = -(10**9)
 
@@ -78,7 +78,7 @@ def die_before_notify(counter_file: str) -> None:
 
 def die_while_encoding(counter_file: str) -> None:
     """Die when the picture is painted and not yet encoded."""
-    _patch(runner, "encode_png", _before(lambda: _die(counter_file, 1)))
+    _patch(save, "encode_png", _before(lambda: _die(counter_file, 1)))
 
 
 def die_before_rename(counter_file: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from banatie.devices.memory_plan import WHOLE, Plan
+from banatie.devices.memory_plan import ALL_RESIDENT, Plan
 from banatie.devices.runtime import Runtime
 from banatie.models.catalog import PaintingModel
 from banatie.painting.painter import OnStep, Painter, PaintJob
@@ -37,7 +37,7 @@ def tiny_model(folder: Path, **changes: object) -> PaintingModel:
 
 
 def load(
-    folder: Path, runtime: Runtime = FULL, plan: Plan = WHOLE, compiled: bool = False
+    folder: Path, runtime: Runtime = FULL, plan: Plan = ALL_RESIDENT, compiled: bool = False
 ) -> Painter:
     """The painter of a tiny model's folder."""
     return Painter.load(tiny_model(folder), runtime, plan, compiled)
