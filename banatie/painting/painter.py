@@ -87,7 +87,11 @@ class Painter:
 
     @classmethod
     def load(
-        cls, model: PaintingModel, runtime: Runtime, plan: Plan = ALL_RESIDENT, compiled: bool = False
+        cls,
+        model: PaintingModel,
+        runtime: Runtime,
+        plan: Plan = ALL_RESIDENT,
+        compiled: bool = False,
     ) -> Painter:
         """Load the model from its folder onto the runtime's device, placed as the plan says.
 

@@ -20,11 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from banatie.logs import capture_library_logs
 from banatie.config import Config
 from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ModelError
 from banatie.jobs import JobQueue, Stage, remove_stale_sockets
+from banatie.logs import capture_library_logs
 from banatie.models.catalog import Catalog, LanguageModel, PaintingModel
 from banatie.offline import stay_offline
 from banatie.store.backup import finish_restore

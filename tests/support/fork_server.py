@@ -25,6 +25,8 @@ PR_SET_PDEATHSIG = 1
 START_TIMEOUT_SECONDS = 120
 """Importing torch and diffusers on a busy machine."""
 IMPORTS = (
+    "banatie.worker.enhance",
+    "banatie.worker.paint",
     "banatie.worker.process",
     "banatie.enhancement.enhancer",
     "banatie.painting.painter",
