@@ -1,7 +1,7 @@
-"""The web's side: take a generation in, look it up, stop it, take it away.
+"""What a client can do with generations: submit, get, list, cancel, delete and restore them.
 
-Every method may wait for the disk, so the HTTP front calls them in threads. Time is an argument
-nowhere but in `clock`, which is handed in.
+The web's side, whatever the protocol: HTTP and the command line both call it. Every method may wait
+for the disk, so the API calls them in threads.
 """
 
 from __future__ import annotations
@@ -72,12 +72,11 @@ class Intake:
             idempotent=idempotent,
             request_id=request_id,
         )
-        if submitted.is_new:
-            stage = submitted.generation.stage
-            _tell(submitted.generation, "accepted")
-            self._queues["enhance" if stage == "enhance" else "paint"].notify(
-                submitted.generation.id
-            )
+        generation = submitted.generation
+        if submitted.is_new and generation is not None:
+            _log(generation, "accepted")
+            stage: Stage = "enhance" if generation.stage == "enhance" else "paint"
+            self._queues[stage].notify(generation.id)
         return submitted
 
     def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:
@@ -106,7 +105,7 @@ class Intake:
         """Stop the generation within one denoising step; one that has ended stays as it is."""
         generation = self._generations.cancel(project_id, _uuid(generation_id), self._clock())
         if generation.error_message == CANCELLED:
-            _tell(generation, "cancelled")
+            _log(generation, "cancelled")
         return generation
 
     def delete(self, project_id: str, generation_id: str) -> None:
@@ -121,7 +120,7 @@ class Intake:
     def soft_delete(self, project_id: str, generation_id: str) -> Generation:
         """Hide the generation from the list, and cancel it if it has not ended."""
         generation = self._generations.soft_delete(project_id, _uuid(generation_id), self._clock())
-        _tell(generation, "put into the bin")
+        _log(generation, "put into the bin")
         return generation
 
     def restore(self, project_id: str, generation_id: str) -> Generation:
@@ -181,7 +180,7 @@ def _check_range(field: str, value: float | None, lowest: int, highest: int) -> 
         raise ValidationError.of(field, f"must be from {lowest} to {highest}")
 
 
-def _tell(generation: Generation, what: str) -> None:
+def _log(generation: Generation, what: str) -> None:
     with log_context(generation_id=generation.id, request_id=generation.request_id):
         logger.info(what)
 
