@@ -124,7 +124,7 @@ class PlacementPreferences:
         return cls(config.painting.memory, config.enhancement.memory, batch)
 
 
-ALL_RESIDENT = Plan()
+WHOLE = Plan()
 """Everything on the device, one image at a time."""
 
 

@@ -34,7 +34,7 @@ from torch._dynamo.exc import TorchDynamoException
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
-from banatie.devices.memory_plan import ALL_RESIDENT, TILE_SHARE, Plan
+from banatie.devices.memory_plan import TILE_SHARE, WHOLE, Plan
 from banatie.devices.runtime import Runtime, free_memory, is_out_of_memory
 from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePicture
 from banatie.models.catalog import PaintingModel
@@ -113,11 +113,7 @@ class Painter:
 
     @classmethod
     def load(
-        cls,
-        model: PaintingModel,
-        runtime: Runtime,
-        plan: Plan = ALL_RESIDENT,
-        compiled: bool = False,
+        cls, model: PaintingModel, runtime: Runtime, plan: Plan = WHOLE, compiled: bool = False
     ) -> Painter:
         """Load the model from its folder onto the runtime's device, as the plan has it.
 
