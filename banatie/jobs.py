@@ -249,8 +249,11 @@ class _WakingSqliteStorage(SqliteStorage):
         receiver.setblocking(False)
         try:
             receiver.bind(str(self._socket_path))
+            # On some shared file systems a socket can be made and not be reached.
+            receiver.sendto(b"", str(self._socket_path))
+            receiver.recv(1)
         except OSError:
-            # A socket's path may hold about a hundred characters.
+            # Or the path is longer than the hundred characters or so that a socket's may have.
             receiver.close()
             return None
         return receiver

@@ -163,6 +163,20 @@ def test_a_folder_too_long_for_a_socket_works_too(tmp_path, listen, handled):
     assert handled.get(timeout=5 + POLL_SECONDS) == "far down"
 
 
+def test_where_a_socket_cannot_be_reached_the_reader_polls(
+    tmp_path, queue, listen, handled, monkeypatch
+):
+    class Unreachable(socket.socket):
+        def sendto(self, *_: object) -> int:
+            raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "socket", Unreachable)
+    monkeypatch.setattr("banatie.jobs.IDLE_SECONDS", 600.0)
+    listen(tmp_path)
+    queue("paint", tmp_path).notify("quiet")
+    assert handled.get(timeout=5 + POLL_SECONDS) == "quiet"
+
+
 def test_a_handler_that_raises_does_not_end_the_consumer(tmp_path, listen, handled, caplog):
     def handler(generation_id: str) -> None:
         if generation_id == "bad":

@@ -73,7 +73,7 @@ class ClaimedRows:
             self._users = +self._users
 
     def requeue_dropped(self) -> int:
-        """Let the dropped rows wait again; how many there were. Raises ServiceUnavailable."""
+        """Requeue the dropped rows; how many there were. Raises ServiceUnavailable."""
         with self._claiming:
             with self._counting:
                 in_hand = set(self._users)

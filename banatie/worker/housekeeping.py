@@ -1,8 +1,8 @@
 """What a worker does every few seconds beside the jobs: the heartbeat, and housekeeping.
 
-Housekeeping releases the rows of dead workers, requeues dropped rows, notifies about rows that wait
-unnoticed, deletes orphan files and purges what has expired. All of it may fail while the database
-is away and is tried again in the next round. Knows no models and never imports torch.
+Housekeeping releases the rows of dead workers, requeues dropped rows, sends messages for rows that
+wait without one, deletes orphan files and purges what has expired. All of it may fail while the
+database is away and is tried again in the next round. Knows no models and never imports torch.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Housekeeping:
             logger.warning("requeued %d dropped generations", requeued)
         self._release_dead()
         self._delete_orphan_files()
-        # A message may be lost, a row never: there may be rows that nobody was told of.
+        # A message may be lost, a row never: there may be waiting rows without a message.
         for stage, queue in queues.items():
             if self._rows.claims.waiting(stage):
                 queue.notify("")
@@ -118,7 +118,7 @@ class Housekeeping:
             self._purge_expired()
 
     def _release_dead(self) -> None:
-        """Let the rows of dead workers wait again, and forget those workers."""
+        """Requeue the rows of dead workers, and remove those workers' own."""
         holders = self._rows.claims.other_holders()
         dead = {worker_id for worker_id in holders if not self._is_alive(worker_id)}
         for worker_id in dead:

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 ROUND_SECONDS = 2.0
 """How far apart the rounds of housekeeping are."""
 GRACE_SECONDS = 4.0
-"""How long the threads get to finish when the worker is told to stop."""
+"""How long the threads get to finish when the worker stops."""
 
 
 def run_worker(
@@ -133,7 +133,7 @@ class Worker:
             os._exit(0)
 
     def run(self) -> None:
-        """Recover, load, and work until told to stop. Raises ModelError on a hung model."""
+        """Recover, load, and work until stopped. Raises ModelError on a hung model."""
         self._recover()
         self._heartbeat.start(self._stop)
         try:
