@@ -9,6 +9,7 @@
     ├── RateLimitExceeded       the key's requests for this hour are used up
     ├── TooManyFailedKeys        too many unknown keys were tried from one address
     ├── RequestTimeout          the request's body did not arrive in time
+    ├── UnsupportedMediaType    the request's body is not JSON
     ├── QueueFull               as many generations wait as the configuration allows
     ├── GenerationFailed        a generation that was waited for has failed
     ├── ServiceUnavailable      the worker or the database is gone
@@ -24,7 +25,7 @@
         └── UnusablePicture     not a number came out, even in full precision
 
 An error carries a stable `code` (the contract's) and its facts. It knows nothing of HTTP:
-`api/errors` alone maps codes to statuses.
+`api/error_codes` alone maps codes to statuses.
 """
 
 from __future__ import annotations
@@ -115,6 +116,12 @@ class RequestTimeout(BanatieError):
     """The request's body did not arrive in time."""
 
     code = "REQUEST_TIMEOUT"
+
+
+class UnsupportedMediaType(BanatieError):
+    """The request's body is not declared as JSON."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
 
 
 class QueueFull(BanatieError):

@@ -16,8 +16,8 @@ TemplateName = Literal[
 ]
 Status = Literal["pending", "processing", "success", "failed"]
 
-ASPECT_RATIOS: tuple[str, ...] = get_args(AspectRatio)
-TEMPLATE_NAMES: tuple[str, ...] = get_args(TemplateName)
+ASPECT_RATIOS: tuple[AspectRatio, ...] = get_args(AspectRatio)
+TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)
 
 MAX_SEED = 2**53 - 1
 """The largest whole number that every JSON reader keeps exactly (RFC 8259, section 6)."""

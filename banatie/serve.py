@@ -1,4 +1,8 @@
-"""`banatie serve`: the web server in this process, and beside it workers that are kept alive."""
+"""`banatie serve`: runs the HTTP server in this process and supervises its workers.
+
+A graceful shutdown (SIGTERM, SIGINT) wakes the clients that wait, lets open requests finish and
+stops the workers, which give their rows back. What a request is answered is for `api`.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +33,11 @@ from banatie.supervisor import STOP_SECONDS, Supervisor
 logger = logging.getLogger(__name__)
 
 STORE_THREADS = 4
-"""How many requests may wait for the disk at once."""
+"""How many requests may read from the disk at once."""
 MOST_CONNECTIONS = 4000
-"""Past this, new ones wait. Those that wait for a picture, or send their request a byte a minute,
-hold one each."""
+"""More connections wait. A client that waits for a picture, or sends slowly, holds one."""
 OTHER_FILES = 200
-"""Files that are open besides: the database, pictures on their way, the log."""
+"""Other open files: the database, images being sent, the log."""
 FIRST_KEY_NAME = "default"
 
 
@@ -46,10 +49,10 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    `announce` is called once the server answers, with its address; on the very first run the text
-    of the key that was made; and what there is to warn of, if anything. Without a `worker_command`
-    no worker is started; else it starts one on the first device, and with `--device` on another.
-    Raises DataFolderBusy, DataFolderUnusable and ConfigError.
+    `announce` is called once the server answers, with its address, on the first start the text of
+    the new API key, and a warning if there is one. `worker_command` starts a worker on the first
+    device, and with `--device NAME` on another; without it none is started. Raises DataFolderBusy,
+    DataFolderUnusable and ConfigError.
     """
     ip_address = find_address(config)
     with hold_role(config.storage.data, "serve"):
@@ -76,7 +79,7 @@ async def _serve(
     loop.set_default_executor(ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store"))
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
-        # Windows has no such call; there Ctrl-C ends asyncio.run itself.
+        # Windows lacks it; there Ctrl-C ends asyncio.run itself.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(signal_number, stop.set)
     app = create_app(services)
@@ -85,19 +88,19 @@ async def _serve(
         address=ip_address,
         port=services.config.server.port,
         interface=Interfaces.ASGI,
-        # HTTP/2 without TLS is what no browser speaks, and its streams know no time limit.
+        # No browser speaks HTTP/2 without TLS, and its streams have no time limit.
         http=HTTPModes.http1,
         # For a request's head, and for the next request on an open connection.
         http1_settings=HTTP1Settings(
             header_read_timeout=round(services.config.limits.body_seconds * 1000)
         ),
-        # granian's name for how many connections may be open; its default here is 128.
+        # granian's name for the number of open connections; its default here is 128.
         backpressure=_connections(),
         backlog=1024,
         websockets=False,
-        # Its only word on the default level is that embedding is young; see docs/decisions.
+        # On the default level it only warns that embedding is experimental; see docs/decisions.
         log_level=LogLevels.error,
-        # Without handlers of its own: its lines go where all lines go.
+        # Without handlers of its own: its lines go to the root logger.
         log_dictconfig={
             "formatters": {},
             "handlers": {},
@@ -114,24 +117,26 @@ async def _serve(
         )
         announcing.cancel()
         for task in done:
-            # Only `stopping` ends as it should; what has failed says why.
+            # Only `stopping` ends without an exception.
             task.result()
     finally:
-        # granian lets open requests end first, so those that only wait are let go.
-        app.state.front.waiters.close()
+        # A graceful stop waits for open requests, so those that only wait are woken.
+        app.state.waiters.close()
         server.stop()
         supervising.cancel()
-        # Longer than a worker is given, which is killed then.
+        # The supervisor kills a worker that takes longer than STOP_SECONDS.
         await asyncio.wait({serving, supervising}, timeout=STOP_SECONDS + 1)
         services.close()
 
 
 async def _supervise(services: Services, worker_command: Sequence[str] | None) -> None:
     if worker_command is None:
+        # Until it is cancelled.
         await asyncio.get_running_loop().create_future()
-    config = services.config
-    devices, data = config.painting.devices, config.storage.data
-    await Supervisor(worker_command, devices, services.workers, data, services.clock).run()
+    else:
+        config = services.config
+        devices, data = config.painting.devices, config.storage.data
+        await Supervisor(worker_command, devices, services.workers, data, services.clock).run()
 
 
 async def _announce_when_answering(config: Config, announce: Callable[[str], None]) -> None:
@@ -150,20 +155,20 @@ async def _announce_when_answering(config: Config, announce: Callable[[str], Non
 
 
 def _exposure(keys: Keys, ip_address: str) -> str | None:
-    """What to warn of when others than this machine can reach the server, if anything."""
+    """A warning if other machines can reach the server with the first key alone."""
     if ipaddress.ip_address(ip_address).is_loopback:
         return None
     if {key.name for key in keys.all() if key.revoked_at is None} != {FIRST_KEY_NAME}:
         return None
     return (
         f"Others can reach this server (it listens on {ip_address}), and its only API key is the "
-        "one that the first start printed: whoever has read that can use it. Make another with "
+        "one that the first start printed, perhaps into a log. Create another with "
         f"`banatie keys create --name NAME`, then `banatie keys revoke {FIRST_KEY_NAME}`"
     )
 
 
 def _connections() -> int:
-    """How many connections may be open at once; raises this process's limit of files for them."""
+    """The number of connections that may be open; raises this process's limit of open files."""
     if sys.platform == "win32":
         return MOST_CONNECTIONS
     import resource
@@ -178,18 +183,18 @@ def _connections() -> int:
 
 
 def find_address(config: Config) -> str:
-    """The IP address to listen on; refuses one that is taken or none, before anything is made."""
+    """The IP address to listen on. Raises ConfigError if it is taken or not of this machine."""
     host, port = config.server.host, config.server.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            # A port that a stopped server has just left is free; one that is listened on is not.
+            # Allows a port that a stopped server has just left, but none that is in use.
             if sys.platform != "win32":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-            return address[0]
+            return str(address[0])
     except socket.gaierror as error:
         raise ConfigError(f"server.host: {host!r} is no address of this machine") from error
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from banatie.config import Config
 from banatie.intake import Intake
@@ -19,7 +20,7 @@ from banatie.store.workers import Workers
 
 @dataclass(frozen=True)
 class Services:
-    """What the routes are given."""
+    """The objects of the web process, and of commands that submit generations."""
 
     config: Config
     database: Database
@@ -32,21 +33,22 @@ class Services:
     clock: Callable[[], int]
 
     def close(self) -> None:
-        """Let go of the files and sockets that the calling thread holds."""
+        """Close the database connection, queue files and sockets of the calling thread."""
         for queue in self.queues.values():
             queue.close()
         self.database.close()
 
 
 def open_services(config: Config, clock: Callable[[], int]) -> Services:
-    """The objects of the web process, over a data folder that is made if it is not there."""
+    """Open the data folder, which is created and migrated if need be, and build the objects."""
     data = config.storage.data
     data.mkdir(parents=True, exist_ok=True)
     finish_restore(data)
     database = Database(data / "banatie.db")
     database.migrate()
     generations, files = Generations(database), Files(data / "storage")
-    queues = {"enhance": JobQueue("enhance", data), "paint": JobQueue("paint", data)}
+    stages: tuple[Stage, ...] = get_args(Stage)
+    queues = {stage: JobQueue(stage, data) for stage in stages}
     return Services(
         config=config,
         database=database,

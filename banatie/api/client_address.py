@@ -1,8 +1,8 @@
-"""Who calls: the address a request comes from, and how many wrong keys were tried from there.
+"""The client's address, and a limit for unknown keys (brute force) from one address.
 
-A key is 256 random bits, so no number of tries finds one. The limit is there so that trying costs
-the one who tries: past it the answer is 429 and the log gets no more lines. A good key counts from
-every address at all times, since others may share it.
+A key is 256 random bits, so no number of attempts finds one. The limit keeps attempts cheap for the
+server: past it the answer is 429 and the log gets no more lines. A valid key is accepted from every
+address at all times, since several clients may share an address.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import ipaddress
 import logging
 from collections.abc import Callable, Sequence
 
-from litestar.types import Scope
+from litestar.types import HTTPScope
 
 from banatie.errors import TooManyFailedKeys
 
 logger = logging.getLogger(__name__)
 
 WINDOW_MILLISECONDS = 60_000
-MOST_ADDRESSES = 10_000
-"""How many are remembered; the one that began first is forgotten for one more."""
+MAX_ADDRESSES = 10_000
+"""How many are remembered; the oldest makes room for a new one."""
 
 
 class FailedKeyLimiter:
-    """The addresses that wrong keys come from."""
+    """Counts unknown keys by client address."""
 
     def __init__(
         self, failed_keys_per_minute: int, trusted_proxies: Sequence[str], clock: Callable[[], int]
@@ -33,8 +33,8 @@ class FailedKeyLimiter:
         self._clock = clock
         self._windows: dict[str, tuple[int, int]] = {}
 
-    def count_failed_key(self, scope: Scope) -> None:
-        """Count one more wrong key of the caller. Raises TooManyFailedKeys beyond the limit."""
+    def count_failed_key(self, scope: HTTPScope) -> None:
+        """Count an unknown key of the client. Raises TooManyFailedKeys beyond the limit."""
         if not self._limit:
             return
         address = self.address_of(scope)
@@ -45,19 +45,19 @@ class FailedKeyLimiter:
         if not tries:
             # A new window goes to the end, so that the first in the dictionary is the oldest.
             self._windows.pop(address, None)
-            if len(self._windows) >= MOST_ADDRESSES:
+            if len(self._windows) >= MAX_ADDRESSES:
                 del self._windows[next(iter(self._windows))]
-        # Not beyond one too many: nobody's number grows for ever.
+        # No further than one too many: the number cannot grow for ever.
         self._windows[address] = (start, min(tries, self._limit) + 1)
         if tries == self._limit:
-            logger.warning("%d wrong keys from %s within a minute", tries, address)
+            logger.warning("%d unknown API keys from %s within a minute", tries, address)
         if tries >= self._limit:
             raise TooManyFailedKeys(-(-(start + WINDOW_MILLISECONDS - now) // 1000))
 
-    def address_of(self, scope: Scope) -> str:
-        """The caller's address; for IPv6 its network, of which one caller has all addresses.
+    def address_of(self, scope: HTTPScope) -> str:
+        """The client's address; for IPv6 its /64 network, all of which one client has.
 
-        Of what `X-Forwarded-For` says, only the part that a trusted proxy has written is believed.
+        Of `X-Forwarded-For` only the part that a trusted proxy has written counts.
         """
         client = scope.get("client")
         address = _parsed(client[0] if client else "")
@@ -69,9 +69,9 @@ class FailedKeyLimiter:
             return str(ipaddress.ip_network((address, 64), strict=False))
         return str(address)
 
-    def _forwarded(self, scope: Scope, proxy: Address) -> Address:
-        # Each proxy adds to the right whom it was called by, so that the first from the right
-        # that is no proxy of ours is the caller; what stands left of it, anybody can write.
+    def _forwarded(self, scope: HTTPScope, proxy: Address) -> Address:
+        # Each proxy appends the address that called it, so the first from the right that is not a
+        # trusted proxy is the client; anybody can write what stands left of it.
         value = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
         address = proxy
         for text in reversed(value.decode("latin-1").split(",")):

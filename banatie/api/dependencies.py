@@ -1,7 +1,7 @@
 """What the routes work with, in one object that the application carries.
 
-Litestar's own injection would start a task for each of these on every request, which costs more
-than reading a generation does (`scripts/bench service` shows it).
+Litestar's dependency injection is not used: it starts a task for each dependency of each request,
+which costs more than reading a generation does (`scripts/bench service` shows it).
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from typing import Any, ParamSpec, TypeVar
 from litestar import Request
 
 from banatie.api.auth import Authentication
+from banatie.api.client_address import FailedKeyLimiter
 from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter
 from banatie.api.waiters import Waiters
 from banatie.config import Config
 from banatie.intake import Intake
 from banatie.records import Key
+from banatie.services import Services
 from banatie.store.previews import Previews
 from banatie.store.workers import Workers
 
-WRITING_THREADS = 16
+WRITE_THREADS = 16
 """How many requests may wait to write at once; those that do share one wait for the disk."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
+HttpRequest = Request[Any, Any, Any]
 
 
 @dataclass(frozen=True)
@@ -39,45 +42,73 @@ class AppState:
     config: Config
     intake: Intake
     waiters: Waiters
-    limits: RateLimiter
+    rate_limiter: RateLimiter
     authentication: Authentication
     workers: Workers
     previews: Previews
     metrics: Metrics | None
     clock: Callable[[], int]
     started: float = field(default_factory=time.monotonic)
-    _writers: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(WRITING_THREADS, thread_name_prefix="writing")
+    _write_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
     )
+
+    @classmethod
+    def of(cls, services: Services) -> AppState:
+        """The state of an application over these services."""
+        config, clock = services.config, services.clock
+        failed_keys = FailedKeyLimiter(
+            config.limits.failed_keys_per_minute, config.server.trusted_proxies, clock
+        )
+        metrics = None
+        if config.server.metrics:
+            metrics = Metrics(services.database, services.workers, clock)
+        return cls(
+            config=config,
+            intake=services.intake,
+            waiters=Waiters(services.generations.find),
+            rate_limiter=RateLimiter(services.keys, config.limits.requests_per_hour, clock),
+            authentication=Authentication(services.keys, failed_keys, clock),
+            workers=services.workers,
+            previews=Previews(services.database),
+            metrics=metrics,
+            clock=clock,
+        )
 
     async def write(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Call what changes the database, in threads of their own.
 
-        While somebody else has locked the database these wait, and those that only read must not.
+        While another process has locked the database these wait, and those that only read must not.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writers, lambda: work(*arguments, **options))
+        return await loop.run_in_executor(self._write_threads, lambda: work(*arguments, **options))
 
-    def public_url(self, request: Request[Any, Any, Any]) -> str:
+    def close(self) -> None:
+        """End the threads that write, without waiting for one that the database holds up."""
+        self._write_threads.shutdown(wait=False)
+
+    def public_url(self, request: HttpRequest) -> str:
         """Where the client reaches this server: as configured, or as its own Host header says."""
         server = self.config.server
         if server.public_url:
             return server.public_url.rstrip("/")
-        host = request.headers.get("host") or f"{server.host}:{server.port}"
-        return f"{request.scope['scheme']}://{host}"
+        host = request.scope["state"]["headers"].get(b"host", b"").decode("latin-1")
+        return f"{request.scope['scheme']}://{host or f'{server.host}:{server.port}'}"
 
 
-def app_state_of(request: Request[Any, Any, Any]) -> AppState:
-    """The services of the application that got the request."""
-    return request.app.state.front
+def app_state_of(request: HttpRequest) -> AppState:
+    """The services of the application that received the request."""
+    state: AppState = request.app.state.app_state
+    return state
 
 
-def key_of(request: Request[Any, Any, Any]) -> Key:
-    """The key that the gate has found good."""
-    return request.scope["state"]["key"]
+def key_of(request: HttpRequest) -> Key:
+    """The key that the middleware has authenticated."""
+    key: Key = request.scope["state"]["key"]
+    return key
 
 
 async def in_thread(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Call what reads from the disk, without holding up other requests."""
+    """Call what reads from the disk in a thread, without holding up other requests."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(None, lambda: work(*arguments, **options))

@@ -1,7 +1,7 @@
-"""What the service tells a monitor, in Prometheus' text form: requests, queue, stages, memory.
+"""Metrics in Prometheus' text format: requests, queue, stages, memory.
 
-Requests are counted here, in memory; everything about generations is read off the database when it
-is asked for, so that it holds across restarts. No project, key or prompt is in any of it.
+Requests are counted here, in memory; everything about generations is read from the database on each
+scrape, so that it survives restarts. No metric names a project, key or prompt.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from itertools import accumulate
 
 import psutil
-from litestar.types import Scope
+from litestar.types import HTTPScope
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -35,7 +35,7 @@ from banatie.store.workers import Workers, WorkerState, state_of
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "other"
-"""The route of what no route was found for, and a method that HTTP does not have."""
+"""The route of a request without one, and the method of one that HTTP does not have."""
 BUCKETS = (
     0.001,
     0.0025,
@@ -53,18 +53,18 @@ BUCKETS = (
     30.0,
     120.0,
 )
-"""Seconds until an answer begins; clients may wait for a picture up to two minutes."""
+"""Seconds until an answer begins; clients may wait for an image for up to two minutes."""
 
 
 class Metrics:
-    """The figures of one web process."""
+    """The metrics of one web process."""
 
     def __init__(self, database: Database, workers: Workers, clock: Callable[[], int]) -> None:
         self._database = database
         self._workers = workers
         self._clock = clock
         self._process = psutil.Process()
-        # A sample for each other one, which says when that was begun, and which nobody reads.
+        # It would double the samples by their creation times, which nobody reads.
         disable_created_metrics()
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -80,28 +80,28 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
-        # Finding the children costs more than counting with them.
-        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        # Looking a child up costs more than incrementing it.
+        self._cache: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def count(self, scope: Scope, status: int, seconds: float) -> None:
+    def count(self, scope: HTTPScope, status: int, seconds: float) -> None:
         """Count an answered request."""
         key = (scope["method"], scope.get("path_template", OTHER), status)
-        requests, durations = self._known.get(key) or self._children(*key)
+        requests, durations = self._cache.get(key) or self._children(*key)
         requests.inc()
         durations.observe(seconds)
 
     def render(self) -> bytes:
-        """All figures as Prometheus reads them; waits for the disk."""
+        """All metrics as Prometheus reads them; waits for the disk."""
         return generate_latest(self._registry)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry need not know beforehand what `collect` gives."""
+        """Nothing: the registry need not know beforehand what `collect` returns."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """What is not counted here but looked up."""
+        """The metrics that are not counted here but looked up."""
         yield InfoMetricFamily("banatie", "This server", value={"version": banatie.__version__})
         measures, workers, up = None, [], 1
         try:
@@ -124,9 +124,9 @@ class Metrics:
             self._requests.labels(shown, route, status),
             self._seconds.labels(shown, route),
         )
-        # Anybody may invent methods, so those are not remembered.
+        # A client can invent methods, so those are not cached.
         if shown == method:
-            self._known[method, route, status] = children
+            self._cache[method, route, status] = children
         return children
 
     def _memory(self, workers: list[WorkerState]) -> Iterable[Metric]:
@@ -145,9 +145,9 @@ class Metrics:
         total = GaugeMetricFamily(
             "banatie_gpu_memory_total_bytes", "Memory of the workers' GPUs", labels=["device"]
         )
-        # By device, since two workers on one say the same of it.
+        # By device, since two workers on one report the same.
         for device, worker in {worker.device: worker for worker in workers}.items():
-            if worker.device_memory_total:
+            if device is not None and worker.device_memory_total:
                 used.add_metric([device], worker.device_memory_used or 0)
                 total.add_metric([device], worker.device_memory_total)
         yield from (used, total)

@@ -1,7 +1,7 @@
-"""The OpenAPI document: what Litestar reads off the routes, and what it does not know of them.
+"""The OpenAPI document: what Litestar generates from the routes, completed.
 
-The shapes are put in as msgspec describes them, who reads and writes them; Litestar loses lower
-bounds of 0 and that unknown fields are refused. Headers that the gate adds are added here, too.
+The schemas are those that msgspec, which reads and writes them, generates: Litestar's lose lower
+bounds of 0 and that unknown fields are refused. The headers that the middleware adds are added.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import re
 from typing import Any
 
 import msgspec
-from litestar import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from banatie.api.middleware import PROTECTED
+from banatie.api.dependencies import HttpRequest
+from banatie.api.middleware import API_PREFIX
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
 from banatie.api.schemas import Done, Failure, GenerationCreate, GenerationView, Page, Success
 from banatie.config import Limits
 
-SHAPES = [
+SCHEMAS = [
     GenerationCreate,
     Success[GenerationView],
     Page[GenerationView],
@@ -31,33 +31,36 @@ SHAPES = [
 _INTEGER = {"type": "integer", "minimum": 0}
 HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
-        "description": "The answer's id, by which the log names it.",
+        "description": "The request's id, as in the server's log.",
         "schema": {"type": "string"},
     },
     "X-RateLimit-Limit": {
-        "description": "The key's requests in an hour; left out where they are not counted.",
+        "description": "The key's requests per hour; absent where there is no limit.",
         "schema": _INTEGER,
     },
-    "X-RateLimit-Remaining": {"description": "How many of them are left.", "schema": _INTEGER},
-    "X-RateLimit-Reset": {"description": "Seconds until all are there again.", "schema": _INTEGER},
-    "Retry-After": {"description": "Seconds until it is worth trying again.", "schema": _INTEGER},
+    "X-RateLimit-Remaining": {
+        "description": "How many of them are left in this window.",
+        "schema": _INTEGER,
+    },
+    "X-RateLimit-Reset": {"description": "Seconds until the window ends.", "schema": _INTEGER},
+    "Retry-After": {"description": "Seconds to wait before trying again.", "schema": _INTEGER},
     "Preference-Applied": {
-        "description": "The preference that was followed (RFC 7240).",
+        "description": "The preference that was applied (RFC 7240).",
         "schema": {"type": "string"},
     },
 }
 _PREFIX = "#/components/schemas/"
 
 
-class Document(JsonRenderPlugin):
-    """`/openapi.json`, put together when it is first asked for."""
+class OpenApiDocument(JsonRenderPlugin):
+    """`/openapi.json`, generated on the first request."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(path="/")
         self._limits = limits
         self._content = b""
 
-    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+    def render(self, request: HttpRequest, openapi_schema: dict[str, Any]) -> bytes:
         """The document as JSON."""
         if not self._content:
             self._content = msgspec.json.encode(_completed(openapi_schema, self._limits))
@@ -76,7 +79,7 @@ def _completed(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
             prefers = any(parameter["name"] == "Prefer" for parameter in parameters)
             for status, response in operation["responses"].items():
                 names = ["X-Request-Id"]
-                if path.startswith(PROTECTED) and status != "401":
+                if path.startswith(API_PREFIX) and status != "401":
                     names += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
                 if status == "429" or (status == "503" and "requestBody" in operation):
                     names.append("Retry-After")
@@ -89,19 +92,19 @@ def _completed(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
 
 
 def _schemas(limits: Limits) -> dict[str, Any]:
-    _, schemas = msgspec.json.schema_components(SHAPES, ref_template=_PREFIX + "{name}")
+    _, schemas = msgspec.json.schema_components(SCHEMAS, ref_template=_PREFIX + "{name}")
     for schema in schemas.values():
-        # What has a default need not be sent; but this is always in an answer.
+        # msgspec calls what has a default optional, but every answer carries it.
         if "success" in schema.get("properties", {}):
             schema["required"] = ["success", *schema["required"]]
-    wish = schemas["GenerationCreate"]["properties"]
+    body = schemas["GenerationCreate"]["properties"]
     for name in ("prompt", "negativePrompt"):
-        wish[name]["maxLength"] = limits.prompt_characters
+        body[name]["maxLength"] = limits.prompt_characters
     return schemas
 
 
 def _renamed(value: Any) -> Any:
-    """A copy with msgspec's names for the shapes, which have no modules in them."""
+    """A copy with msgspec's names for the schemas, which are without modules."""
     if isinstance(value, dict):
         return {
             name: re.sub(r"banatie\.api\.(?:\w+\.)+", "", each)
@@ -113,7 +116,7 @@ def _renamed(value: Any) -> Any:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter, which may be left out, but cannot be sent as null."""
+    """The schema of an optional parameter: a query or header cannot be null."""
     if "oneOf" in schema:
         rest = {name: value for name, value in schema.items() if name != "oneOf"}
         [kind] = [each for each in schema["oneOf"] if each != {"type": "null"}]

@@ -1,7 +1,9 @@
-"""How many requests a key may make in an hour, counted in memory and written down every second.
+"""The rate limit: how many requests an API key may make in an hour.
 
-Web is one process, so its memory is the truth while it runs; a killed server forgets at most the
-last second's requests. Windows begin with a key's first request and last an hour.
+Counted in memory and saved every second: web is one process, so its memory is the truth while it
+runs, and a killed server forgets at most the last second's requests. A window begins with a key's
+first request and lasts an hour. Polling a generation that has not ended is neither counted nor ever
+refused. Litestar's own limiter is not used: see docs/decisions/010-middleware.md.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from banatie.errors import BanatieError
+from litestar.types import HTTPScope
+
+from banatie.errors import BanatieError, RateLimitExceeded
 from banatie.records import Key
 from banatie.store.keys import Keys
 
@@ -21,7 +25,7 @@ WINDOW_MILLISECONDS = 3_600_000
 
 
 @dataclass(frozen=True)
-class Allowance:
+class Quota:
     """Where a key stands in its hour; `limit` 0 means that nothing is counted."""
 
     limit: int
@@ -39,11 +43,11 @@ class Allowance:
         ]
 
 
-NOTHING_COUNTED = Allowance(0, 0, 0)
+UNLIMITED = Quota(0, 0, 0)
 
 
 class RateLimiter:
-    """Every key's window."""
+    """The windows of all keys."""
 
     def __init__(self, keys: Keys, default_limit: int, clock: Callable[[], int]) -> None:
         self._keys = keys
@@ -53,25 +57,41 @@ class RateLimiter:
         self._unsaved: set[str] = set()
         self._lock = threading.Lock()
 
-    def allowance(self, key: Key) -> Allowance:
+    def quota(self, key: Key) -> Quota:
         """Where the key stands now."""
-        limit = self._default_limit if key.requests_per_hour is None else key.requests_per_hour
+        limit = self.limit_of(key)
         if not limit:
-            return NOTHING_COUNTED
+            return UNLIMITED
         start, requests = self._window(key)
         reset = -(-(start + WINDOW_MILLISECONDS - self._clock()) // 1000)
-        return Allowance(limit, max(0, limit - requests), reset)
+        return Quota(limit, max(0, limit - requests), reset)
 
-    def count(self, key: Key) -> None:
-        """Count one request of the key."""
-        self._add(key, 1)
+    def limit_of(self, key: Key) -> int:
+        """The key's requests in an hour; 0: no limit."""
+        return self._default_limit if key.requests_per_hour is None else key.requests_per_hour
 
-    def refund(self, key: Key) -> None:
-        """Take back one counted request of the key."""
-        self._add(key, -1)
+    def reserve(self, key: Key) -> Reservation:
+        """Count one request of the key, if the limit leaves one."""
+        limit = self.limit_of(key)
+        if not limit:
+            return Reservation(self, key, is_counted=False, is_refused=False)
+        with self._lock:
+            start, requests = self._window(key)
+            is_left = requests < limit
+            if is_left:
+                self._windows[key.id] = (start, requests + 1)
+                self._unsaved.add(key.id)
+        return Reservation(self, key, is_counted=is_left, is_refused=not is_left)
+
+    def release(self, key: Key) -> None:
+        """Take one counted request of the key back."""
+        with self._lock:
+            start, requests = self._window(key)
+            self._windows[key.id] = (start, max(0, requests - 1))
+            self._unsaved.add(key.id)
 
     def save(self) -> None:
-        """Write down what has changed since the last time; waits for the disk."""
+        """Save what has changed since the last time; waits for the disk."""
         with self._lock:
             unsaved = {key_id: self._windows[key_id] for key_id in self._unsaved}
             self._unsaved.clear()
@@ -87,13 +107,51 @@ class RateLimiter:
     def _window(self, key: Key) -> tuple[int, int]:
         now = self._clock()
         start, requests = self._windows.get(key.id, (now, 0))
-        # A window from the future is one of before the clock was set back.
+        # A window from the future dates from before the clock was set back.
         if not start <= now < start + WINDOW_MILLISECONDS:
             return now, 0
         return start, requests
 
-    def _add(self, key: Key, requests: int) -> None:
-        with self._lock:
-            start, before = self._window(key)
-            self._windows[key.id] = (start, max(0, before + requests))
-            self._unsaved.add(key.id)
+
+class Reservation:
+    """One request's share of its key's limit, from the request's arrival on."""
+
+    __slots__ = ("_is_counted", "_is_refused", "_key", "_limiter")
+
+    def __init__(
+        self, limiter: RateLimiter, key: Key, *, is_counted: bool, is_refused: bool
+    ) -> None:
+        self._limiter = limiter
+        self._key = key
+        self._is_counted = is_counted
+        self._is_refused = is_refused
+
+    def require(self) -> None:
+        """Raises RateLimitExceeded if the limit left no request for this one."""
+        if self._is_refused:
+            quota = self._limiter.quota(self._key)
+            raise RateLimitExceeded(quota.limit, quota.reset_seconds)
+
+    def release(self) -> None:
+        """Do not count the request: it turned out to be a poll."""
+        if self._is_counted:
+            self._is_counted = False
+            self._limiter.release(self._key)
+
+
+def may_be_poll(scope: HTTPScope) -> bool:
+    """Whether the request asks for one generation or its events.
+
+    If the generation has not ended, that is a poll: the route finds out, and calls `require` or
+    `release` on the reservation. Every other request is refused before its route.
+    """
+    match scope["path"].strip("/").split("/"):
+        case ["api", "v1", "generations", _] | ["api", "v1", "generations", _, "events"]:
+            return scope["method"] == "GET"
+    return False
+
+
+def reservation_of(scope: HTTPScope) -> Reservation:
+    """The reservation that the middleware has made for a request."""
+    reservation: Reservation = scope["state"]["reservation"]
+    return reservation

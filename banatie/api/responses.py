@@ -2,47 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
 from typing import Any
 
 from litestar import Response
 from litestar.handlers import HTTPRouteHandler, route
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.response.base import ASGIResponse
+from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
+from banatie.api.error_codes import DESCRIPTION_OF_CODE, STATUS_OF_CODE
 from banatie.api.schemas import Failure, encode
 
-_FAILURES = {
-    400: "VALIDATION_ERROR: a parameter is missing, wrong or out of range",
-    401: "UNAUTHORIZED: no key, or one that does not count",
-    404: "GENERATION_NOT_FOUND: no such generation in this project",
-    408: "REQUEST_TIMEOUT: the body did not come in time",
-    413: "PAYLOAD_TOO_LARGE",
-    415: "UNSUPPORTED_MEDIA_TYPE: the body is not declared as JSON",
-    429: "RATE_LIMIT_EXCEEDED: Retry-After says when to come back",
-    500: "INTERNAL_ERROR: the log has it under X-Request-Id",
-    503: "SERVICE_UNAVAILABLE: the database is busy or gone",
-}
 
+class JsonResponse(Response[Any]):
+    """JSON that is encoded already.
 
-def failures(*statuses: int, more: Mapping[int, str] | None = None) -> dict[int, ResponseSpec]:
-    """The documentation of these failures, all of which have one shape.
-
-    `more` tells what else a status means on this route.
+    Sent without the cookies, encoders and header objects of Litestar's response, which cost a tenth
+    of the time of reading a generation.
     """
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
+        """The answer as Litestar sends it."""
+        return _EncodedJson(self.content, self.status_code or 200, self.headers)
+
+
+class _EncodedJson(ASGIResponse):
+    def __init__(self, content: bytes, status: int, headers: dict[str, str]) -> None:
+        self._start: HTTPResponseStartEvent = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(content)),
+                *((name.lower().encode(), value.encode()) for name, value in headers.items()),
+            ],
+        }
+        self._body: HTTPResponseBodyEvent = {
+            "type": "http.response.body",
+            "body": content,
+            "more_body": False,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(self._start)
+        await send(self._body)
+
+
+def json_response(
+    value: object, *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response[Any]:
+    """The value as JSON; bytes are taken as JSON already."""
+    content = value if isinstance(value, bytes) else encode(value)
+    return JsonResponse(content, status_code=status, headers=headers)
+
+
+def failures(*codes: str) -> dict[int, ResponseSpec]:
+    """The documentation of these errors of a route, by status; all have one shape."""
+    by_status: dict[int, list[str]] = defaultdict(list)
+    for code in codes:
+        by_status[STATUS_OF_CODE[code]].append(f"{code}: {DESCRIPTION_OF_CODE[code]}")
     return {
-        status: ResponseSpec(
-            Failure,
-            description="; ".join(filter(None, [(more or {}).get(status), _FAILURES[status]])),
-            generate_examples=False,
-        )
-        for status in statuses
+        status: ResponseSpec(Failure, description="; ".join(texts), generate_examples=False)
+        for status, texts in by_status.items()
     }
 
 
 def options(path: str, *methods: str) -> HTTPRouteHandler:
-    """The route that answers OPTIONS at `path`, to be given before the others there.
+    """The route that answers OPTIONS at `path`, to be registered before the others there.
 
-    Litestar makes one by itself, but for the first handler of a path alone.
+    Litestar generates one by itself, but for the first handler of a path alone.
     """
 
     @route(path, http_method="OPTIONS", include_in_schema=False, sync_to_thread=False)
@@ -50,12 +79,3 @@ def options(path: str, *methods: str) -> HTTPRouteHandler:
         return Response(None, status_code=204, headers={"Allow": ", ".join((*methods, "OPTIONS"))})
 
     return answer
-
-
-def json_response(
-    value: object, *, status: int = 200, headers: dict[str, str] | None = None
-) -> Response[Any]:
-    """The value as JSON."""
-    return Response(
-        encode(value), status_code=status, media_type="application/json", headers=headers
-    )

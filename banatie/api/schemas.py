@@ -1,16 +1,17 @@
-"""The wire shapes: what comes in and goes out as JSON, in camelCase, and how records become it.
+"""The JSON schemas of requests and answers, in camelCase, and how records become answers.
 
-The contract's part A and C to the letter. Where a value comes from is not known here.
+The contract's parts A and C to the letter. Where a value comes from is not known here.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
 
+from banatie.api.error_codes import STATUS_OF_CODE
 from banatie.records import (
     MAX_SEED,
     AspectRatio,
@@ -26,38 +27,23 @@ T = TypeVar("T")
 
 EPOCH = datetime(1970, 1, 1)
 
-ErrorCode = Literal[
-    "VALIDATION_ERROR",
-    "UNAUTHORIZED",
-    "GENERATION_NOT_FOUND",
-    "NOT_FOUND",
-    "METHOD_NOT_ALLOWED",
-    "REQUEST_TIMEOUT",
-    "PAYLOAD_TOO_LARGE",
-    "UNSUPPORTED_MEDIA_TYPE",
-    "RATE_LIMIT_EXCEEDED",
-    "GENERATION_FAILED",
-    "INTERNAL_ERROR",
-    "QUEUE_FULL",
-    "SERVICE_UNAVAILABLE",
-]
-
-# What a shape's type cannot say is said for the OpenAPI document alone.
+# Annotations for the OpenAPI document alone: msgspec does not check them.
 Id = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 Time = Annotated[
     str, Meta(extra_json_schema={"format": "date-time"}, examples=["2025-11-28T10:00:00.000Z"])
 ]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri"})]
+Code = Annotated[str, Meta(extra_json_schema={"enum": list(STATUS_OF_CODE)})]
 Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]
 No = Annotated[bool, Meta(extra_json_schema={"const": False})]
 
 
-class Wire(Struct, rename="camel", frozen=True):
-    """A shape that goes out."""
+class Wire(Struct, rename="camel"):
+    """A schema of answers."""
 
 
-class WireIn(Struct, rename="camel", frozen=True, forbid_unknown_fields=True):
-    """A shape that comes in; what it doesn't know is an error, never ignored."""
+class WireIn(Struct, rename="camel", forbid_unknown_fields=True):
+    """A schema of requests; an unknown field is an error, never ignored."""
 
 
 class EnhancementOptions(WireIn):
@@ -67,11 +53,11 @@ class EnhancementOptions(WireIn):
 
 
 class LoraCreate(WireIn):
-    """A LoRA to paint with."""
+    """A LoRA to apply."""
 
     name: Annotated[str, Meta(description="As `banatie models list` shows it.")]
     weight: Annotated[
-        float, Meta(ge=-4, le=4, description="How strongly: 1 as it was trained, below 0 against.")
+        float, Meta(ge=-4, le=4, description="Its strength: 1 as trained, negative to subtract it.")
     ] = 1.0
 
 
@@ -81,27 +67,27 @@ class GenerationCreate(WireIn):
     prompt: Annotated[
         str,
         Meta(
-            description="What the picture shows.",
+            description="What the image shows.",
             examples=["a red fox"],
             extra_json_schema={"minLength": 1, "pattern": r"\S"},
         ),
     ]
     aspect_ratio: AspectRatio = "1:1"
     auto_enhance: bool = True
-    enhancement_options: EnhancementOptions = EnhancementOptions()
+    enhancement_options: EnhancementOptions = field(default_factory=EnhancementOptions)
     meta: Annotated[
-        dict[str, Any], Meta(description="Anything of yours; kept and shown, never read.")
+        dict[str, Any], Meta(description="Your own data: stored and returned, never interpreted.")
     ] = field(default_factory=dict)
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
     negative_prompt: str = ""
     steps: Annotated[int, Meta(ge=1, le=100)] | None = None
     guidance_scale: Annotated[float, Meta(ge=0, le=20)] | None = None
-    loras: Annotated[
-        list[LoraCreate], Meta(max_length=4, description="LoRAs for this picture alone.")
-    ] = field(default_factory=list)
+    loras: Annotated[list[LoraCreate], Meta(max_length=4, description="LoRAs for this image.")] = (
+        field(default_factory=list)
+    )
 
     def to_submission(self) -> Submission:
-        """The same as the domain has it."""
+        """The same as a record."""
         return Submission(
             prompt=self.prompt,
             aspect_ratio=self.aspect_ratio,
@@ -117,7 +103,7 @@ class GenerationCreate(WireIn):
 
 
 class OutputImage(Wire):
-    """A finished picture and where it is to be had."""
+    """A finished image and its URL."""
 
     id: Id
     storage_url: Url
@@ -144,7 +130,7 @@ class ProgressView(Wire):
 
 
 class ProgressEvent(Wire):
-    """The same for who follows, with what the picture looks like: a data URL of a JPEG."""
+    """The same in an event, with a preview as the data URL of a JPEG."""
 
     step: int
     steps: int
@@ -152,7 +138,7 @@ class ProgressEvent(Wire):
 
 
 class LoraView(Wire):
-    """A LoRA that it is painted with."""
+    """A LoRA that is applied."""
 
     name: str
     weight: float
@@ -190,7 +176,7 @@ class GenerationView(Wire):
 
 
 class Pagination(Wire):
-    """Where in the list a page lies."""
+    """The position of a page in the list."""
 
     limit: int
     offset: int
@@ -206,7 +192,7 @@ class Success(Wire, Generic[T], kw_only=True):
 
 
 class Page(Wire, Generic[T], kw_only=True):
-    """An answer that is one page of a list."""
+    """A page of a list."""
 
     success: Yes = True
     data: list[T]
@@ -221,16 +207,16 @@ class Done(Wire, kw_only=True):
 
 
 class FieldErrorView(Wire):
-    """What is wrong with one parameter."""
+    """A problem with one parameter."""
 
     field: str
     message: str
 
 
 class ErrorBody(Wire, omit_defaults=True):
-    """What went wrong; `details` are the parameters, or the generation that was waited for."""
+    """The error; `details` lists the parameters, or is the generation that was waited for."""
 
-    code: ErrorCode
+    code: Code
     message: str
     details: list[FieldErrorView] | GenerationView | None = None
 
@@ -251,7 +237,9 @@ def timestamp(milliseconds: int) -> str:
 def view(generation: Generation, public_url: str) -> GenerationView:
     """The generation as a client sees it, with picture URLs below `public_url`."""
     image, note = generation.image, generation.enhancement
-    painting = generation.status == "processing" and generation.steps is not None
+    progress = None
+    if generation.status == "processing" and generation.steps is not None:
+        progress = ProgressView(generation.step, generation.steps)
     return GenerationView(
         id=generation.id,
         project_id=generation.project_id,
@@ -279,7 +267,7 @@ def view(generation: Generation, public_url: str) -> GenerationView:
         enhancement=EnhancementView(note.template, note.model, note.mode, round(note.seconds, 3))
         if note
         else None,
-        progress=ProgressView(generation.step, generation.steps) if painting else None,
+        progress=progress,
         warnings=list(generation.warnings),
     )
 

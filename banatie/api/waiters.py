@@ -1,7 +1,7 @@
-"""Clients that wait: woken when their generation changes, for as long as they like at most.
+"""Clients that wait for a generation (long polling, events), and what `Prefer` asks for.
 
-The thread of `store.changes` passes every change to the event loop; here it reaches those who wait
-for that very generation. Nobody polls.
+The thread of `store.change_watcher` passes every change to the event loop; here it reaches those
+who wait for that generation. Nothing polls.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from banatie.records import Generation
 
 MAX_WAIT_SECONDS = 120
 DELETED_CHECK_SECONDS = 2.0
-"""A deletion is no change of a row; those who wait look after this long whether theirs is there."""
+"""A deletion is no change of a row, so waiting clients look for theirs again after this long."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,8 @@ class Preference:
 NO_PREFERENCE = Preference()
 
 
-def parse_prefer(header: str | None) -> Preference:
+def parse_prefer(header: str) -> Preference:
     """The preferences known here; others, and malformed ones, are ignored as the RFC has it."""
-    if not header:
-        return NO_PREFERENCE
     wait, respond_async = None, False
     for preference in header.split(","):
         name, _, value = preference.split(";")[0].partition("=")
@@ -55,7 +53,7 @@ def parse_prefer(header: str | None) -> Preference:
 
 
 class Waiters:
-    """Those who wait, by the id of their generation."""
+    """The waiting clients, by the id of their generation."""
 
     def __init__(self, find: Callable[[str], Generation | None]) -> None:
         self._find = find
@@ -63,17 +61,17 @@ class Waiters:
         self._closed = False
 
     def anyone(self) -> bool:
-        """Whether anybody waits; may be asked from any thread."""
+        """Whether anybody waits; safe to call from any thread."""
         return bool(self._queues)
 
     def publish(self, changed: list[Generation]) -> None:
-        """Pass on changes; only on the event loop's thread."""
+        """Wake those who wait for these; to be called on the event loop's thread."""
         for generation in changed:
             for queue in self._queues.get(generation.id, ()):
                 queue.put_nowait(generation)
 
     def close(self) -> None:
-        """Let everybody go who waits, now and from now on: the server stops."""
+        """Wake all who wait, now and from now on, for a graceful shutdown."""
         self._closed = True
         for queues in self._queues.values():
             for queue in queues:
@@ -86,7 +84,7 @@ class Waiters:
         deadline = asyncio.get_running_loop().time() + seconds
         latest: Generation | None = generation
         with self._following(generation.id) as queue:
-            # Once more after the queue is there: a change in between would be missed.
+            # Read again now that the queue exists: a change in between would be missed.
             latest = await asyncio.to_thread(self._find, generation.id)
             while latest is not None and not reached(latest) and not self._closed:
                 left = deadline - asyncio.get_running_loop().time()
@@ -98,7 +96,7 @@ class Waiters:
     async def follow(self, generation_id: str) -> AsyncIterator[Generation | None]:
         """The generation now and after each change, until it has ended or is deleted.
 
-        None says that nothing has changed for a while.
+        None stands for a while without changes.
         """
         with self._following(generation_id) as queue:
             latest = await asyncio.to_thread(self._find, generation_id)
@@ -120,7 +118,7 @@ class Waiters:
         return changed or await asyncio.to_thread(self._find, generation_id)
 
     @contextmanager
-    def _following(self, generation_id: str):
+    def _following(self, generation_id: str) -> Iterator[asyncio.Queue[Generation | None]]:
         queue: asyncio.Queue[Generation | None] = asyncio.Queue()
         self._queues[generation_id].add(queue)
         try:

@@ -147,7 +147,7 @@ async def test_a_strange_last_event_id_breaks_nothing(client, worker, last_event
 
 
 async def test_a_client_that_goes_away_leaves_nobody_waiting(server, client):
-    waiters = server.app.state.front.waiters
+    waiters = server.app.state.waiters
     created = await client.create()
     assert not waiters.anyone()
     async with following(server, client, created["id"]) as stream:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from banatie.api.client_address import MOST_ADDRESSES, FailedKeyLimiter
+from banatie.api.client_address import MAX_ADDRESSES, FailedKeyLimiter
 from banatie.errors import BanatieError, TooManyFailedKeys, Unauthorized
 from tests.support.api_server import GENERATIONS, assert_failure, serving
 
@@ -20,7 +20,7 @@ async def tried(visitor, text="bnt_wrong", path=GENERATIONS, **headers):
 async def test_ten_thousand_keys_are_refused_and_a_good_one_counts_all_the_same(tmp_path, caplog):
     async with serving(tmp_path) as server:
         thief, good = server.visitor("192.0.2.7"), server.new_key()
-        authentication = server.app.state.front.authentication
+        authentication = server.app.state.authentication
         refusals = []
         with caplog.at_level(logging.WARNING):
             assert_failure(await tried(thief), 401, "UNAUTHORIZED")
@@ -123,9 +123,9 @@ def test_an_address_is_known_as_what_one_caller_has(address, known_as):
 def test_what_is_remembered_of_addresses_is_bounded():
     gate = callers()
     gate.count_failed_key(scope("192.0.2.1"))
-    for number in range(MOST_ADDRESSES):
+    for number in range(MAX_ADDRESSES):
         gate.count_failed_key(scope(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
-    assert len(gate._windows) == MOST_ADDRESSES
+    assert len(gate._windows) == MAX_ADDRESSES
     with pytest.raises(TooManyFailedKeys):
         gate.count_failed_key(scope("10.0.0.0"))
     # The one that began first is forgotten.

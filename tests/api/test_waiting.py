@@ -309,7 +309,7 @@ async def test_what_is_deleted_while_it_is_waited_for_is_404(patient):
 
 
 async def test_many_wait_for_the_same_generation_and_none_is_left_behind(server, client, worker):
-    waiters = server.app.state.front.waiters
+    waiters = server.app.state.waiters
     created = await client.create(autoEnhance=False)
     url = f"{GENERATIONS}/{created['id']}"
     waiting = [

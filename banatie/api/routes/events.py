@@ -1,4 +1,7 @@
-"""A generation's life as server-sent events, told to one follower."""
+"""The server-sent events of a generation, for one client.
+
+The route that answers with them is in `generations`; how changes arrive, `waiters` knows.
+"""
 
 from __future__ import annotations
 
@@ -12,53 +15,56 @@ from banatie.api.schemas import ProgressEvent, encode, view
 from banatie.records import Generation
 from banatie.store.previews import Preview
 
-KEEP_ALIVE = ServerSentEventMessage(data=None, comment="still here")
+KEEP_ALIVE = ServerSentEventMessage(data=None, comment="keep-alive")
 
 
 async def events(
-    generation_id: str, front: AppState, seen: int, url: str
+    generation_id: str, app: AppState, seen: int, url: str
 ) -> AsyncIterator[ServerSentEventMessage]:
-    """What happens to the generation until it has ended, but for what was `seen`, a revision."""
+    """The events of the generation until it has ended, newer than the revision `seen`."""
     before: Generation | None = None
-    shown: int | None = None
-    async for now in front.waiters.follow(generation_id):
+    shown_step: int | None = None
+    async for now in app.waiters.follow(generation_id):
         if now is None:
             yield KEEP_ALIVE
             continue
         if now.revision > seen:
-            preview = await _unseen_preview(front, now, shown)
-            shown = preview.step if preview else shown if now.status == "processing" else None
-            told = _differences(before, now, preview, url)
-            for number, (event, data) in enumerate(told, 1):
-                # Only with the last of a revision's events is that revision told.
-                revision = now.revision if number == len(told) else None
+            preview = await _new_preview(app, now, shown_step)
+            if preview is not None:
+                shown_step = preview.step
+            elif now.status != "processing":
+                shown_step = None
+            changes = _changes(before, now, preview, url)
+            for number, (event, data) in enumerate(changes, 1):
+                # Only the last event of a revision has its id, for resuming.
+                revision = now.revision if number == len(changes) else None
                 yield ServerSentEventMessage(encode(data), event=event, id=revision)
         before = now
 
 
-async def _unseen_preview(front: AppState, now: Generation, shown: int | None) -> Preview | None:
-    """The preview, unless it is that of the step that was `shown` last."""
+async def _new_preview(app: AppState, now: Generation, shown_step: int | None) -> Preview | None:
+    """The latest preview, unless it is that of the step that was sent last."""
     if now.status != "processing":
         return None
-    preview = await in_thread(front.previews.find, now.id)
-    return preview if preview and preview.step != shown else None
+    preview = await in_thread(app.previews.find, now.id)
+    return preview if preview and preview.step != shown_step else None
 
 
-def _differences(
+def _changes(
     before: Generation | None, now: Generation, preview: Preview | None, url: str
 ) -> list[tuple[str, object]]:
-    told: list[tuple[str, object]] = []
+    changes: list[tuple[str, object]] = []
     if before is None or before.status != now.status:
-        told.append(("status", {"status": now.status}))
+        changes.append(("status", {"status": now.status}))
     if now.enhanced_at is not None and (before is None or before.enhanced_at is None):
-        told.append(("prompt", {"prompt": now.prompt, "originalPrompt": now.original_prompt}))
+        changes.append(("prompt", {"prompt": now.prompt, "originalPrompt": now.original_prompt}))
     if now.status == "processing" and now.steps is not None:
         progress = (now.step, now.steps)
         if preview or before is None or (before.step, before.steps) != progress:
-            told.append(("progress", ProgressEvent(*progress, _data_url(preview))))
+            changes.append(("progress", ProgressEvent(*progress, _data_url(preview))))
     if now.is_ended:
-        told.append((now.status, view(now, url)))
-    return told
+        changes.append((now.status, view(now, url)))
+    return changes
 
 
 def _data_url(preview: Preview | None) -> str | None:

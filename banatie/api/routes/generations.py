@@ -1,26 +1,33 @@
-"""The routes of generations: part A of the contract, and what part C adds to it."""
+"""The routes of generations: part A of the contract, and what part C adds to it.
+
+What a client can do with generations is for `intake`; here it becomes HTTP.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import re
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
-from litestar import Request, Response, Router, delete, get, post
+from litestar import Response, Router, delete, get, post
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import (
-    FromQuery,
-    HeaderParameter,
-    JSONBody,
-    PathParameter,
-    QueryParameter,
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    Reference,
+    RequestBody,
+    Schema,
 )
+from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
 from litestar.response import ServerSentEvent
 
-from banatie.api.dependencies import AppState, app_state_of, in_thread, key_of
-from banatie.api.errors import strict_body, to_response
-from banatie.api.middleware import finish_rate_limit
+from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread, key_of
+from banatie.api.errors import decode_body, to_response
+from banatie.api.rate_limit import reservation_of
 from banatie.api.responses import failures, json_response, options
 from banatie.api.routes.events import events
 from banatie.api.schemas import (
@@ -33,90 +40,111 @@ from banatie.api.schemas import (
     encode,
     view,
 )
-from banatie.api.waiters import Preference, parse_prefer
+from banatie.api.waiters import NO_PREFERENCE, Preference, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
 from banatie.records import MAX_SEED, Generation, Key, Status
 from banatie.store.generations import IdempotentRequest
 
+COMMON_ERRORS = (
+    "VALIDATION_ERROR",
+    "UNAUTHORIZED",
+    "RATE_LIMIT_EXCEEDED",
+    "INTERNAL_ERROR",
+    "SERVICE_UNAVAILABLE",
+)
+CHANGE_ERRORS = (*COMMON_ERRORS, "GENERATION_NOT_FOUND", "UNSUPPORTED_MEDIA_TYPE")
+
 GenerationId = Annotated[str, PathParameter(schema_extra={"format": "uuid"})]
-Prefer = Annotated[
-    str | None,
-    HeaderParameter(
-        name="Prefer",
-        required=False,
-        description="`wait=N`: answer when the generation has ended, or after N seconds (at most "
-        "120). On POST also `respond-async`: answer at once. RFC 7240.",
-    ),
-]
+PREFER = Parameter(
+    name="Prefer",
+    param_in="header",
+    schema=Schema(type=OpenAPIType.STRING),
+    description="`wait=N`: answer when the generation has ended, or after N seconds (at most 120). "
+    "On POST also `respond-async`: answer at once. RFC 7240.",
+)
+
+
+@dataclass
+class WaitOperation(Operation):
+    """Documents `Prefer`, which the routes read themselves: most requests come without."""
+
+    def __post_init__(self) -> None:
+        """Add the header."""
+        self.parameters = [*(self.parameters or ()), PREFER]
+
+
+@dataclass
+class CreateOperation(WaitOperation):
+    """Documents the body too, which the route decodes itself (see `decode_body`)."""
+
+    def __post_init__(self) -> None:
+        """Add the header and the body."""
+        super().__post_init__()
+        schema = Reference("#/components/schemas/GenerationCreate")
+        content = {"application/json": OpenAPIMediaType(schema=schema)}
+        self.request_body = RequestBody(content=content, required=True)
 
 
 @post(
     "/",
     operation_id="createGeneration",
-    summary="Make a picture from a prompt",
-    response_description="The generation, accepted: once this is answered it is never lost.",
+    operation_class=CreateOperation,
+    summary="Create a generation",
+    response_description="The accepted generation. From here on it is never lost.",
     responses=failures(
-        *(400, 401, 404, 408, 413, 415, 429, 500, 503),
-        more={
-            500: "GENERATION_FAILED: it was waited for; `details` is the generation",
-            503: "QUEUE_FULL: Retry-After says when to come back",
-        },
+        *CHANGE_ERRORS,
+        *("REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE", "GENERATION_FAILED", "QUEUE_FULL"),
     ),
 )
 async def create_generation(
-    data: JSONBody[GenerationCreate],
-    request: Request[Any, Any, Any],
-    prefer: Prefer = None,
+    request: HttpRequest,
     idempotency_key: Annotated[
         str | None,
         HeaderParameter(
             name="Idempotency-Key",
             required=False,
             schema_extra={"min_length": 1, "max_length": 255},
-            description="The same key and body again within 24 hours get the first answer again.",
+            description="The same key and body within 24 hours return the first answer again.",
         ),
     ] = None,
 ) -> Response[Success[GenerationView]]:
     """Accept a generation; the answer carries the enhanced prompt, or comes after a few seconds."""
-    front, key = app_state_of(request), key_of(request)
-    data = strict_body(await request.body(), GenerationCreate)
-    submission = data.to_submission()
+    app, key = app_state_of(request), key_of(request)
+    data = decode_body(await request.body(), GenerationCreate)
     idempotent = _idempotent(key, idempotency_key, data)
-    submitted = await front.write(
-        front.intake.submit,
+    submitted = await app.write(
+        app.intake.submit,
         key.project.id,
-        submission,
+        data.to_submission(),
         idempotent,
         request.scope["state"]["request_id"],
     )
     if submitted.answer is not None:
-        return Response(submitted.answer, status_code=201, media_type="application/json")
+        return json_response(submitted.answer, status=201)
     generation = submitted.generation
     if generation is None:
         # It was deleted before the first of these requests had been answered.
         raise GenerationNotFound(idempotency_key or "")
 
-    preference = _preference(request, prefer)
-    url = front.public_url(request)
+    preference = _preference(request)
+    url = app.public_url(request)
     if preference.wait is not None:
-        latest = await front.waiters.until(generation, lambda g: g.is_ended, preference.wait)
-        shown = _still_there(latest, generation)
+        latest = await app.waiters.until(generation, lambda g: g.is_ended, preference.wait)
+        shown = _existing(latest, generation)
         if shown.status == "failed":
             failure = GenerationFailed(shown.error_message or "It failed", view(shown, url))
             return to_response(request, failure, preference.applied())
     elif preference.respond_async or not generation.auto_enhance:
         shown = generation
     else:
-        wait = front.config.enhancement.response_wait
-        latest = await front.waiters.until(generation, lambda g: g.stage != "enhance", wait)
-        shown = _as_enhanced(generation, _still_there(latest, generation))
+        wait = app.config.enhancement.response_wait
+        latest = await app.waiters.until(generation, lambda g: g.stage != "enhance", wait)
+        shown = _as_enhanced(generation, _existing(latest, generation))
 
     answer = encode(Success(data=view(shown, url)))
     if idempotent is not None:
-        answer = await front.write(front.intake.save_answer, idempotent, answer)
-    return Response(
-        answer, status_code=201, media_type="application/json", headers=preference.applied()
-    )
+        answer = await app.write(app.intake.save_answer, idempotent, answer)
+    return json_response(answer, status=201, headers=preference.applied())
 
 
 @get(
@@ -124,10 +152,10 @@ async def create_generation(
     operation_id="listGenerations",
     summary="List the project's generations, newest first",
     response_description="A page of generations.",
-    responses=failures(400, 401, 429, 500, 503),
+    responses=failures(*COMMON_ERRORS),
 )
 async def list_generations(
-    request: Request[Any, Any, Any],
+    request: HttpRequest,
     status: FromQuery[Status | None] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
     offset: Annotated[int, QueryParameter(ge=0, le=MAX_SEED)] = 0,
@@ -135,18 +163,18 @@ async def list_generations(
 ) -> Response[Page[GenerationView]]:
     """A page of the list."""
     if "null" in request.query_params.getall("status", []):
-        # Which Litestar takes for None, and so for none given.
+        # Litestar reads it as None, which stands for "not given".
         raise ValidationError.of("status", "Invalid enum value 'null'")
-    front, key = app_state_of(request), key_of(request)
+    app, key = app_state_of(request), key_of(request)
     generations, total = await in_thread(
-        front.intake.page,
+        app.intake.page,
         key.project.id,
         status=status,
         limit=limit,
         offset=offset,
         include_deleted=include_deleted,
     )
-    url = front.public_url(request)
+    url = app.public_url(request)
     has_more = offset + len(generations) < total
     return json_response(
         Page(
@@ -159,24 +187,26 @@ async def list_generations(
 @get(
     "/{generation_id:str}",
     operation_id="getGeneration",
+    operation_class=WaitOperation,
     summary="Get a generation",
     response_description="The generation.",
-    responses=failures(400, 401, 404, 429, 500, 503),
+    responses=failures(*COMMON_ERRORS, "GENERATION_NOT_FOUND"),
 )
 async def get_generation(
     generation_id: GenerationId,
-    request: Request[Any, Any, Any],
-    prefer: Prefer = None,
+    request: HttpRequest,
 ) -> Response[Success[GenerationView]]:
-    """The generation as it is now, or, if preferred, once it has ended."""
-    front = app_state_of(request)
-    generation = await _polled(front, request, generation_id)
-    preference = _preference(request, prefer)
-    if preference.wait is not None and not generation.is_ended:
-        latest = await front.waiters.until(generation, lambda g: g.is_ended, preference.wait)
-        generation = _still_there(latest, generation)
-    answer = Success(data=view(generation, front.public_url(request)))
-    return json_response(answer, headers=_applied_to_get(preference))
+    """The generation as it is now or, with `Prefer: wait=N`, once it has ended."""
+    app = app_state_of(request)
+    generation = await _find_for_poll(app, request, generation_id)
+    headers = None
+    preference = _preference(request)
+    if preference.wait is not None:
+        headers = preference.applied()
+        if not generation.is_ended:
+            latest = await app.waiters.until(generation, lambda g: g.is_ended, preference.wait)
+            generation = _existing(latest, generation)
+    return json_response(Success(data=view(generation, app.public_url(request))), headers=headers)
 
 
 @get(
@@ -186,81 +216,85 @@ async def get_generation(
     summary="Follow a generation",
     response_description="The events, until the generation has ended.",
     responses={
-        204: ResponseSpec(None, description="All was told up to Last-Event-ID, and it has ended."),
-        **failures(400, 401, 404, 429, 500, 503),
+        204: ResponseSpec(
+            None, description="The generation has ended, and Last-Event-ID is its last event."
+        ),
+        **failures(*COMMON_ERRORS, "GENERATION_NOT_FOUND"),
     },
 )
 async def follow_generation(
     generation_id: GenerationId,
-    request: Request[Any, Any, Any],
+    request: HttpRequest,
     last_event_id: Annotated[
         str | None, HeaderParameter(name="Last-Event-ID", required=False)
     ] = None,
 ) -> ServerSentEvent | Response[None]:
     """Server-sent events `status`, `prompt`, `progress`, `success` and `failed`, until the end.
 
-    `progress` is `{step, steps, preview}`: what the picture looks like, as a data URL of a JPEG, or
-    null when there is nothing new. An event's id is the generation's revision; with `Last-Event-ID`
-    only what is newer comes.
+    `progress` is `{step, steps, preview}`: the preview is a data URL of a JPEG, or null when there
+    is no new one. An event's id is the generation's revision; with `Last-Event-ID` only newer
+    events are sent.
     """
-    front = app_state_of(request)
-    generation = await _polled(front, request, generation_id)
-    seen = int(last_event_id) if re.fullmatch(r"[0-9]{1,18}", last_event_id or "") else -1
+    app = app_state_of(request)
+    generation = await _find_for_poll(app, request, generation_id)
+    seen = -1
+    if last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id):
+        seen = int(last_event_id)
     if generation.is_ended and seen >= generation.revision:
-        # All was told; this is how a browser's EventSource is kept from asking for ever.
+        # A browser's EventSource reconnects until it gets a 204.
         return Response(None, status_code=204)
-    return ServerSentEvent(events(generation.id, front, seen, front.public_url(request)))
+    return ServerSentEvent(events(generation.id, app, seen, app.public_url(request)))
 
 
 @post(
     "/{generation_id:str}/cancel",
     operation_id="cancelGeneration",
-    summary="Stop a generation",
+    summary="Cancel a generation",
     response_description="The generation as it is now.",
-    responses=failures(400, 401, 404, 415, 429, 500, 503),
+    responses=failures(*CHANGE_ERRORS),
     status_code=200,
 )
 async def cancel_generation(
-    generation_id: GenerationId, request: Request[Any, Any, Any]
+    generation_id: GenerationId, request: HttpRequest
 ) -> Response[Success[GenerationView]]:
     """Stop it within one denoising step; one that has ended stays as it is."""
-    front, key = app_state_of(request), key_of(request)
-    generation = await front.write(front.intake.cancel, key.project.id, generation_id)
-    return json_response(Success(data=view(generation, front.public_url(request))))
+    app, key = app_state_of(request), key_of(request)
+    generation = await app.write(app.intake.cancel, key.project.id, generation_id)
+    return json_response(Success(data=view(generation, app.public_url(request))))
 
 
 @post(
     "/{generation_id:str}/restore",
     operation_id="restoreGeneration",
-    summary="Take a generation out of the bin",
+    summary="Restore a soft-deleted generation",
     response_description="The generation as it is now.",
-    responses=failures(400, 401, 404, 415, 429, 500, 503),
+    responses=failures(*CHANGE_ERRORS),
     status_code=200,
 )
 async def restore_generation(
-    generation_id: GenerationId, request: Request[Any, Any, Any]
+    generation_id: GenerationId, request: HttpRequest
 ) -> Response[Success[GenerationView]]:
-    """Bring a soft-deleted generation back; one that is not in the bin stays as it is."""
-    front, key = app_state_of(request), key_of(request)
-    generation = await front.write(front.intake.restore, key.project.id, generation_id)
-    return json_response(Success(data=view(generation, front.public_url(request))))
+    """Restore a soft-deleted generation; one that is not deleted stays as it is."""
+    app, key = app_state_of(request), key_of(request)
+    generation = await app.write(app.intake.restore, key.project.id, generation_id)
+    return json_response(Success(data=view(generation, app.public_url(request))))
 
 
 @delete(
     "/{generation_id:str}",
     operation_id="deleteGeneration",
-    summary="Delete a generation and its picture",
+    summary="Delete a generation and its image",
     response_description="It is deleted.",
-    responses=failures(400, 401, 404, 415, 429, 500, 503),
+    responses=failures(*CHANGE_ERRORS),
     status_code=200,
 )
 async def delete_generation(
-    generation_id: GenerationId, request: Request[Any, Any, Any], soft: FromQuery[bool] = False
+    generation_id: GenerationId, request: HttpRequest, soft: FromQuery[bool] = False
 ) -> Response[Done]:
-    """Delete for good, or with `soft=true` into the bin; what has not ended is cancelled."""
-    front, key = app_state_of(request), key_of(request)
-    remove = front.intake.soft_delete if soft else front.intake.delete
-    await front.write(remove, key.project.id, generation_id)
+    """Delete for good, or with `soft=true` into the bin; one that has not ended is cancelled."""
+    app, key = app_state_of(request), key_of(request)
+    remove = app.intake.soft_delete if soft else app.intake.delete
+    await app.write(remove, key.project.id, generation_id)
     return json_response(Done(message="Generation deleted"))
 
 
@@ -284,25 +318,26 @@ def generations_router() -> Router:
     )
 
 
-async def _polled(
-    front: AppState, request: Request[Any, Any, Any], generation_id: str
-) -> Generation:
-    """The generation that is asked for, once the request is counted or found to be a poll."""
-    generation = None
+async def _find_for_poll(app: AppState, request: HttpRequest, generation_id: str) -> Generation:
+    """The generation; the request counts for the rate limit unless it has not ended yet."""
+    reservation = reservation_of(request.scope)
     try:
-        generation = await in_thread(front.intake.get, key_of(request).project.id, generation_id)
-        return generation
-    finally:
-        finish_rate_limit(request.scope, front.limits, generation)
+        generation = await in_thread(app.intake.get, key_of(request).project.id, generation_id)
+    except GenerationNotFound:
+        reservation.require()
+        raise
+    if generation.is_ended:
+        reservation.require()
+    else:
+        reservation.release()
+    return generation
 
 
-def _preference(request: Request[Any, Any, Any], prefer: str | None) -> Preference:
+def _preference(request: HttpRequest) -> Preference:
+    if b"prefer" not in request.scope["state"]["headers"]:
+        return NO_PREFERENCE
     # The field may stand on several lines, which are one list (RFC 9110, section 5.3).
-    return parse_prefer(",".join(request.headers.getall("prefer")) if prefer else None)
-
-
-def _applied_to_get(preference: Preference) -> dict[str, str] | None:
-    return preference.applied() if preference.wait is not None else None
+    return parse_prefer(",".join(request.headers.getall("prefer")))
 
 
 def _idempotent(
@@ -315,14 +350,14 @@ def _idempotent(
     return IdempotentRequest(key.id, idempotency_key, hashlib.sha256(encode(data)).hexdigest())
 
 
-def _still_there(latest: Generation | None, generation: Generation) -> Generation:
+def _existing(latest: Generation | None, generation: Generation) -> Generation:
     if latest is None:
         raise GenerationNotFound(generation.id)
     return latest
 
 
 def _as_enhanced(created: Generation, latest: Generation) -> Generation:
-    """The record as it stood when the enhancement was in, whatever has happened since."""
+    """The record as it stood when the enhancement was done, whatever has happened since."""
     if latest.enhanced_at is None:
         return created
     return dataclasses.replace(

@@ -1,7 +1,7 @@
-"""The pictures' files under their storage URL, as a file server has them.
+"""The file server for images: /storage/…, with conditional requests and byte ranges (RFC 9110).
 
-Conditional requests and byte ranges after RFC 9110. The path itself is the permission: it holds the
-random id of an image, and nothing but a well-formed storage key is ever looked up.
+The URL itself is the permission: it holds the random id of an image, and nothing but a well-formed
+storage key is ever looked up.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import os
 import re
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
+from typing import cast
 
 from litestar.datastructures import Headers
+from litestar.enums import ScopeType
 from litestar.exceptions import MethodNotAllowedException, NotFoundException
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from banatie.api.dependencies import in_thread
 from banatie.api.errors import send_failure
 from banatie.store.files import Files
 
-ROUTE = "/storage/"
+PREFIX = "/storage/"
 CHUNK_BYTES = 256 * 1024
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -28,26 +30,26 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
 class ImageFiles:
-    """An ASGI application around `inner` that answers what lies below /storage/ itself.
+    """An ASGI application around `app` that answers requests below /storage/ itself.
 
-    Around Litestar and not in it: a file needs no routing, no kwargs and no response object.
+    Around Litestar and not in it: a file needs no routing, parameters or response object.
     """
 
-    def __init__(self, inner: ASGIApp, files: Files) -> None:
-        self._inner = inner
+    def __init__(self, app: ASGIApp, files: Files) -> None:
+        self._app = app
         self._files = files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file, or say why not."""
-        if scope["type"] != "http" or not scope["path"].startswith(ROUTE):
-            await self._inner(scope, receive, send)
+        """Send the file, or an error."""
+        if scope["type"] != ScopeType.HTTP or not scope["path"].startswith(PREFIX):
+            await self._app(scope, receive, send)
             return
-        scope["path_template"] = ROUTE + "{storage_key}"
+        scope["path_template"] = PREFIX + "{storage_key}"
         if scope["method"] not in ("GET", "HEAD"):
             headers = {"Allow": "GET, HEAD"}
             await send_failure(MethodNotAllowedException(headers=headers), scope, send)
             return
-        storage_key = scope["path"].removeprefix(ROUTE)
+        storage_key = scope["path"].removeprefix(PREFIX)
         if not _STORAGE_KEY.fullmatch(storage_key):
             await send_failure(NotFoundException(), scope, send)
             return
@@ -60,7 +62,7 @@ class ImageFiles:
         await _send_file(path, status, scope, send)
 
 
-async def _send_file(path: Path, status: os.stat_result, scope: Scope, send: Send) -> None:
+async def _send_file(path: Path, status: os.stat_result, scope: HTTPScope, send: Send) -> None:
     request = Headers.from_scope(scope)
     size = status.st_size
     etag = f'"{status.st_mtime_ns:x}-{size:x}"'
@@ -68,11 +70,11 @@ async def _send_file(path: Path, status: os.stat_result, scope: Scope, send: Sen
         "content-type": "image/png",
         "etag": etag,
         "last-modified": formatdate(status.st_mtime, usegmt=True),
-        # The same URL may get new bytes when a generation is made again, so a cache has to ask.
+        # The same URL may get new bytes when a generation is made again: caches must revalidate.
         "cache-control": "no-cache",
         "accept-ranges": "bytes",
         "content-security-policy": "default-src 'none'",
-        # A page of another origin may show it: whoever knows the URL may have the picture.
+        # Pages of other origins may show it: knowing the URL is the permission.
         "cross-origin-resource-policy": "cross-origin",
     }
     if _is_fresh(request, etag, status.st_mtime):
@@ -97,7 +99,7 @@ async def _answer(
     status: int,
     headers: dict[str, str],
     path: Path | None = None,
-    scope: Scope | None = None,
+    scope: HTTPScope | None = None,
     span: tuple[int, int] = (0, 0),
 ) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -105,8 +107,9 @@ async def _answer(
     if path is None or scope is None or scope["method"] == "HEAD":
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     elif status == 200 and "http.response.pathsend" in (scope.get("extensions") or {}):
-        # The server copies the file itself (ASGI extension), without Python in between.
-        await send({"type": "http.response.pathsend", "path": str(path)})
+        # The server sends the file itself (ASGI extension), without Python in between.
+        # Litestar's types do not know the extension.
+        await send(cast("Message", {"type": "http.response.pathsend", "path": str(path)}))
     else:
         await _stream(send, path, *span)
 
@@ -121,7 +124,7 @@ async def _stream(send: Send, path: Path, first: int, end: int) -> None:
 
 
 def _is_fresh(request: Headers, etag: str, modified: float) -> bool:
-    """Whether the client has these bytes already (RFC 9110, sections 13.1.2 and 13.1.3)."""
+    """Whether the client's copy is current (RFC 9110, sections 13.1.2 and 13.1.3)."""
     none_match = request.get("if-none-match")
     if none_match is not None:
         tags = [tag.strip().removeprefix("W/") for tag in none_match.split(",")]

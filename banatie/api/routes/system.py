@@ -1,22 +1,20 @@
-"""Health, what the server can do, its figures, and the page to try it on."""
+"""The routes about the server itself: health, its capabilities, its metrics."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
-from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from litestar import Request, Response, Router, get
+from litestar import Response, Router, get
 from litestar.exceptions import NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import FromPath
 from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import banatie
-from banatie.api.dependencies import app_state_of, in_thread
+from banatie.api.dependencies import HttpRequest, app_state_of, in_thread
 from banatie.api.responses import failures, json_response
 from banatie.api.schemas import ErrorBody, Id, No, Success, Wire
 from banatie.errors import DatabaseUnusable, ServiceUnavailable
@@ -25,16 +23,7 @@ from banatie.store.workers import WorkerState, state_of
 
 logger = logging.getLogger(__name__)
 
-DOCUMENTS = {
-    "swagger-ui-bundle.js": "text/javascript",
-    "swagger-ui.css": "text/css",
-    "start.js": "text/javascript",
-}
-PAGE_HEADERS = {
-    # The page loads nothing from elsewhere, and could not if it tried.
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-}
+ServiceState = Literal["ready", "starting", "broken", "gone", "database gone"]
 
 
 class ModelsView(Wire):
@@ -45,31 +34,31 @@ class ModelsView(Wire):
 
 
 class WorkerView(Wire):
-    """One of the workers, each of which has a device of its own."""
+    """A worker process, which has a device of its own."""
 
     device: str | None
     state: Literal["ready", "starting", "broken"]
     reason: str | None
     models: ModelsView
     memory: Annotated[
-        str | None, Meta(description="Where it has laid its models out, in words for people.")
+        str | None, Meta(description="Its memory plan: where its models lie, and why.")
     ]
 
 
 class HealthView(Wire):
-    """How the service is."""
+    """The state of the service."""
 
     status: Literal["ok", "starting", "unavailable"]
     version: str
     uptime: float
-    worker: Literal["ready", "starting", "broken", "gone", "database gone"]
+    worker: ServiceState
     models: ModelsView
     device: str | None
     workers: list[WorkerView]
 
 
 class LimitsView(Wire):
-    """What a client may ask for."""
+    """The limits of a request."""
 
     requests_per_hour: int
     queue_size: int
@@ -78,7 +67,7 @@ class LimitsView(Wire):
 
 
 class KeyView(Wire):
-    """The key that was sent along."""
+    """The API key of the request."""
 
     name: str
     organization: str
@@ -89,7 +78,7 @@ class KeyView(Wire):
 
 
 class InfoView(Wire):
-    """What this server can do."""
+    """The capabilities of this server."""
 
     version: str
     aspect_ratios: list[AspectRatio]
@@ -112,7 +101,7 @@ class Unhealthy(Wire, kw_only=True):
 @get(
     "/health",
     operation_id="health",
-    summary="Whether the server can make pictures",
+    summary="Check the health of the service",
     response_description="A worker is ready.",
     responses={
         503: ResponseSpec(
@@ -120,23 +109,24 @@ class Unhealthy(Wire, kw_only=True):
             description="SERVICE_UNAVAILABLE and the reason",
             generate_examples=False,
         ),
-        **failures(400),
+        **failures("VALIDATION_ERROR"),
     },
 )
-async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView]]:
+async def health(request: HttpRequest) -> Response[Success[HealthView]]:
     """200 when a worker is ready; 503 and the reason otherwise."""
-    front = app_state_of(request)
-    workers, state = [], "gone"
+    app = app_state_of(request)
+    workers: list[WorkerState] = []
+    state: ServiceState
     try:
-        workers = await in_thread(front.workers.present, front.clock())
+        workers = await in_thread(app.workers.present, app.clock())
         state = state_of(workers)
-    except (ServiceUnavailable, DatabaseUnusable) as error:
-        logger.error("the database cannot be used: %s", error)
+    except (ServiceUnavailable, DatabaseUnusable) as problem:
+        logger.error("the database cannot be used: %s", problem)
         state = "database gone"
     shown = HealthView(
         status="ok" if state == "ready" else "starting" if state == "starting" else "unavailable",
         version=banatie.__version__,
-        uptime=round(time.monotonic() - front.started, 1),
+        uptime=round(time.monotonic() - app.started, 1),
         worker=state,
         models=_models(workers),
         device=workers[0].device if workers else None,
@@ -156,32 +146,35 @@ async def health(request: Request[Any, Any, Any]) -> Response[Success[HealthView
 @get(
     "/api/info",
     operation_id="info",
-    summary="Limits, templates, ratios and models",
+    summary="Get limits, templates, aspect ratios and models",
     security=[{}, {"apiKey": []}],
-    response_description="What there is.",
-    responses=failures(400, 401, 429, 500, 503),
+    response_description="The capabilities.",
+    responses=failures(
+        *("VALIDATION_ERROR", "UNAUTHORIZED", "RATE_LIMIT_EXCEEDED"),
+        *("INTERNAL_ERROR", "SERVICE_UNAVAILABLE"),
+    ),
 )
-async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
-    """What this server can do; with a key, also where that key stands."""
-    front, key_view = app_state_of(request), None
+async def info(request: HttpRequest) -> Response[Success[InfoView]]:
+    """The capabilities of this server; with a key, also its remaining requests."""
+    app, key_view = app_state_of(request), None
     text = request.headers.get("x-api-key")
     if text:
-        key = await front.authentication.key_of(text, request.scope)
-        allowance = front.limits.allowance(key)
+        key = await app.authentication.key_of(text, request.scope)
+        quota = app.rate_limiter.quota(key)
         key_view = KeyView(
             name=key.name,
             organization=key.project.organization_slug,
             project=key.project.slug,
             project_id=key.project.id,
-            requests_per_hour=allowance.limit,
-            requests_remaining=allowance.remaining,
+            requests_per_hour=quota.limit,
+            requests_remaining=quota.remaining,
         )
-    workers = await in_thread(front.workers.present, front.clock())
+    workers = await in_thread(app.workers.present, app.clock())
     limits_view = LimitsView(
-        requests_per_hour=front.config.limits.requests_per_hour,
-        queue_size=front.config.limits.queue_size,
-        prompt_characters=front.config.limits.prompt_characters,
-        meta_bytes=front.config.limits.meta_bytes,
+        requests_per_hour=app.config.limits.requests_per_hour,
+        queue_size=app.config.limits.queue_size,
+        prompt_characters=app.config.limits.prompt_characters,
+        meta_bytes=app.config.limits.meta_bytes,
     )
     return json_response(
         Success(
@@ -190,7 +183,7 @@ async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
                 aspect_ratios=list(ASPECT_RATIOS),
                 templates=list(TEMPLATE_NAMES),
                 limits=limits_view,
-                loras=await in_thread(front.intake.loras),
+                loras=await in_thread(app.intake.loras),
                 models=_models(workers),
                 workers=_views(workers),
                 key=key_view,
@@ -200,41 +193,21 @@ async def info(request: Request[Any, Any, Any]) -> Response[Success[InfoView]]:
 
 
 @get("/metrics", include_in_schema=False)
-async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """The figures for a monitor; nothing is here when `server.metrics` is off."""
+async def metrics(request: HttpRequest) -> Response[bytes]:
+    """Metrics in Prometheus' text format; 404 when `server.metrics` is off."""
     figures = app_state_of(request).metrics
     if figures is None:
         raise NotFoundException()
     return Response(await in_thread(figures.render), media_type=CONTENT_TYPE_LATEST)
 
 
-@get("/docs", include_in_schema=False, media_type="text/html", sync_to_thread=False)
-def docs_page() -> Response[bytes]:
-    """The page to try the API on."""
-    return Response(_document("index.html"), media_type="text/html", headers=PAGE_HEADERS)
-
-
-@get("/docs/{name:str}", include_in_schema=False, sync_to_thread=False)
-def docs_file(name: FromPath[str]) -> Response[bytes]:
-    """What that page consists of."""
-    if name not in DOCUMENTS:
-        raise NotFoundException()
-    compressed = not name.startswith("start")
-    headers = {"Cache-Control": "public, max-age=86400"}
-    if compressed:
-        headers["Content-Encoding"] = "gzip"
-    content = _document(name + ".gz" if compressed else name)
-    return Response(content, media_type=DOCUMENTS[name], headers=headers)
-
-
 def system_router() -> Router:
-    """The routes that need no key."""
-    handlers = [health, info, metrics, docs_page, docs_file]
-    return Router("/", route_handlers=handlers, tags=["System"])
+    """The routes that need no API key."""
+    return Router("/", route_handlers=[health, info, metrics], tags=["System"])
 
 
 def _models(workers: Sequence[WorkerState]) -> ModelsView:
-    """What they have between them: the language model is in one of them."""
+    """The models of all of them: the language model is in one worker only."""
     language = (worker.language_model for worker in workers)
     painting = (worker.painting_model for worker in workers)
     return ModelsView(next(filter(None, language), None), next(filter(None, painting), None))
@@ -245,7 +218,3 @@ def _views(workers: Sequence[WorkerState]) -> list[WorkerView]:
         WorkerView(worker.device, worker.state, worker.reason, _models([worker]), worker.plan)
         for worker in workers
     ]
-
-
-def _document(name: str) -> bytes:
-    return resources.files("banatie.api").joinpath("docs", name).read_bytes()
