@@ -5,7 +5,9 @@ Each missing thing is one failing test.
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -86,6 +88,21 @@ def anchors(page: str) -> set[str]:
 
 def without_code(text: str) -> str:
     return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def pages_in_code() -> list[tuple[str, str]]:
+    """The pages of docs/ that docstrings, comments and messages name."""
+    files = [*(ROOT / "banatie").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+    return [
+        (file.relative_to(ROOT).as_posix(), page)
+        for file in sorted(files)
+        for page in re.findall(r"docs/[\w/-]+\.md", file.read_text("utf-8"))
+    ]
+
+
+@pytest.mark.parametrize(("file", "page"), pages_in_code())
+def test_a_page_that_the_code_names_exists(file: str, page: str) -> None:
+    assert (ROOT / page).is_file()
 
 
 def links() -> list[tuple[str, str]]:
@@ -186,14 +203,15 @@ def test_a_setting_that_a_page_names_exists(page: str, setting: str) -> None:
 
 
 def routes() -> list[str]:
-    from banatie.api.routes.generations import generations_router
-    from banatie.api.routes.system import system_router
+    import banatie.api.routes
 
     found = set()
-    for router in (generations_router(), system_router()):
-        for route in router.routes:
-            path = re.sub(r"\{name(:\w+)?\}", "…", route.path_format)
-            found.add(re.sub(r"\{\w+(:\w+)?\}", ":id", path))
+    for each in pkgutil.iter_modules(banatie.api.routes.__path__, "banatie.api.routes."):
+        module = importlib.import_module(each.name)
+        for name in vars(module):
+            if name.endswith("_router") and not name.startswith("_"):
+                for route in getattr(module, name)().routes:
+                    found.add(re.sub(r"\{\w+(:\w+)?\}", ":id", route.path_format))
     # The files of the page at /docs.
     return sorted(path for path in found if not path.startswith("/docs/"))
 
