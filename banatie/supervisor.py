@@ -21,7 +21,7 @@ from banatie.store.workers import Workers
 logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
-"""How long to wait before a worker that died is started again, the oftener the longer."""
+"""The backoff: the pause before a worker that died is restarted, longer each time."""
 STEADY_SECONDS = 300.0
 """A worker that lived this long starts without having to wait again."""
 STOP_SECONDS = 5.0
