@@ -293,7 +293,7 @@ def _memory(
 ) -> Iterator[Finding]:
     """Where a worker will lay its models out; nothing when they have been found unusable."""
     from banatie.devices.runtime import memory_for_models
-    from banatie.worker.placement import planned
+    from banatie.worker.placement import plan_placement
 
     free = memory_for_models(runtime.device) // sharing
     try:
@@ -302,10 +302,12 @@ def _memory(
         if with_language:
             with contextlib.suppress(BanatieError):
                 language_model = catalog.language_model(config.enhancement.model)
-        plan = planned(model, language_model, runtime, PlacementPreferences.of(config), free)[2]
+        plan = plan_placement(
+            model, language_model, runtime, PlacementPreferences.of(config), free
+        )[2]
     except BanatieError:
         return
-    found = plan.reasoned
+    found = plan.explanation
     if plan.needed <= free:
         yield Finding("memory", "ok", found)
         return

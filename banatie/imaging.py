@@ -1,9 +1,9 @@
-"""Pictures as files: a PNG encoder made for paintings, and the text that says how one was made.
+"""Image files: a PNG encoder for generated pictures, JPEG previews, and generation parameters.
 
-The encoder does what libpng does with one filter and one strategy: each byte becomes its
-difference from Paeth's prediction, and the differences are Huffman-coded with runs of equal bytes
-drawn together. On paintings, searching for longer repeats (what makes other encoders slow) finds
-almost nothing. `scripts/bench png` compares it with Pillow's. Knows no models, folders or jobs.
+The encoder does what libpng does with one filter and one strategy: each byte is replaced by its
+difference from the Paeth predictor, and the differences are compressed by Huffman coding and run
+lengths. A search for longer repeats, which makes other encoders slow, finds almost nothing in
+generated pictures. `scripts/bench png` compares it with Pillow. Knows no models, folders or jobs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _COLOUR_TYPES = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
 _PAETH = 4
-# So many rows at a time that everything the filter looks at stays in the processor's cache.
+# As many rows at a time as keep the filter's working set in the processor's cache.
 _ROWS = 64
 
 
@@ -39,7 +39,7 @@ class Picture:
 
 
 def encode_preview(image: Image.Image) -> bytes:
-    """Encode a small picture as a JPEG of a few kilobytes: seen for a moment, never kept."""
+    """Encode a small picture as a JPEG of a few kilobytes, for display while a job runs."""
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=PREVIEW_QUALITY)
     return encoded.getvalue()
@@ -48,9 +48,9 @@ def encode_preview(image: Image.Image) -> bytes:
 def encode_png(image: Image.Image, text: Mapping[str, str]) -> Picture:
     """Encode as PNG with `text` as text chunks; the same input gives the same bytes.
 
-    Modes L, LA, RGB and RGBA are kept, any other becomes RGB. Raises ValueError for a keyword that
-    is not 1 to 79 characters of Latin-1 (PNG, third edition, 11.3.2); in a text, what no chunk can
-    hold becomes U+FFFD (NUL) or "?" (half a surrogate pair).
+    Modes L, LA, RGB and RGBA are kept, any other is converted to RGB. Raises ValueError for a
+    keyword that is not 1 to 79 characters of Latin-1 (PNG, third edition, 11.3.2). In a text, NUL
+    is replaced by U+FFFD and half a surrogate pair by "?".
     """
     if image.mode not in _COLOUR_TYPES:
         image = image.convert("RGB")
@@ -58,7 +58,8 @@ def encode_png(image: Image.Image, text: Mapping[str, str]) -> Picture:
     pixels = np.asarray(image).reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[image.mode], 0, 0, 0)
     compressor = zlib.compressobj(strategy=zlib.Z_RLE)
-    compressed = [compressor.compress(lines) for lines in _filtered(pixels, len(image.getbands()))]
+    channels = len(image.getbands())
+    compressed = [compressor.compress(lines.data) for lines in _filtered(pixels, channels)]
     compressed.append(compressor.flush())
     chunks = [
         _chunk(b"IHDR", header),
@@ -85,11 +86,11 @@ def parameters_text(
     version: str,
     loras: Mapping[str, float] | None = None,
 ) -> str:
-    """How a picture was made, in the form that image browsers read under `parameters`.
+    """The generation parameters as image browsers read them from the text chunk `parameters`.
 
-    The form is that of Stable Diffusion WebUI's `create_infotext`: the prompt, the negative one if
-    there is one, and a last line of settings, of which readers take those that they know. `loras`,
-    with their weights by their names, end the prompt as one would type them there.
+    The format is that of Stable Diffusion WebUI's `create_infotext`: the prompt, the negative
+    prompt if there is one, and a last line of settings, of which readers use those that they know.
+    `loras`, weights by name, are appended to the prompt as WebUI's users type them.
     """
     settings = {
         "Steps": steps,
@@ -111,17 +112,17 @@ def parameters_text(
 
 
 def _quoted(text: str) -> str:
-    # As WebUI does it, whose readers split the line at commas and a setting at its colon.
+    # As WebUI does, because readers split the line at commas and a setting at its colon.
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text
 
 
 def _filtered(pixels: np.ndarray, channels: int) -> Iterator[np.ndarray]:
-    """The scanlines of (height, width · channels) bytes, each led by its filter's number.
+    """The filtered scanlines of (height, width · channels) bytes, each after its filter's number.
 
-    Paeth's predictor (PNG, third edition, 9.4) takes whichever of left, up and upper left is
-    nearest to left + up − upper left. With `low` and `high` the lesser and the greater of left and
-    up, that is `low` when the upper left is at least twice as far from it as from `high`, `high`
-    when it is the other way round, and else the upper left: distances that fit into a byte.
+    The Paeth predictor (PNG, third edition, 9.4) is whichever of left, up and upper left is nearest
+    to left + up − upper left. With `low` and `high` the lesser and the greater of left and up, that
+    is `low` when the upper left is at least twice as far from it as from `high`, `high` in the
+    opposite case, and otherwise the upper left. These distances fit into a byte.
     """
     height, width = pixels.shape
     padded = np.zeros((_ROWS + 1, width + channels), np.uint8)
@@ -135,7 +136,7 @@ def _filtered(pixels: np.ndarray, channels: int) -> Iterator[np.ndarray]:
         low, high = np.minimum(left, up), np.maximum(left, up)
         above = np.maximum(corner, low) - low
         below = high - np.minimum(corner, high)
-        # Masks of 0 or 255: choosing by bits is twenty times faster than by np.where.
+        # Masks of 0 or 255: selecting by bits is twenty times faster than np.where.
         take_low = -(below <= above >> 1).view(np.uint8)
         take_high = -(above <= below >> 1).view(np.uint8)
         predicted = corner ^ ((low ^ corner) & take_low | (high ^ corner) & take_high)
@@ -145,8 +146,8 @@ def _filtered(pixels: np.ndarray, channels: int) -> Iterator[np.ndarray]:
 
 
 def _text_chunk(keyword: str, text: str) -> bytes:
-    """`tEXt` for what Latin-1 can write, else `iTXt`, which is UTF-8."""
-    # NUL ends a field and half a surrogate pair is no text: no reader could bring them back.
+    """`tEXt` for Latin-1 text, otherwise `iTXt`, which is UTF-8."""
+    # NUL ends a field, and half a surrogate pair cannot be encoded.
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     name = keyword.encode("latin-1")
     if not 1 <= len(name) <= 79 or b"\0" in name:
@@ -154,7 +155,7 @@ def _text_chunk(keyword: str, text: str) -> bytes:
     try:
         return _chunk(b"tEXt", name + b"\0" + text.encode("latin-1"))
     except UnicodeEncodeError:
-        # No compression, no language, no translated keyword.
+        # Not compressed, no language, no translated keyword.
         return _chunk(b"iTXt", name + b"\0\0\0\0\0" + text.encode("utf-8", "replace"))
 
 

@@ -7,7 +7,7 @@ nowhere but in `clock`, which is handed in.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 import msgspec
@@ -15,16 +15,22 @@ import msgspec
 from banatie.config import Limits
 from banatie.errors import GenerationNotFound, ModelNotFound, ValidationError
 from banatie.jobs import JobQueue, Stage
-from banatie.logs import about
+from banatie.limits import (
+    MAX_GUIDANCE_SCALE,
+    MAX_LORA_WEIGHT,
+    MAX_LORAS,
+    MAX_META_DEPTH,
+    MAX_SEED,
+    MAX_STEPS,
+    MIN_STEPS,
+)
+from banatie.logs import log_context
 from banatie.models.catalog import Catalog
-from banatie.records import CANCELLED, Generation, Submission
+from banatie.records import CANCELLED, Generation, LoraUse, Submission
 from banatie.store.files import Files
 from banatie.store.generations import Generations, IdempotentRequest, Submitted
 
 logger = logging.getLogger(__name__)
-
-META_DEPTH = 64
-"""Deeper than anybody means it, and shallow enough for every JSON reader."""
 
 
 class Intake:
@@ -106,7 +112,7 @@ class Intake:
     def delete(self, project_id: str, generation_id: str) -> None:
         """Remove the generation and its picture for good."""
         storage_key = self._generations.delete(project_id, _uuid(generation_id))
-        with about(generation_id=generation_id.lower()):
+        with log_context(generation_id=generation_id.lower()):
             logger.info("deleted")
         if storage_key is not None:
             # After the row: a crash in between leaves a file that the next sweep removes.
@@ -137,33 +143,53 @@ class Intake:
                     name,
                     f"has {length} characters; at most {self._limits.prompt_characters} are read",
                 )
-        self._check_loras([lora.name for lora in submission.loras])
-        if _depth(submission.meta) > META_DEPTH:
-            raise ValidationError.of("meta", f"is nested deeper than {META_DEPTH} levels")
+        _check_range("seed", submission.seed, 0, MAX_SEED)
+        _check_range("steps", submission.steps, MIN_STEPS, MAX_STEPS)
+        _check_range("guidanceScale", submission.guidance_scale, 0, MAX_GUIDANCE_SCALE)
+        self._check_loras(submission.loras)
+        if _depth(submission.meta) > MAX_META_DEPTH:
+            raise ValidationError.of("meta", f"is nested deeper than {MAX_META_DEPTH} levels")
         if len(msgspec.json.encode(submission.meta)) > self._limits.meta_bytes:
             raise ValidationError.of(
                 "meta", f"is larger than {self._limits.meta_bytes} bytes of JSON"
             )
 
-    def _check_loras(self, names: list[str]) -> None:
-        for name in names:
-            if names.count(name) > 1:
-                raise ValidationError.of("loras", f"{name!r} is named more than once")
+    def _check_loras(self, loras: Sequence[LoraUse]) -> None:
+        if len(loras) > MAX_LORAS:
+            raise ValidationError.of(
+                "loras", f"at most {MAX_LORAS} can be used at once, not {len(loras)}"
+            )
+        names = [lora.name for lora in loras]
+        for lora in loras:
+            # The comparison is false for a weight that is not a number, too.
+            if not -MAX_LORA_WEIGHT <= lora.weight <= MAX_LORA_WEIGHT:
+                raise ValidationError.of(
+                    "loras",
+                    f"the weight of {lora.name!r} must be from {-MAX_LORA_WEIGHT} to "
+                    f"{MAX_LORA_WEIGHT}",
+                )
+            if names.count(lora.name) > 1:
+                raise ValidationError.of("loras", f"{lora.name!r} is named more than once")
             try:
-                self._catalog.lora(name)
+                self._catalog.lora(lora.name)
             except ModelNotFound as error:
                 raise ValidationError.of("loras", str(error)) from error
 
 
+def _check_range(field: str, value: float | None, lowest: int, highest: int) -> None:
+    if value is not None and not lowest <= value <= highest:
+        raise ValidationError.of(field, f"must be from {lowest} to {highest}")
+
+
 def _tell(generation: Generation, what: str) -> None:
-    with about(generation_id=generation.id, request_id=generation.request_id):
+    with log_context(generation_id=generation.id, request_id=generation.request_id):
         logger.info(what)
 
 
 def _depth(value: object) -> int:
     """How deep objects and lists lie in each other; no further than it matters."""
     depth, level = 0, [value]
-    while level and depth <= META_DEPTH:
+    while level and depth <= MAX_META_DEPTH:
         inner = [
             v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
         ]

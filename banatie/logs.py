@@ -1,8 +1,8 @@
-"""How the program logs: one line an event, as text or as JSON, on standard error.
+"""Logging: one line for each event, as text or JSON, on standard error.
 
-`about` says what the lines of a block are about (a request, a generation), so that whoever logs in
-it, a library too, need not know. What is worth a line, each module decides; prompts and keys never
-are.
+`log_context` adds fields such as a request id or a generation id to every line that is logged
+inside its block, by libraries too. This module does not know what is worth logging; each module
+decides that. Prompts and API keys are never logged.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from typing import TextIO
 
 logger = logging.getLogger(__name__)
 
-CHATTY = ("huey", "httpx", "httpx2", "httpcore", "httpcore2", "filelock", "PIL", "urllib3")
-"""Libraries whose lines below a warning are about their own affairs."""
+NOISY_LOGGERS = ("huey", "httpx", "httpx2", "httpcore", "httpcore2", "filelock", "PIL", "urllib3")
+"""Libraries whose messages below a warning concern only their own internals."""
 
-_about: ContextVar[Mapping[str, object]] = ContextVar("about", default=MappingProxyType({}))
-_OWN = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default=MappingProxyType({}))
+_STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _encode = json.JSONEncoder(default=str).encode
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @contextmanager
-def about(**fields: object) -> Iterator[None]:
-    """Give every line that this thread or task logs in the block these fields, but for None."""
-    known = {name: value for name, value in fields.items() if value is not None}
-    token = _about.set({**_about.get(), **known})
+def log_context(**fields: object) -> Iterator[None]:
+    """Add these fields to every line that this thread or task logs in the block; skips None."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    token = _context.set({**_context.get(), **given})
     try:
         yield
     finally:
-        _about.reset(token)
+        _context.reset(token)
 
 
-def set_up(level: str, form: str, stream: TextIO | None = None) -> None:
-    """Let everything from `level` on be logged to `stream` (standard error) as `text` or `json`.
+def configure_logging(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Log everything from `level` on to `stream` (default: standard error) as `text` or `json`.
 
-    What nobody catches, and Python's own warnings, become log lines too. A process that logs its
-    own way already goes on doing so.
+    Uncaught exceptions and Python's warnings become log lines too. Does nothing in a process whose
+    logging is configured already.
     """
     if logging.root.handlers:
         return
@@ -53,15 +53,15 @@ def set_up(level: str, form: str, stream: TextIO | None = None) -> None:
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.root.addHandler(handler)
     logging.root.setLevel(level.upper())
-    for chatty in CHATTY:
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
 
 
-def adopt(*names: str) -> None:
-    """Let these libraries log as everybody does, and not to handlers of their own."""
+def capture_library_logs(*names: str) -> None:
+    """Remove the handlers of these libraries, so that their messages reach the root logger."""
     for name in names:
         library = logging.getLogger(name)
         library.handlers.clear()
@@ -69,19 +69,19 @@ def adopt(*names: str) -> None:
 
 
 class TextLines(logging.Formatter):
-    """Lines for people; the fields stand at the end, and a traceback below."""
+    """Lines for people: the context fields at the end, a traceback below."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line, in which nobody can begin another one."""
+        """The line, with control characters escaped, so that a message cannot forge another."""
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        return _CONTROL.sub(_escape, super().formatMessage(record) + fields)
+        return _CONTROL_CHARACTERS.sub(_escape, super().formatMessage(record) + fields)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line, in ASCII; a traceback is one of its strings."""
+    """One JSON object in ASCII for each line; a traceback is one of its strings."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -100,9 +100,11 @@ class JsonLines(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """What the line is about, and what was given as `extra`."""
-    given = {name: value for name, value in vars(record).items() if name not in _OWN}
-    return {**_about.get(), **given}
+    """The context fields, and those given as `extra`."""
+    extra = {
+        name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES
+    }
+    return {**_context.get(), **extra}
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -112,12 +114,11 @@ def _escape(found: re.Match[str]) -> str:
 def _log_uncaught(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    logger.critical("the program ends by what nobody caught", exc_info=(kind, error, trace))
+    logger.critical("uncaught exception", exc_info=(kind, error, trace))
 
 
 def _log_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
     if arguments.exc_type is SystemExit:
         return
     name = arguments.thread.name if arguments.thread else "?"
-    found = (arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
-    logger.critical("the thread %s ends by what nobody caught", name, exc_info=found)
+    logger.critical("uncaught exception in thread %s", name, exc_info=arguments.exc_value)

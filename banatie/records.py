@@ -19,11 +19,11 @@ Status = Literal["pending", "processing", "success", "failed"]
 ASPECT_RATIOS: tuple[AspectRatio, ...] = get_args(AspectRatio)
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)
 
-MAX_SEED = 2**53 - 1
-"""The largest whole number that every JSON reader keeps exactly (RFC 8259, section 6)."""
-
 CANCELLED = "Cancelled"
-"""The error message of a generation that somebody stopped."""
+"""The error message of a generation that was cancelled or deleted before it ended."""
+
+DEFAULT_SLUG = "default"
+"""The organisation, and the project, of a key that is created without naming one."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Keeps the workers alive that `serve` has: one for each device, each on its own.
+"""The supervisor: keeps the workers of `serve` running, one for each device, and restarts them.
 
-A worker is a child whose standard input is a pipe from here: it ends when this process does,
-however that happens. What `auto` stands for only a worker can say, since this process never imports
-torch: the first one takes the first device and says in its row which others there are.
+A worker is a child process whose standard input is a pipe from here, so that it ends when this
+process does, however that happens. Only a worker can tell what `auto` stands for, since this
+process never imports torch: the first one takes the first device and names the others in its row.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from banatie.store.workers import Workers
 logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
-"""The backoff: the pause before a worker that died is restarted, longer each time."""
+"""The backoff: the delay before a restart, by how often in a row the worker has ended."""
 STEADY_SECONDS = 300.0
-"""A worker that lived this long starts without having to wait again."""
+"""A worker that ran for this long is restarted without a delay."""
 STOP_SECONDS = 5.0
-LOOK_SECONDS = 0.5
-"""How far apart the looks are for what the first worker has found, which takes it seconds."""
+DISCOVERY_SECONDS = 0.5
+"""How often to look for the devices that the first worker finds, which takes it seconds."""
 
 
 class Supervisor:
-    """The workers of one `serve`."""
+    """Runs the workers of one `serve`."""
 
     def __init__(
         self,
@@ -48,51 +48,51 @@ class Supervisor:
         self._clock = clock
 
     async def run(self) -> None:
-        """Run the workers, each again and again; when cancelled, stop them."""
-        # Whatever was there when everything was killed is no more.
+        """Run the workers and restart those that end; when cancelled, stop them."""
+        # Rows of workers that were killed together with the last `serve`.
         await self._forget_dead()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep(0))
+            group.create_task(self._keep_running(0))
             while not self._devices:
-                await asyncio.sleep(LOOK_SECONDS)
-                self._devices = await self._found()
+                await asyncio.sleep(DISCOVERY_SECONDS)
+                self._devices = await self._discovered_devices()
             for number in range(1, len(self._devices)):
-                group.create_task(self._keep(number))
+                group.create_task(self._keep_running(number))
 
-    async def _keep(self, number: int) -> None:
+    async def _keep_running(self, number: int) -> None:
         loop = asyncio.get_running_loop()
-        deaths = 0
+        failures = 0
         while True:
             started = loop.time()
-            # Alone it need not be told: then it sees to it that no other one is there.
-            told = ("--device", self._devices[number]) if len(self._devices) > 1 else ()
+            # A worker that is given no device makes sure that it is the only one.
+            options = ("--device", self._devices[number]) if len(self._devices) > 1 else ()
             process = await asyncio.create_subprocess_exec(
-                *self._command, *told, stdin=asyncio.subprocess.PIPE
+                *self._command, *options, stdin=asyncio.subprocess.PIPE
             )
             try:
                 status = await process.wait()
             except asyncio.CancelledError:
                 await _stop(process)
                 raise
-            # At once, not when its silence is noticed.
+            # At once, instead of when its heartbeat is missed.
             await self._forget_dead()
-            deaths = 0 if loop.time() - started > STEADY_SECONDS else deaths + 1
-            pause = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1] if deaths else 0.0
-            which = f" on {self._devices[number]}" if told else ""
+            failures = 0 if loop.time() - started > STEADY_SECONDS else failures + 1
+            delay = RESTART_SECONDS[min(failures, len(RESTART_SECONDS)) - 1] if failures else 0.0
+            device = f" on {self._devices[number]}" if options else ""
             logger.error(
-                "the worker%s ended with status %s; starting it again in %g s", which, status, pause
+                "the worker%s ended with status %s; restarting it in %g s", device, status, delay
             )
-            await asyncio.sleep(pause)
+            await asyncio.sleep(delay)
 
-    async def _found(self) -> tuple[str, ...]:
-        """The devices that the first worker has found; none while it has not looked."""
+    async def _discovered_devices(self) -> tuple[str, ...]:
+        """The devices that the first worker has found; none before it has looked."""
         with contextlib.suppress(BanatieError):
             workers = await asyncio.to_thread(self._workers.present, self._clock())
             return next((worker.devices for worker in workers if worker.devices), ())
         return ()
 
     async def _forget_dead(self) -> None:
-        # The disk may be full just now.
+        # The disk may be full; the rows expire by themselves.
         with contextlib.suppress(BanatieError):
             await asyncio.to_thread(self._workers.forget_dead, self._is_alive)
 
@@ -100,7 +100,8 @@ class Supervisor:
 async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is not None:
         return
-    process.stdin.close()
+    if process.stdin is not None:
+        process.stdin.close()
     try:
         await asyncio.wait_for(process.wait(), STOP_SECONDS)
     except TimeoutError:

@@ -1,7 +1,10 @@
-"""What the tests of every room share: a real database in a temporary folder."""
+"""Fixtures shared by all tests: a real database in a temporary folder."""
 
 from __future__ import annotations
 
+import gc
+import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,49 @@ from banatie.store.generations import Generations
 from banatie.store.keys import Keys
 
 QUEUE_SIZE = 1000
+
+# Read when torch is imported. Two test processes with two threads each on two cores run several
+# times slower than with one each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+END_TO_END = ("e2e", "faults")
+"""The folders whose tests run the whole service."""
+END_TO_END_TIMEOUT_SECONDS = 600
+SLOW_TIMEOUT_SECONDS = 3600
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the end-to-end tests before `-m` selects, and give long tests longer timeouts."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in END_TO_END:
+            item.add_marker(pytest.mark.end_to_end)
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_SECONDS))
+        elif item.get_closest_marker("end_to_end"):
+            item.add_marker(pytest.mark.timeout(END_TO_END_TIMEOUT_SECONDS))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape lone surrogates in captured output: pytest-xdist sends reports as UTF-8."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
+def pytest_collection_finish() -> None:
+    """Exclude everything imported so far from garbage collection.
+
+    With torch, diffusers and transformers loaded, a full collection takes 0.3 s, and unloading a
+    model runs one.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -46,7 +92,7 @@ def claims(database: Database) -> Claims:
 
 @pytest.fixture
 def submit(generations: Generations, project_id: str):
-    """Adds a generation: `submit(prompt="a cat", now=5, …)`."""
+    """Submit a generation: `submit(prompt="a cat", now=5, …)`."""
 
     def submit(prompt: str = "a cat", now: int = 1, **options: object) -> Generation:
         submission = Submission(prompt=prompt, **options)
@@ -57,7 +103,7 @@ def submit(generations: Generations, project_id: str):
 
 @pytest.fixture
 def paint(claims: Claims, project_id: str):
-    """Takes the row that has waited longest for painting to its end, with an image of `size`."""
+    """Claim the row that has waited longest for painting and let it succeed."""
 
     def paint(image_id: str, now: int = 9) -> Generation:
         generation = claims.claim("paint", now)

@@ -97,7 +97,7 @@ def database(tmp_path) -> Path:
             "INSERT INTO organizations VALUES (?, ?, 0)",
             [(f"id-{number}", f"slug-{number}") for number in range(5000)],
         )
-    database.close_whole()
+    database.close_checkpointed()
     return data / "banatie.db"
 
 
@@ -144,7 +144,7 @@ def test_of_several_workers_a_broken_one_is_told_of(examined, database):
     workers = Workers(writer)
     workers.report(WorkerState("v", 8, "broken", "The device 'cuda:1' cannot be used"), NOW)
     workers.report(WorkerState("x", 9, "starting"), NOW)
-    writer.close_whole()
+    writer.close_checkpointed()
     finding = examined()["worker"]
     assert finding.state == "warn"
     assert "ready on cpu (process 7); The device 'cuda:1' cannot be used" in finding.found
@@ -191,7 +191,7 @@ def test_a_database_that_is_not_up_to_date_is_told_of(examined, database):
 def test_a_worker_that_has_fallen_silent_is_none(examined, database):
     writer = Database(database)
     Workers(writer).report(WorkerState("w", 7, "ready", device="cpu"), NOW - 60_000)
-    writer.close_whole()
+    writer.close_checkpointed()
     assert "none is running" in examined()["worker"].found
 
 

@@ -1,3 +1,5 @@
+"""Image files: the PNG encoder against its specification, and the generation parameters."""
+
 from __future__ import annotations
 
 import dataclasses

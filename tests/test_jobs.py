@@ -1,20 +1,22 @@
-"""The doorbell: messages arrive, at once or by polling, and a broken queue loses nothing."""
+"""The job queues: messages arrive, at once or by polling, and a broken queue loses nothing."""
 
 from __future__ import annotations
 
 import socket
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 
 import pytest
+from huey.storage import SqliteStorage
 
 from banatie.jobs import POLL_SECONDS, JobQueue, remove_stale_sockets
 
 
 @pytest.fixture
-def heard() -> Queue:
+def handled() -> Queue:
     return Queue()
 
 
@@ -33,12 +35,12 @@ def queue():
 
 
 @pytest.fixture
-def listen(heard: Queue):
+def listen(handled: Queue):
     """Starts a consumer on a folder's paint queue; stops them all at the end."""
     started = []
 
-    def listen(folder: Path, answer=heard.put, reader: str = "reader") -> JobQueue:
-        queue = JobQueue("paint", folder, answer, reader)
+    def listen(folder: Path, handler=handled.put, reader: str = "reader") -> JobQueue:
+        queue = JobQueue("paint", folder, handler, reader)
         consumer = queue.consumer()
         consumer.start()
         started.append((queue, consumer))
@@ -50,91 +52,141 @@ def listen(heard: Queue):
         queue.close()
 
 
-def test_a_ring_is_heard_in_another_instance(tmp_path, queue, listen, heard):
+def test_a_message_reaches_another_instance(tmp_path, queue, listen, handled):
     listen(tmp_path)
-    ringer = queue("paint", tmp_path)
+    sender = queue("paint", tmp_path)
     for generation_id in ("one", "two"):
-        ringer.notify(generation_id)
-    assert [heard.get(timeout=5), heard.get(timeout=5)] == ["one", "two"]
+        sender.notify(generation_id)
+    assert [handled.get(timeout=5), handled.get(timeout=5)] == ["one", "two"]
 
 
-def test_a_ring_before_anyone_listens_is_kept(tmp_path, queue, listen, heard):
+def test_a_message_before_a_consumer_starts_is_kept(tmp_path, queue, listen, handled):
     queue("paint", tmp_path).notify("early")
     listen(tmp_path)
-    assert heard.get(timeout=5) == "early"
+    assert handled.get(timeout=5) == "early"
 
 
-def test_the_stages_do_not_hear_each_other(tmp_path, queue, listen, heard):
+def test_a_stage_gets_its_own_messages_alone(tmp_path, queue, listen, handled):
     listen(tmp_path)
     queue("enhance", tmp_path).notify("not for painters")
     queue("paint", tmp_path).notify("for painters")
-    assert heard.get(timeout=5) == "for painters"
+    assert handled.get(timeout=5) == "for painters"
 
 
-def test_without_a_datagram_the_reader_polls(tmp_path, queue, listen, heard, monkeypatch):
-    ringer = queue("paint", tmp_path)
+def test_without_a_datagram_the_reader_polls(tmp_path, queue, listen, handled, monkeypatch):
+    monkeypatch.delattr(socket, "AF_UNIX")
+    listen(tmp_path)
+    queue("paint", tmp_path).notify("quiet")
+    assert handled.get(timeout=5 + POLL_SECONDS) == "quiet"
+
+
+def test_a_datagram_that_is_lost_costs_a_few_seconds(tmp_path, queue, listen, handled, monkeypatch):
+    monkeypatch.setattr("banatie.jobs.IDLE_SECONDS", 0.05)
     listen(tmp_path)
     monkeypatch.delattr(socket, "AF_UNIX")
-    ringer.notify("quiet")
-    assert heard.get(timeout=5 + POLL_SECONDS) == "quiet"
+    queue("paint", tmp_path).notify("quiet")
+    assert handled.get(timeout=5) == "quiet"
 
 
-def test_a_ring_wakes_all_readers_and_one_of_them_has_the_message(
-    tmp_path, queue, listen, heard, monkeypatch
+@pytest.mark.parametrize("has_sockets", [True, False])
+def test_an_idle_reader_locks_nothing_and_hardly_reads(
+    tmp_path, queue, listen, handled, monkeypatch, has_sockets
 ):
-    # None of them looks by itself.
-    monkeypatch.setattr("banatie.jobs.POLL_SECONDS", 600.0)
+    if not has_sockets:
+        monkeypatch.delattr(socket, "AF_UNIX")
+    statements: list[str] = []
+    create_connection = SqliteStorage._create_connection
+
+    def traced(storage: SqliteStorage) -> sqlite3.Connection:
+        connection = create_connection(storage)
+        connection.set_trace_callback(lambda sql: statements.append(sql.split()[0].lower()))
+        return connection
+
+    monkeypatch.setattr(SqliteStorage, "_create_connection", traced)
+    sender = listen(tmp_path)
+    _until(lambda: "select" in statements)
+    statements.clear()
+    with pytest.raises(Empty):
+        handled.get(timeout=1)
+    polls = 0 if has_sockets else int(1 / POLL_SECONDS)
+    assert statements in (["select"] * count for count in range(1 + polls + 1))
+    # It was reading all the while.
+    sender.notify("a")
+    assert handled.get(timeout=5) == "a"
+
+
+def test_a_consumer_stops_while_its_reader_sleeps(tmp_path, monkeypatch):
+    monkeypatch.setattr("banatie.jobs.IDLE_SECONDS", 600.0)
+    handled: list[str] = []
+    queue = JobQueue("paint", tmp_path, handled.append)
+    consumer = queue.consumer()
+    consumer.start()
+    _until((tmp_path / "paint-reader.sock").exists)
+    consumer.stop()
+    for _, thread in consumer.worker_threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert handled == []
+    queue.close()
+
+
+def test_a_message_wakes_all_readers_and_one_of_them_has_it(
+    tmp_path, queue, listen, handled, monkeypatch
+):
+    # None of them reads the queue by itself.
+    monkeypatch.setattr("banatie.jobs.IDLE_SECONDS", 600.0)
     for name in ("one", "two", "three"):
-        listen(tmp_path, lambda generation_id, name=name: heard.put((name, generation_id)), name)
-    ringer, wanted = (
-        queue("paint", tmp_path),
-        ["paint-one.sock", "paint-three.sock", "paint-two.sock"],
-    )
-    while sorted(path.name for path in tmp_path.glob("*.sock")) != wanted:
-        time.sleep(0.005)
-    # One that is dead is in nobody's way.
+        listen(tmp_path, lambda generation_id, name=name: handled.put((name, generation_id)), name)
+    sender = queue("paint", tmp_path)
+    wanted = ["paint-one.sock", "paint-three.sock", "paint-two.sock"]
+    _until(lambda: sorted(path.name for path in tmp_path.glob("*.sock")) == wanted)
+    # A dead one does no harm.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
         dead.bind(str(tmp_path / "paint-dead.sock"))
-    ringer.notify("a")
-    woken = [heard.get(timeout=5) for _ in range(3)]
+    sender.notify("a")
+    woken = [handled.get(timeout=5) for _ in range(3)]
     assert {name for name, _ in woken} == {"one", "two", "three"}
     assert sorted(generation_id for _, generation_id in woken) == ["", "", "a"]
-    # So that they can be stopped.
-    monkeypatch.setattr("banatie.jobs.POLL_SECONDS", 0.01)
-    ringer.notify("b")
 
 
-def test_the_sockets_of_dead_readers_are_swept(tmp_path):
+def test_the_sockets_of_dead_readers_are_removed(tmp_path):
     for name in ("paint-a.sock", "enhance-a.sock", "paint-b.sock", "paint.sock", "a.lock"):
         (tmp_path / name).touch()
     remove_stale_sockets(tmp_path, ["b"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lock", "paint-b.sock"]
 
 
-def test_a_folder_too_long_for_a_socket_works_too(tmp_path, listen, heard):
+def test_a_folder_too_long_for_a_socket_works_too(tmp_path, listen, handled):
     folder = tmp_path / ("deep" * 30)
     folder.mkdir()
     listen(folder).notify("far down")
-    assert heard.get(timeout=5 + POLL_SECONDS) == "far down"
+    assert handled.get(timeout=5 + POLL_SECONDS) == "far down"
 
 
-def test_an_answer_that_raises_does_not_end_the_listening(tmp_path, listen, heard, caplog):
-    def answer(generation_id: str) -> None:
+def test_a_handler_that_raises_does_not_end_the_consumer(tmp_path, listen, handled, caplog):
+    def handler(generation_id: str) -> None:
         if generation_id == "bad":
             raise ValueError("on purpose")
-        heard.put(generation_id)
+        handled.put(generation_id)
 
-    ringer = listen(tmp_path, answer)
-    ringer.notify("bad")
-    ringer.notify("good")
-    assert heard.get(timeout=5) == "good"
+    sender = listen(tmp_path, handler)
+    sender.notify("bad")
+    sender.notify("good")
+    assert handled.get(timeout=5) == "good"
     assert "on purpose" in caplog.text
 
 
 def test_a_queue_that_cannot_be_written_is_only_logged(tmp_path, queue, caplog):
-    ringer = queue("paint", tmp_path)
+    sender = queue("paint", tmp_path)
     with sqlite3.connect(tmp_path / "queue.db") as connection:
         connection.execute("DROP TABLE task")
     connection.close()
-    ringer.notify("unheard")
-    assert "could not be rung for unheard" in caplog.text
+    sender.notify("unheard")
+    assert "could not notify the workers of unheard" in caplog.text
+
+
+def _until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import pytest
 
-from banatie.logs import JsonLines, TextLines, about, adopt
+from banatie.logs import JsonLines, TextLines, capture_library_logs, log_context
 
 Read = Callable[[], list[str]]
 FORMATTERS = {"text": TextLines, "json": JsonLines}
@@ -54,14 +54,14 @@ text_only = pytest.mark.parametrize("form", ["text"], indirect=True)
 
 def test_whatever_is_in_an_event_it_is_one_line(logger, lines):
     logger.info("GET %s", EVIL, extra={"name_of_it": EVIL})
-    with about(request_id=EVIL):
+    with log_context(request_id=EVIL):
         logger.info("again")
     assert len(lines()) == 2
 
 
 @json_only
 def test_a_json_line_says_when_how_grave_who_what_and_about_what(logger, lines):
-    with about(request_id="r1", generation_id="g1"):
+    with log_context(request_id="r1", generation_id="g1"):
         logger.warning("%d jobs", 3, extra={"seconds": 0.25})
     line = json.loads(lines()[0])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
@@ -103,7 +103,7 @@ def test_what_json_has_no_form_for_is_shown_as_text(logger, lines):
 
 @text_only
 def test_a_text_line_ends_with_what_it_is_about(logger, lines):
-    with about(request_id="r1"):
+    with log_context(request_id="r1"):
         logger.info("finished", extra={"seconds": 0.25})
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO    banatie.test_logs: "
@@ -113,9 +113,9 @@ def test_a_text_line_ends_with_what_it_is_about(logger, lines):
 
 
 @json_only
-def test_about_ends_with_its_block_and_nests_and_is_the_threads_own(logger, lines):
-    with about(request_id="r1", generation_id=None):
-        with about(generation_id="g1"):
+def test_the_context_ends_with_its_block_and_nests_and_is_the_threads_own(logger, lines):
+    with log_context(request_id="r1", generation_id=None):
+        with log_context(generation_id="g1"):
             logger.info("inner")
             other = threading.Thread(target=lambda: logger.info("elsewhere"))
             other.start()
@@ -132,12 +132,12 @@ def test_about_ends_with_its_block_and_nests_and_is_the_threads_own(logger, line
 
 
 @json_only
-def test_an_adopted_library_logs_as_everybody_does(logger, lines):
+def test_a_captured_library_logs_as_everybody_does(logger, lines):
     library = logging.getLogger("banatie.test_logs.library")
     own = io.StringIO()
     library.addHandler(logging.StreamHandler(own))
     library.propagate = False
-    adopt(library.name)
+    capture_library_logs(library.name)
     library.warning("hello")
     assert own.getvalue() == ""
     assert json.loads(lines()[0])["logger"] == library.name
@@ -146,14 +146,14 @@ def test_an_adopted_library_logs_as_everybody_does(logger, lines):
 PROGRAM = """
 import logging, sys, threading, warnings
 from banatie import logs
-logs.set_up({level!r}, {form!r})
+logs.configure_logging({level!r}, {form!r})
 logging.getLogger("huey").info("chatter")
 logging.getLogger("banatie.x").debug("details")
 warnings.warn("worn out\\nat the end")
 thread = threading.Thread(target=lambda: 1 / 0, name="paint")
 thread.start()
 thread.join()
-logs.set_up("debug", "text")
+logs.configure_logging("debug", "text")
 raise RuntimeError("the last\\nword")
 """
 
@@ -179,7 +179,7 @@ def test_in_json_nothing_of_a_process_is_anything_but_json():
         ("critical", "banatie.logs"),
         ("critical", "banatie.logs"),
     ]
-    assert "the thread paint" in lines[2]["message"]
+    assert "in thread paint" in lines[2]["message"]
     assert "ZeroDivisionError" in lines[2]["exception"]
     assert lines[3]["exception"].endswith("RuntimeError: the last\nword")
 
@@ -188,5 +188,5 @@ def test_as_text_below_the_level_nothing_is_said():
     said = _run("text", "info")
     assert "details" not in said
     assert "chatter" not in said
-    assert "CRITICAL banatie.logs: the thread paint ends" in said
+    assert "CRITICAL banatie.logs: uncaught exception in thread paint" in said
     assert "ZeroDivisionError" in said

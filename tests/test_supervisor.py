@@ -141,6 +141,6 @@ async def test_a_worker_that_ends_again_and_again_waits_longer_each_time(supervi
             before = await kept.until(told_cpu=1, told_gpu=1)
             await kept.kill(before["told gpu"][0])
             after = await kept.until(told_cpu=1, told_gpu=1)
-            told = f"the worker on gpu ended with status -9; starting it again in {seconds} s"
+            told = f"the worker on gpu ended with status -9; restarting it in {seconds} s"
             assert told in caplog.text
         assert after["told cpu"] == before["told cpu"]

@@ -14,7 +14,7 @@ from litestar.types import HTTPScope
 from banatie.api.client_address import FailedKeyLimiter
 from banatie.errors import Unauthorized
 from banatie.records import Key
-from banatie.store.keys import Keys, counts_at, hash_key
+from banatie.store.keys import Keys, hash_key, is_active
 
 CACHE_SIZE = 1024
 
@@ -27,6 +27,8 @@ class Authentication:
         self._failed_keys = failed_keys
         self._clock = clock
         self._cache: dict[str, Key] = {}
+        self._by_id: dict[str, Key] = {}
+        """Of the clients that follow events."""
         self._epoch = 0
 
     async def key_of(self, text: str | None, scope: HTTPScope) -> Key:
@@ -48,11 +50,22 @@ class Authentication:
             # What was read before a key changed may be what has changed.
             if epoch == self._epoch:
                 self._cache[hashed] = key
-        if not counts_at(key, self._clock()):
+        if not is_active(key, self._clock()):
             raise Unauthorized("This API key has been revoked or has expired")
         return key
+
+    async def is_still_active(self, key: Key) -> bool:
+        """Whether a key that was authenticated before is neither revoked nor expired by now."""
+        latest = self._by_id.get(key.id)
+        if latest is None:
+            epoch = self._epoch
+            latest = await asyncio.to_thread(self._keys.find, key.id) or key
+            if epoch == self._epoch:
+                self._by_id[key.id] = latest
+        return is_active(latest, self._clock())
 
     def forget(self) -> None:
         """Empty the cache: a key has changed."""
         self._cache.clear()
+        self._by_id.clear()
         self._epoch += 1

@@ -6,6 +6,7 @@ request's id and answered without details.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import re
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from litestar.types import HTTPScope, Send
 from banatie.api.error_codes import GENERAL_CODE_OF_STATUS, STATUS_OF_CODE
 from banatie.api.schemas import ErrorBody, Failure, FieldErrorView, encode
 from banatie.errors import BanatieError, GenerationFailed, ValidationError
-from banatie.logs import about
+from banatie.logs import log_context
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +76,14 @@ def answer_to(error: Exception, scope: HTTPScope) -> Answer:
         return 404, ErrorBody("NOT_FOUND", f"No route {_path(scope)}"), {}
     if isinstance(error, MethodNotAllowedException):
         message = f"{_path(scope)} does not take {scope['method']}"
-        return 405, ErrorBody("METHOD_NOT_ALLOWED", message), dict(error.headers or {})
+        return 405, ErrorBody("METHOD_NOT_ALLOWED", message), _allow(error)
     if isinstance(error, HTTPException) and error.status_code in GENERAL_CODE_OF_STATUS:
         code = GENERAL_CODE_OF_STATUS[error.status_code]
         return error.status_code, ErrorBody(code, error.detail or code), {}
     if isinstance(error, ClientException):
         return 400, ErrorBody("VALIDATION_ERROR", error.detail), {}
     request_id = scope.get("state", {}).get("request_id", "")
-    with about(request_id=request_id):
+    with log_context(request_id=request_id):
         logger.error(
             "request %s failed: %s %s", request_id, scope["method"], _path(scope), exc_info=error
         )
@@ -95,6 +96,8 @@ def decode_body(body: bytes, shape: type[T]) -> T:
 
     Litestar's own decoding would convert both. Raises ValidationError naming the field.
     """
+    # Some clients on Windows begin with a byte order mark.
+    body = body.removeprefix(codecs.BOM_UTF8)
     if not body:
         raise ValidationError.of("body", "is missing")
     try:
@@ -138,6 +141,12 @@ def _named(place: str, message: str) -> tuple[str, str]:
     if found is None:
         return place, message
     return f"{place}.{found['field']}".lstrip("."), _PROBLEMS[found["problem"]]
+
+
+def _allow(error: MethodNotAllowedException) -> dict[str, str]:
+    # HEAD is answered wherever GET is, which Litestar does not know.
+    methods = (error.headers or {}).get("allow", "").split(", ")
+    return {"Allow": ", ".join(dict.fromkeys([*methods, *(["HEAD"] if "GET" in methods else [])]))}
 
 
 def _path(scope: HTTPScope) -> str:

@@ -34,7 +34,7 @@ from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter, may_be_poll
 from banatie.config import Config
 from banatie.errors import BanatieError, RequestTimeout, UnsupportedMediaType, ValidationError
-from banatie.logs import about
+from banatie.logs import log_context
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ DEFAULT_HEADERS = [
 ]
 """The headers of every answer that does not set them itself."""
 
+_HOST = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])?(:\d{1,5})?")
 _EMPTY_BODY: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -78,13 +79,19 @@ class RequestMiddleware:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            await self._answer_head(scope, receive, send)
+            return
         state = scope.setdefault("state", {})
         # Ids need to differ, not to be secret: no system call for each.
         state["request_id"] = f"{random.getrandbits(96):024x}"
         started = time.monotonic()
+        has_answered = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal has_answered
             if message["type"] == "http.response.start":
+                has_answered = True
                 self._complete(message, scope, started)
             await send(message)
 
@@ -103,14 +110,46 @@ class RequestMiddleware:
             except BanatieError as error:
                 await send_failure(error, scope, send_with_headers)
                 return
-        await self._app(scope, receive, send_with_headers)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            if has_answered:
+                raise
+            await send_failure(error, scope, send_with_headers)
+
+    async def _answer_head(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Answer HEAD as GET without the body (RFC 9110, section 9.3.2)."""
+        ended = asyncio.Event()
+        is_read = False
+
+        async def receive_once() -> ReceiveMessage:
+            nonlocal is_read
+            if not is_read:
+                is_read = True
+                return await receive()
+            # Ends a stream, such as events, once its headers are sent.
+            await ended.wait()
+            return {"type": "http.disconnect"}
+
+        async def send_start(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send(_EMPTY_BODY)
+                ended.set()
+
+        # Ranges are for GET alone (section 14.2).
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        as_get: HTTPScope = {**scope, "method": "GET", "headers": headers}
+        await self(as_get, receive_once, send_start)
 
     async def _admit(self, scope: HTTPScope, receive: Receive) -> Receive:
         """Authenticate and count the request; the `receive` that its body is to be read with.
 
-        Raises Unauthorized, TooManyFailedKeys, RateLimitExceeded or UnsupportedMediaType.
+        Raises ValidationError, Unauthorized, TooManyFailedKeys, RateLimitExceeded or
+        UnsupportedMediaType.
         """
         state = scope["state"]
+        _require_host(scope)
         state["headers"] = headers = dict(scope["headers"])
         text = headers.get(b"x-api-key", b"").decode("latin-1")
         state["key"] = key = await self._authentication.key_of(text, scope)
@@ -137,7 +176,7 @@ class RequestMiddleware:
         if self._metrics is not None:
             self._metrics.count(scope, message["status"], time.monotonic() - started)
         if logger.isEnabledFor(logging.DEBUG):
-            with about(request_id=state["request_id"]):
+            with log_context(request_id=state["request_id"]):
                 logger.debug(
                     "%s %s %s",
                     scope["method"],
@@ -175,3 +214,12 @@ def _require_json(headers: dict[bytes, bytes]) -> None:
     media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if has_body and media_type != b"application/json":
         raise UnsupportedMediaType("Send JSON, with Content-Type: application/json")
+    if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        raise UnsupportedMediaType("Send the body uncompressed, without Content-Encoding")
+
+
+def _require_host(scope: HTTPScope) -> None:
+    """A Host header becomes part of URLs in answers, so it must be one name and port."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if len(hosts) > 1 or (hosts and not _HOST.fullmatch(hosts[0])):
+        raise ValidationError.of("Host", "must be one host name or address, with or without a port")

@@ -9,11 +9,18 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from banatie.api.error_codes import STATUS_OF_CODE
-from banatie.records import (
+from banatie.limits import (
+    MAX_GUIDANCE_SCALE,
+    MAX_LORA_WEIGHT,
+    MAX_LORAS,
     MAX_SEED,
+    MAX_STEPS,
+    MIN_STEPS,
+)
+from banatie.records import (
     AspectRatio,
     Generation,
     Image,
@@ -46,23 +53,39 @@ class WireIn(Struct, rename="camel", forbid_unknown_fields=True):
     """A schema of requests; an unknown field is an error, never ignored."""
 
 
+# Many clients write every number as a float: 20.0 is an integer, as in JSON Schema.
+_INTEGER = {"type": "integer"}
+Seed = Annotated[float, Meta(ge=0, le=MAX_SEED, multiple_of=1, extra_json_schema=_INTEGER)]
+Steps = Annotated[
+    float, Meta(ge=MIN_STEPS, le=MAX_STEPS, multiple_of=1, extra_json_schema=_INTEGER)
+]
+
+
 class EnhancementOptions(WireIn):
     """How the prompt is enhanced."""
 
-    template: TemplateName = "general"
+    template: TemplateName | None = None
 
 
 class LoraCreate(WireIn):
     """A LoRA to apply."""
 
     name: Annotated[str, Meta(description="As `banatie models list` shows it.")]
-    weight: Annotated[
-        float, Meta(ge=-4, le=4, description="Its strength: 1 as trained, negative to subtract it.")
-    ] = 1.0
+    weight: (
+        Annotated[
+            float,
+            Meta(
+                ge=-MAX_LORA_WEIGHT,
+                le=MAX_LORA_WEIGHT,
+                description="Its strength: 1 as trained (default), negative to subtract it.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class GenerationCreate(WireIn):
-    """The body of POST /api/v1/generations."""
+    """The body of POST /api/v1/generations; null stands for "not given" in every optional field."""
 
     prompt: Annotated[
         str,
@@ -72,34 +95,46 @@ class GenerationCreate(WireIn):
             extra_json_schema={"minLength": 1, "pattern": r"\S"},
         ),
     ]
-    aspect_ratio: AspectRatio = "1:1"
-    auto_enhance: bool = True
-    enhancement_options: EnhancementOptions = field(default_factory=EnhancementOptions)
-    meta: Annotated[
-        dict[str, Any], Meta(description="Your own data: stored and returned, never interpreted.")
-    ] = field(default_factory=dict)
-    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
-    negative_prompt: str = ""
-    steps: Annotated[int, Meta(ge=1, le=100)] | None = None
-    guidance_scale: Annotated[float, Meta(ge=0, le=20)] | None = None
-    loras: Annotated[list[LoraCreate], Meta(max_length=4, description="LoRAs for this image.")] = (
-        field(default_factory=list)
-    )
+    aspect_ratio: AspectRatio | None = None
+    auto_enhance: bool | None = None
+    enhancement_options: EnhancementOptions | None = None
+    meta: (
+        Annotated[
+            dict[str, Any],
+            Meta(description="Your own data: stored and returned, never interpreted."),
+        ]
+        | None
+    ) = None
+    seed: Seed | None = None
+    negative_prompt: str | None = None
+    steps: Steps | None = None
+    guidance_scale: Annotated[float, Meta(ge=0, le=MAX_GUIDANCE_SCALE)] | None = None
+    loras: (
+        Annotated[list[LoraCreate], Meta(max_length=MAX_LORAS, description="LoRAs for this image.")]
+        | None
+    ) = None
 
     def to_submission(self) -> Submission:
-        """The same as a record."""
+        """The same as a record, with defaults in place of what is not given."""
+        options = self.enhancement_options or EnhancementOptions()
         return Submission(
             prompt=self.prompt,
-            aspect_ratio=self.aspect_ratio,
-            auto_enhance=self.auto_enhance,
-            template=self.enhancement_options.template,
-            meta=self.meta,
-            seed=self.seed,
-            negative_prompt=self.negative_prompt,
-            steps=self.steps,
+            aspect_ratio=self.aspect_ratio or DEFAULTS.aspect_ratio,
+            auto_enhance=DEFAULTS.auto_enhance if self.auto_enhance is None else self.auto_enhance,
+            template=options.template or DEFAULTS.template,
+            meta=self.meta or {},
+            seed=None if self.seed is None else int(self.seed),
+            negative_prompt=self.negative_prompt or "",
+            steps=None if self.steps is None else int(self.steps),
             guidance_scale=self.guidance_scale,
-            loras=tuple(LoraUse(lora.name, lora.weight) for lora in self.loras),
+            loras=tuple(
+                LoraUse(lora.name) if lora.weight is None else LoraUse(lora.name, lora.weight)
+                for lora in self.loras or ()
+            ),
         )
+
+
+DEFAULTS = Submission(prompt="")
 
 
 class OutputImage(Wire):

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from banatie.limits import MAX_WAIT_SECONDS
 from banatie.records import Generation
 
-MAX_WAIT_SECONDS = 120
 DELETED_CHECK_SECONDS = 2.0
 """A deletion is no change of a row, so waiting clients look for theirs again after this long."""
 

@@ -1,1 +1,1 @@
-"""What there is to compute on, and how its memory is laid out."""
+"""The device that models compute on, and how its memory is planned."""

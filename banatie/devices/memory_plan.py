@@ -1,7 +1,7 @@
-"""The memory plan: which part of which model lies where while pictures are made.
+"""The memory plan: where each part of both models is kept while images are generated.
 
-Decided before anything is loaded, from the sizes of the models' files and the memory that is free.
-Arithmetic over files' heads only: never imports torch. `placement` carries the plan out.
+It is chosen before anything is loaded, from the sizes in the weight files' headers and the free
+memory of the device. Only arithmetic: never imports torch. `worker/placement` carries it out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelBroken
@@ -21,38 +21,45 @@ from banatie.models.disk_space import readable
 from banatie.models.validate import check_language_model, check_pipeline, parameter_count
 
 PainterPlace = Literal["resident", "offload-encoders", "offload-layers", "offload-layers-fp8"]
-"""Where the painting model lies, the quickest way first:
+"""Where the painting model is kept, the fastest first (`painting.memory`):
 
-whole           all of it on the device
-encoders-aside  the text encoders come to the device only to read a prompt
-streamed        so do they, and the UNet comes layer by layer
-streamed-fp8    the same in 8 bits (E4M3), computed in the usual format: half as much to bring
+resident            all of it on the device
+offload-encoders    the text encoders in main memory, on the device only while they encode a prompt
+offload-layers      these too, and each of the UNet's layers on the device only while it computes
+offload-layers-fp8  the same with weights of 8 bits (E4M3), computed in the usual format: half as
+                    much to transfer
 """
 LanguagePlace = Literal["device", "swap", "cpu"]
-"""Where the language model lies: with the painting model, in turns with it, or on the CPU."""
-PAINTER_PLACES: tuple[PainterPlace, ...] = get_args(PainterPlace)
+"""Where the language model is kept, the fastest first (`enhancement.memory`):
 
-UNET_WORKING = 28
-"""What the UNet needs beside its weights, in activations of its widest layers; see `sizes_of`."""
-VAE_WORKING = 4.0
+device  on the device, beside the painting model
+swap    on the device while it works; the painting model is in main memory meanwhile
+cpu     in main memory, and computed on the CPU
+"""
+PAINTER_PLACES: tuple[PainterPlace, ...] = get_args(PainterPlace)
+LANGUAGE_PLACES: tuple[LanguagePlace, ...] = get_args(LanguagePlace)
+
+UNET_ACTIVATION_FACTOR = 28
+"""The UNet's working memory, in activations of its widest layers; see `sizes_of`."""
+VAE_ACTIVATION_FACTOR_CPU = 4.0
 """The same of the decoder, on a CPU."""
-VAE_WORKING_ON_GPU = 8.6
+VAE_ACTIVATION_FACTOR_GPU = 8.6
 """The same elsewhere: 2,200 bytes a pixel and byte of the format, as InvokeAI estimates it."""
 TILE_SHARE = 2
 """A tile's side is this part of the side that the VAE was trained for."""
-STREAMED_SHARE = 0.1
-"""How much of a streamed UNet is on the device at once: the layer at work and the next ones."""
-SPARE_SHARE = 0.05
-"""Of the free memory, left for what allocators lose between their blocks."""
-MOST_AT_ONCE = 8
-"""Pictures in a batch where the settings leave their number to the memory."""
-TURN_PARAMETERS = 1_000_000_000
-"""A language model of this many parameters is too slow on a CPU: it takes turns instead."""
+OFFLOADED_SHARE = 0.1
+"""How much of an offloaded UNet is on the device at once: the computing layer and the next ones."""
+RESERVED_SHARE = 0.05
+"""Part of the free memory that is not planned with: allocators lose it to fragmentation."""
+AUTO_MAX_BATCH = 8
+"""Images in a batch where the settings leave the number to the memory."""
+SWAP_PARAMETERS = 1_000_000_000
+"""A language model of this many parameters is too slow on a CPU: it is swapped instead."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What there is to be laid out, in bytes."""
+    """The memory that the models need, in bytes."""
 
     unet: int
     text_encoders: int
@@ -60,35 +67,36 @@ class Sizes:
     language: int
     language_parameters: int
     unet_working: int
-    """For one picture of the largest size, guided."""
+    """For one image of the largest size, with guidance."""
     vae_working: int
     tile_working: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to lay the models out."""
+    """One way to place both models."""
 
     painter: PainterPlace = "resident"
     language: LanguagePlace = "device"
     tiled: bool = False
-    """Whether the VAE decodes a picture in overlapping tiles."""
+    """Whether the VAE decodes an image in overlapping tiles."""
     batch: int = 1
-    """How many pictures are painted at once, at most."""
+    """How many images are painted at once, at most."""
     needed: int = 0
-    """Bytes of the device at the highest."""
-    why: str = ""
+    """The most bytes of the device in use at once."""
+    reason: str = ""
+    """Why this plan was chosen, for people."""
 
     def __str__(self) -> str:
         painter = {
             "resident": "the painting model on the device",
-            "offload-encoders": "the text encoders on the device only to read a prompt",
-            "offload-layers": "the UNet streamed from main memory",
-            "offload-layers-fp8": "the UNet streamed from main memory in 8 bits",
+            "offload-encoders": "the text encoders offloaded to main memory",
+            "offload-layers": "the UNet's layers offloaded to main memory",
+            "offload-layers-fp8": "the UNet's layers offloaded to main memory in 8 bits",
         }[self.painter]
         language = {
             "device": "the language model beside it",
-            "swap": "the language model in turns with it",
+            "swap": "swapped with the language model",
             "cpu": "the language model on the CPU",
         }[self.language]
         decoding = ", pictures decoded in tiles" if self.tiled else ""
@@ -96,14 +104,14 @@ class Plan:
         return f"{painter}, {language}{decoding}{batch}"
 
     @property
-    def reasoned(self) -> str:
-        """The plan with its reason, for people."""
-        return f"{self}: {self.why}"
+    def explanation(self) -> str:
+        """The plan and the reason for it, for people."""
+        return f"{self}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class PlacementPreferences:
-    """What the settings want of a plan."""
+    """What the settings ask of a plan."""
 
     painter: PainterPlace | Literal["auto"] = "auto"
     language: LanguagePlace | Literal["auto"] = "auto"
@@ -111,68 +119,74 @@ class PlacementPreferences:
 
     @classmethod
     def of(cls, config: Config) -> PlacementPreferences:
-        """What these settings want."""
-        batch = config.painting.max_batch or MOST_AT_ONCE
+        """The preferences of these settings."""
+        batch = config.painting.max_batch or AUTO_MAX_BATCH
         return cls(config.painting.memory, config.enhancement.memory, batch)
 
 
-WHOLE = Plan()
-"""Everything on the device: for whoever has memory enough, or plans nothing."""
+ALL_RESIDENT = Plan()
+"""Everything on the device, one image at a time."""
 
 
 def ladder(
-    sizes: Sizes, device: str, wanted: PlacementPreferences = PlacementPreferences()
+    sizes: Sizes, device: str, preferences: PlacementPreferences = PlacementPreferences()
 ) -> tuple[Plan, ...]:
-    """The plans for a device from the quickest to the most frugal; each needs less than the last.
+    """The plans for a device, from the fastest to the smallest; each needs less than the last.
 
-    A place that is wanted leaves out all others. On a CPU or Apple's MPS, where there is one memory
-    for all, moving a model frees nothing, whatever is wanted: only tiles and smaller batches are
-    left.
+    A preferred place excludes the others. A CPU and Apple's MPS have one memory, where moving a
+    model frees nothing, whatever is preferred: only tiles and smaller batches are left.
     """
-    slow_on_cpu = sizes.language_parameters >= TURN_PARAMETERS
+    slow_on_cpu = sizes.language_parameters >= SWAP_PARAMETERS
     plans: list[Plan] = []
     if not device.startswith("cuda"):
-        wanted = PlacementPreferences("resident", "device", wanted.batch)
-    for place, beside in product(PAINTER_PLACES, get_args(LanguagePlace)):
-        if wanted.painter not in ("auto", place) or wanted.language not in ("auto", beside):
+        preferences = PlacementPreferences("resident", "device", preferences.batch)
+    for painter, language in product(PAINTER_PLACES, LANGUAGE_PLACES):
+        if preferences.painter not in ("auto", painter):
             continue
-        if wanted.language == "auto" and not slow_on_cpu and beside == "swap":
+        if preferences.language not in ("auto", language):
             continue
-        if wanted.language == "auto" and place != "resident" and beside == "device":
+        if preferences.language == "auto" and not slow_on_cpu and language == "swap":
             continue
-        counts = [wanted.batch >> halvings for halvings in range(wanted.batch.bit_length())]
-        # Tiles cost a few percent; a smaller batch costs as much as batches had brought.
-        for count, tiled in product(counts, (False, True)):
-            plan = Plan(place, beside, tiled, count)
+        if preferences.language == "auto" and painter != "resident" and language == "device":
+            continue
+        batches = [
+            preferences.batch >> halvings for halvings in range(preferences.batch.bit_length())
+        ]
+        # Tiles cost a few percent; halving a batch costs what the larger batch had gained.
+        for batch, tiled in product(batches, (False, True)):
+            plan = Plan(painter, language, tiled, batch)
             needed = _needed(sizes, plan)
-            # A rung that frees nothing is none.
+            # A slower plan that frees nothing is useless.
             if not plans or needed < plans[-1].needed:
                 plans.append(replace(plan, needed=needed))
     return tuple(plans)
 
 
-def choose(plans: Sequence[Plan], free: int, device: str) -> Plan:
-    """The first plan that fits `free` bytes of the device, or else the last; it says why."""
-    room = int(free * (1 - SPARE_SHARE))
+def choose_plan(plans: Sequence[Plan], free: int, device: str) -> Plan:
+    """The first plan that fits `free` bytes of the device, else the last, with the reason."""
+    available = int(free * (1 - RESERVED_SHARE))
     for number, plan in enumerate(plans):
-        if plan.needed <= room:
-            why = f"it takes {readable(plan.needed)} of {readable(free)} free on {device}"
+        if plan.needed <= available:
+            reason = f"it takes {readable(plan.needed)} of {readable(free)} free on {device}"
             if number:
-                why += f"; {plans[0]} would take {readable(plans[0].needed)}"
-            return replace(plan, why=why)
-    frugal = plans[-1]
-    why = (
-        f"nothing fits the {readable(free)} free on {device}; this comes closest, with about "
-        f"{readable(frugal.needed)}"
+                reason += f"; {plans[0]} would take {readable(plans[0].needed)}"
+            return replace(plan, reason=reason)
+    smallest = plans[-1]
+    reason = (
+        f"no plan fits the {readable(free)} free on {device}; this one comes closest, with about "
+        f"{readable(smallest.needed)}"
     )
-    return replace(frugal, why=why)
+    return replace(smallest, reason=reason)
 
 
-def language_place(parameters: int, size: int, spare: int, device: str) -> LanguagePlace:
-    """Where a language model goes that comes late, when the painting model leaves `spare` bytes."""
+def place_language_model(parameters: int, size: int, spare: int, device: str) -> LanguagePlace:
+    """Where to keep a language model of `size` bytes that is loaded after the painting model.
+
+    `spare` is what the plan leaves free on the device, in bytes.
+    """
     if size <= spare or not device.startswith("cuda"):
         return "device"
-    return "swap" if parameters >= TURN_PARAMETERS else "cpu"
+    return "swap" if parameters >= SWAP_PARAMETERS else "cpu"
 
 
 def sizes_of(
@@ -184,11 +198,11 @@ def sizes_of(
     vae_bytes: int,
     language_bytes: int,
 ) -> Sizes:
-    """What the models take in number formats of so many bytes a number.
+    """The memory that the models need, in number formats of so many bytes a number.
 
     The working memory is an estimate, in proportion to the widest activations: for the UNet, of
-    two pictures (guidance) with the first block's channels at the latents' full size; for the VAE,
-    of the second block's channels at the picture's full size. The factors were measured on a CPU
+    two images (guidance) with the first block's channels at the latents' full size; for the VAE,
+    of the second block's channels at the image's full size. The factors were measured on a CPU
     with SDXL's full-size networks (docs/performance.md). Raises ModelBroken or ModelNotFound.
     """
     weights = check_pipeline(model.folder)
@@ -196,7 +210,7 @@ def sizes_of(
     encoders = numbers["text_encoder"] + numbers["text_encoder_2"]
     language = 0
     if language_model is not None:
-        # One that is broken is told of where it is loaded, and takes nothing.
+        # A broken one takes nothing here, and is reported where it is loaded.
         with contextlib.suppress(BanatieError):
             language = parameter_count(check_language_model(language_model.folder))
     unet, vae = (_read_config(model.folder / name) for name in ("unet", "vae"))
@@ -206,7 +220,7 @@ def sizes_of(
         tile = min(pixels, (vae["sample_size"] // TILE_SHARE) ** 2)
         widest_unet = 2 * pixels // factor**2 * unet["block_out_channels"][0]
         vae_pixel = vae["block_out_channels"][:2][-1] * vae_bytes
-        vae_pixel *= VAE_WORKING if device == "cpu" else VAE_WORKING_ON_GPU
+        vae_pixel *= VAE_ACTIVATION_FACTOR_CPU if device == "cpu" else VAE_ACTIVATION_FACTOR_GPU
     except (KeyError, TypeError, IndexError) as error:
         raise ModelBroken(f"{model.folder} has an incomplete configuration: {error}") from error
     return Sizes(
@@ -215,15 +229,15 @@ def sizes_of(
         vae=numbers["vae"] * vae_bytes,
         language=language * language_bytes,
         language_parameters=language,
-        unet_working=int(widest_unet * unet_bytes * UNET_WORKING),
+        unet_working=int(widest_unet * unet_bytes * UNET_ACTIVATION_FACTOR),
         vae_working=int(pixels * vae_pixel),
         tile_working=int(tile * vae_pixel),
     )
 
 
 def _needed(sizes: Sizes, plan: Plan) -> int:
-    streamed = int(sizes.unet * STREAMED_SHARE)
-    unet = {"offload-layers": streamed, "offload-layers-fp8": streamed // 2}.get(
+    layers = int(sizes.unet * OFFLOADED_SHARE)
+    unet = {"offload-layers": layers, "offload-layers-fp8": layers // 2}.get(
         plan.painter, sizes.unet
     )
     decoding = sizes.tile_working if plan.tiled else sizes.vae_working
@@ -237,9 +251,10 @@ def _needed(sizes: Sizes, plan: Plan) -> int:
     return max(painting, sizes.language) if plan.language == "swap" else painting
 
 
-def _read_config(folder: Path) -> dict:
+def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     try:
-        return json.loads(file.read_text("utf-8"))
+        config: dict[str, Any] = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelBroken(f"{file} cannot be read: {error}") from error
+    return config

@@ -1,7 +1,7 @@
-"""Where things are computed: the device, the number format, the number of threads.
+"""Where models compute: the device, the number formats, the number of threads.
 
-Chosen once, from what is there, and handed to the enhancer and the painter; and what the device's
-memory has to say. Knows no model.
+Chosen once and passed to the enhancer and the painter. Also reads and frees the device's memory.
+Knows no model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from banatie.errors import ConfigError
 
-# Allocators say it in a plain RuntimeError: torch's on the CPU, cuBLAS and cuDNN on their own.
+# Some raise a plain RuntimeError: torch's allocator on the CPU, cuBLAS and cuDNN.
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE
 )
@@ -28,12 +28,12 @@ class Runtime:
 
     device: str
     dtype: torch.dtype
-    """For the painter and, but on a CPU, for the language model."""
+    """Of the painting model."""
     language_dtype: torch.dtype
 
 
 def present_devices() -> tuple[str, ...]:
-    """What there is to compute on: every CUDA device, else MPS, else the CPU."""
+    """The devices of this machine: every CUDA device, else MPS, else the CPU."""
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if cards > 1:
         return tuple(f"cuda:{number}" for number in range(cards))
@@ -45,10 +45,10 @@ def present_devices() -> tuple[str, ...]:
 def choose_runtime(device: str = "auto", threads: int = 0, sharing: int = 1) -> Runtime:
     """The runtime for `device` (auto, cuda, cuda:1, mps, cpu); 0 threads leave torch's own number.
 
-    So many processes are `sharing` a CPU: each takes its part of that number. CUDA takes bfloat16
-    where the card computes in it (Ampere and later), else float16; MPS float16; a CPU paints in
-    float32 and writes in what `fastest_cpu_dtype` says. Raises ConfigError when nothing can be
-    computed there.
+    `sharing` is how many processes share a CPU: each takes its part of that number. CUDA uses
+    bfloat16 where the card supports it (Ampere and later), else float16; MPS float16; a CPU float32
+    for the painting model and `fastest_cpu_dtype` for the language model. Raises ConfigError when
+    the device cannot be used.
     """
     if threads or sharing > 1:
         torch.set_num_threads(threads or max(1, torch.get_num_threads() // sharing))
@@ -56,10 +56,10 @@ def choose_runtime(device: str = "auto", threads: int = 0, sharing: int = 1) -> 
         device = present_devices()[0]
     try:
         if device.startswith("cuda"):
-            # It says why there is none.
+            # Its error says why there is no device.
             torch.cuda.init()
         if device.startswith("cuda:"):
-            # Before anything is computed: it would take memory on the first card, too.
+            # Before the first computation, which would take memory on the first card, too.
             torch.cuda.set_device(device)
         runtime = Runtime(device, *_dtypes(device))
         torch.zeros(1, device=device, dtype=runtime.dtype).add_(1).cpu()
@@ -79,19 +79,19 @@ def _dtypes(device: str) -> tuple[torch.dtype, torch.dtype]:
 
 
 def device_memory(device: str) -> tuple[int, int] | None:
-    """The bytes in use, by anybody, and the bytes there are on a GPU; None elsewhere."""
+    """A GPU's bytes in use by all processes, and its total bytes; None on other devices."""
     if not device.startswith("cuda"):
         return None
     try:
         free, total = torch.cuda.mem_get_info(device)
     except RuntimeError:
-        # A driver in trouble; whoever computes on it will hear of it.
+        # The driver has failed; the next computation raises an error that says so.
         return None
     return total - free, total
 
 
 def memory_for_models(device: str) -> int:
-    """The bytes that models may take on the device, as things are now."""
+    """The bytes that are free for models on the device."""
     if used_and_total := device_memory(device):
         used, total = used_and_total
         return total - used
@@ -101,7 +101,7 @@ def memory_for_models(device: str) -> int:
 
 
 def free_memory(device: str) -> None:
-    """Give back what nothing refers to any more."""
+    """Return memory that nothing refers to any more to the device."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -110,16 +110,16 @@ def free_memory(device: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory did not suffice, whoever says so."""
+    """Whether an error, from whichever allocator, means that memory did not suffice."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def fastest_cpu_dtype(capabilities: Mapping[str, object]) -> torch.dtype:
-    """bfloat16, half of what the memory has to bring, where the processor computes in it.
+    """bfloat16 where the processor computes in it, which halves the memory traffic; else float32.
 
-    Elsewhere torch imitates it: on AVX2 reading a prompt took four times as long as in float32, and
+    Elsewhere torch emulates it: on AVX2 reading a prompt took four times as long as in float32, and
     a step of eight rows twice as long (measured on an AMD EPYC, one thread).
     """
     computes = any(capabilities.get(unit) for unit in ("amx_bf16", "avx512_bf16", "bf16"))

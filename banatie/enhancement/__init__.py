@@ -1,1 +1,1 @@
-"""Prompt enhancement: what the user asks for, said so that a better picture comes of it."""
+"""Prompt enhancement: a language model and templates add visible detail to a user's prompt."""

@@ -1,22 +1,24 @@
-"""What a larger language model is asked, as the chat that its tokenizer's template makes.
+"""The chat with a larger language model: the request, and the sentence in its reply.
 
-Instruction, worked examples, the user's words. What becomes of the answer is not known here.
+The chat consists of the template's instruction, few-shot examples and the user's words, in the form
+of the tokenizer's chat template. Knows no model, and does not judge the sentence.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from banatie.enhancement.prompt import Subject, read
+from banatie.enhancement.prompt import Subject, parse_prompt
 from banatie.enhancement.templates import FewShotExample, Template
 from banatie.enhancement.vocabulary import Vocabulary
 
 EXAMPLES_SHOWN = 3
-KINDS = frozenset(
+TOPIC_CLASSES = frozenset(
     (
         "person",
         "animal",
@@ -31,58 +33,83 @@ KINDS = frozenset(
         "space",
     )
 )
-"""The classes by which a prompt's kind is told."""
-MARK = "\u2042 what the user asks for \u2042"
+"""The classes that decide what kind of subject a prompt has."""
+PLACEHOLDER = "\u2042 what the user asks for \u2042"
 
 
-def nearest(
+def nearest_examples(
     subject: Subject, examples: Iterable[FewShotExample], vocabulary: Vocabulary
 ) -> list[FewShotExample]:
-    """The examples whose prompts share most with the subject, the nearest of them last.
+    """The few-shot examples whose prompts are most similar to the subject, the nearest last.
 
-    Where nothing is shared, the user's words decide, so that not all see the same ones.
+    Ties are broken at random, seeded by the user's words.
     """
     rng = random.Random(subject.text)
 
-    def kinship(example: FewShotExample) -> tuple[float, float]:
-        other = read(example.prompt, vocabulary)
-        kinds = 3 * len(other.classes & subject.classes & KINDS)
+    def similarity(example: FewShotExample) -> tuple[float, float]:
+        other = parse_prompt(example.prompt, vocabulary)
+        topics = 3 * len(other.classes & subject.classes & TOPIC_CLASSES)
         shared = 2 * len(other.words & subject.words) + len(other.classes & subject.classes)
-        # What only one of the two is of speaks against it.
-        return kinds + shared - len(other.classes ^ subject.classes) / 4, rng.random()
+        # Classes of only one of the two count against the example.
+        return topics + shared - len(other.classes ^ subject.classes) / 4, rng.random()
 
-    return sorted(examples, key=kinship)[-EXAMPLES_SHOWN:]
+    return sorted(examples, key=similarity)[-EXAMPLES_SHOWN:]
 
 
-def conversation(
+def build_chat(
     subject: Subject,
     template: Template,
     examples: Sequence[FewShotExample],
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[str, str]:
-    """The chat up to the user's words, and from there on."""
-    turns = []
+    """The chat up to the user's words, and the rest from there on."""
+    messages = []
     for example in examples:
-        turns.append({"role": "user", "content": example.prompt})
-        turns.append({"role": "assistant", "content": f"{example.answer}."})
-    turns.append({"role": "user", "content": MARK})
+        messages.append({"role": "user", "content": example.prompt})
+        messages.append({"role": "assistant", "content": f"{example.answer}."})
+    messages.append({"role": "user", "content": PLACEHOLDER})
     instruction = {"role": "system", "content": template.instruction}
     try:
-        chat = _render([instruction, *turns], tokenizer)
+        chat = _render([instruction, *messages], tokenizer)
     except jinja2.TemplateError:
-        # Some models' templates refuse a system turn (Gemma's, for one).
-        turns[0] = {
+        # Some models' chat templates refuse a system message (Gemma's, for one).
+        messages[0] = {
             "role": "user",
-            "content": f"{template.instruction}\n\n{turns[0]['content']}",
+            "content": f"{template.instruction}\n\n{messages[0]['content']}",
         }
-        chat = _render(turns, tokenizer)
-    before, after = chat.split(MARK)
+        chat = _render(messages, tokenizer)
+    before, after = chat.split(PLACEHOLDER)
     return before, " ".join(subject.text.split()) + after
 
 
-def _render(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> str:
+def extract_sentence(reply: str) -> str:
+    """The one descriptive sentence of a model's reply, without preamble, markup and quotes."""
+    reply = re.sub(r"<think>.*?(?:</think>|$)", "", reply, flags=re.DOTALL).strip()
+    paragraphs = [part.strip() for part in reply.splitlines() if part.strip()]
+    if len(paragraphs) > 1 and paragraphs[0].endswith(":"):
+        paragraphs.pop(0)
+    line = paragraphs[0] if paragraphs else ""
+    line = re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", line)
+    preamble = (
+        r"^(?:sure|certainly|of course|okay|ok|absolutely|here(?:'s| is| are))\b[^:!]{0,80}[:!]\s*"
+    )
+    line = re.sub(preamble, "", line, flags=re.IGNORECASE)
+    line = re.sub(preamble, "", line, flags=re.IGNORECASE)
+    line = re.sub(
+        r"^\W*(?:enhanced |image |final )?(?:prompt|picture|description)\W*:\s*",
+        "",
+        line,
+        flags=re.IGNORECASE,
+    )
+    line = line.strip("*_ ")
+    if len(line) > 1 and line[0] in "\"“'" and line[-1] in "\"”'" and line.count('"') <= 2:
+        line = line[1:-1]
+    return line.strip().rstrip(".")
+
+
+def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer.chat_template is None:
-        return "\n".join(turn["content"] for turn in turns) + "\n"
+        return "\n".join(message["content"] for message in messages) + "\n"
     return tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )

@@ -1,6 +1,6 @@
 """The words that prompt enhancement knows, their classes, and the rules between classes.
 
-The data is `words.toml`. Nothing here knows a prompt, a template or a model.
+The data is `vocabulary.toml`. Knows no prompt, no template and no model.
 """
 
 from __future__ import annotations
@@ -14,63 +14,65 @@ from importlib import resources
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
-
-LONGEST_TERM = 4
+MAX_TERM_WORDS = 4
 """Words in the longest entry."""
+STEM_LETTERS = 5
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The known words with their classes, and the rules between classes."""
+    """The known words with their classes, and the rules between classes.
+
+    The fields have the names of the data file's tables, where their meaning is explained.
+    """
 
     entries: Mapping[str, frozenset[str]]
-    talk: frozenset[str]
-    drift: frozenset[str]
-    counted: frozenset[str]
-    opposed: tuple[tuple[str, str], ...]
-    unlikely: tuple[tuple[str, str], ...]
-    once: frozenset[str]
+    """The classes of each known word or term."""
+    commentary: frozenset[str]
+    off_topic: frozenset[str]
+    quantities: frozenset[str]
+    contradictions: tuple[tuple[str, str], ...]
+    strict_contradictions: tuple[tuple[str, str], ...]
+    at_most_once: frozenset[str]
     adjectival: frozenset[str]
-    hides: Mapping[str, frozenset[str]]
-    belongs: Mapping[str, frozenset[str]]
-    function: frozenset[str]
-    dangling: frozenset[str]
+    suppresses: Mapping[str, frozenset[str]]
+    requires: Mapping[str, frozenset[str]]
+    function_words: frozenset[str]
+    unfinished_endings: frozenset[str]
     prepositions: frozenset[str]
     articles: frozenset[str]
-    foreign: frozenset[str]
-    finite: frozenset[str]
+    foreign_openings: frozenset[str]
+    finite_verbs: frozenset[str]
     classes: frozenset[str]
 
     @classmethod
     def load(cls) -> Vocabulary:
-        """The vocabulary of `words.toml`."""
-        text = resources.files("banatie.enhancement").joinpath("words.toml").read_text("utf-8")
-        data = tomllib.loads(text)
+        """The vocabulary of `vocabulary.toml`."""
+        file = resources.files("banatie.enhancement").joinpath("vocabulary.toml")
+        data = tomllib.loads(file.read_text("utf-8"))
         entries: dict[str, frozenset[str]] = {}
         for name, words in data["classes"].items():
-            for word in _listed(words):
+            for word in _parse_list(words):
                 entries[word] = entries.get(word, frozenset()) | {name}
-        rules, grammar = data["rules"], data["grammar"]
+        rules = data["rules"]
+        word_lists = data["banned"] | data["grammar"]
         return cls(
             entries=entries,
-            talk=_listed(data["refused"]["talk"]),
-            drift=_listed(data["refused"]["drift"]),
-            counted=_listed(data["refused"]["counted"]),
-            opposed=tuple((a, b) for a, b in rules["opposed"]),
-            unlikely=tuple((a, b) for a, b in rules["unlikely"]),
-            once=frozenset(rules["once"]),
+            contradictions=tuple((a, b) for a, b in rules["contradictions"]),
+            strict_contradictions=tuple((a, b) for a, b in rules["strict_contradictions"]),
+            at_most_once=frozenset(rules["at_most_once"]),
             adjectival=frozenset(rules["adjectival"]),
-            hides={name: frozenset(others) for name, others in rules["hides"].items()},
-            belongs={name: frozenset(others) for name, others in rules["belongs"].items()},
+            suppresses={name: frozenset(others) for name, others in rules["suppresses"].items()},
+            requires={name: frozenset(others) for name, others in rules["requires"].items()},
             classes=frozenset(data["classes"]),
-            **{name: _listed(words) for name, words in grammar.items()},
+            **{name: _parse_list(words) for name, words in word_lists.items()},
         )
 
     def terms(self, text: str) -> list[tuple[str, frozenset[str]]]:
-        """The text's words in order, known ones of several words as one, with their classes."""
+        """The text's words in order with their classes; an entry of several words is one term."""
         words, terms, position = words_of(text), [], 0
         while position < len(words):
-            for length in range(min(LONGEST_TERM, len(words) - position), 0, -1):
+            for length in range(min(MAX_TERM_WORDS, len(words) - position), 0, -1):
                 term = " ".join(words[position : position + length])
                 found = self._lookup(term)
                 if found or length == 1:
@@ -80,18 +82,18 @@ class Vocabulary:
         return terms
 
     def classes_of(self, text: str) -> frozenset[str]:
-        """All classes that a text touches."""
+        """The classes of all words of a text."""
         found: set[str] = set().union(*(classes for _, classes in self.terms(text)))
         if CJK.search(text):
-            # These scripts set no spaces between words.
+            # These scripts put no spaces between words.
             for entry, classes in self.entries.items():
                 if CJK.search(entry) and entry in text:
                     found |= classes
         return frozenset(found)
 
     def content_words(self, text: str) -> list[str]:
-        """The words that carry meaning, in the singular, in order."""
-        return [singular(word) for word in words_of(text) if word not in self.function]
+        """The words of a text without function words, in the singular, in order."""
+        return [singular(word) for word in words_of(text) if word not in self.function_words]
 
     def _lookup(self, term: str) -> frozenset[str]:
         if term in self.entries:
@@ -100,12 +102,12 @@ class Vocabulary:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case; a hyphen parts words, an apostrophe does not."""
+    """The words of a text in lower case; a hyphen separates words, an apostrophe does not."""
     return [word.lower().replace("’", "'") for word in WORD.findall(text)]
 
 
 def singular(word: str) -> str:
-    """An English noun's likely singular; other words mostly as they are."""
+    """An English noun's likely singular; other words mostly unchanged."""
     word = word.removesuffix("'s")
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
@@ -116,12 +118,12 @@ def singular(word: str) -> str:
     return word
 
 
-def root(word: str) -> str:
-    """What a word shares with its relatives: `curve`, `curved`, `curves`."""
-    return word[:5]
+def word_stem(word: str) -> str:
+    """The beginning that related words share: `curve`, `curved`, `curves`."""
+    return word[:STEM_LETTERS]
 
 
-def _listed(text: str) -> frozenset[str]:
-    """The entries of a comma-separated list, their words parted by single spaces."""
+def _parse_list(text: str) -> frozenset[str]:
+    """The entries of a comma-separated list, with single spaces between their words."""
     entries = (" ".join(words_of(entry)) for entry in text.split(","))
     return frozenset(entry for entry in entries if entry)

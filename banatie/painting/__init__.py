@@ -1,1 +1,1 @@
-"""Painting: from a prompt and its settings to a picture."""
+"""Painting: a Stable Diffusion XL pipeline turns a prompt and its settings into a picture."""

@@ -1,7 +1,7 @@
-"""LoRAs (arXiv:2106.09685): applied to a pipeline for one job, and taken off after it.
+"""LoRAs (arXiv:2106.09685): applied to a pipeline for one job, and removed after it.
 
-The pipeline's own weights are never touched: peft wraps each layer that a LoRA changes, and is
-unwrapped again. Knows no folder and no catalog; which file a name stands for is told to it.
+The pipeline's own weights are never changed: peft wraps each layer that a LoRA adapts, and the
+wrappers are removed again. Knows no folder and no catalog; it is given the files.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from banatie.errors import ModelBroken, PaintingError
 from banatie.models.validate import read_header
+from banatie.painting.library_internals import uncompiled
 
 LOADING_ERRORS = (
     OSError,
@@ -31,12 +32,12 @@ LOADING_ERRORS = (
     RuntimeError,
     SafetensorError,
 )
-"""What the libraries raise about files that are damaged or do not fit."""
+"""What the libraries raise for files that are damaged or do not fit the model."""
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA's file and how strongly it is to work: 0 not at all, 1 as it was trained."""
+    """A LoRA's file and the weight with which it is applied: 0 not at all, 1 as it was trained."""
 
     name: str
     file: Path
@@ -45,58 +46,41 @@ class Lora:
 
 @contextmanager
 def applied(
-    pipeline: StableDiffusionXLPipeline, loras: Sequence[Lora], changed: Callable[[], None]
+    pipeline: StableDiffusionXLPipeline,
+    loras: Sequence[Lora],
+    on_encoders_changed: Callable[[], None],
 ) -> Iterator[None]:
-    """Let the pipeline paint with these, all at once, and be exactly what it was afterwards.
+    """Apply all these LoRAs to the pipeline, and restore it exactly afterwards.
 
-    `changed` is called whenever the text encoders have become others: what was kept of theirs is
-    true no more. Raises ModelBroken, naming the LoRA, when one is damaged or does not fit, and
-    PaintingError when the UNet is kept in float8.
+    `on_encoders_changed` is called when the text encoders changed, so that cached embeddings can be
+    dropped. Raises ModelBroken, naming the LoRA, when one is damaged or does not fit, and
+    PaintingError when the UNet's weights are stored in float8.
     """
     if not loras:
         yield
         return
-    # peft gives a LoRA the format of what it wraps; most of its numbers would be nothing there.
+    # peft casts a LoRA to the dtype of the layer, and most of its values underflow in float8.
     if any(weight.dtype == torch.float8_e4m3fn for weight in pipeline.unet.parameters()):
         raise PaintingError(
-            "LoRAs need more memory than this machine has to spare: the painting model is kept in "
-            "float8 here; leave them out"
+            "LoRAs need more memory than is free: the painting model is stored in float8 here; "
+            "leave them out"
         )
-    with _uncompiled(pipeline.unet):
+    # Compiling the blocks again for one picture would take longer than painting it.
+    with uncompiled(pipeline.unet):
         try:
             for number, lora in enumerate(loras):
-                _load(pipeline, lora, _adapter(number))
-            names = [_adapter(number) for number in range(len(loras))]
+                _load(pipeline, lora, _adapter_name(number))
+            names = [_adapter_name(number) for number in range(len(loras))]
             pipeline.set_adapters(names, [lora.weight for lora in loras])
-            changed()
+            on_encoders_changed()
             yield
         finally:
             pipeline.unload_lora_weights()
-            changed()
+            on_encoders_changed()
 
 
-@contextmanager
-def _uncompiled(model: torch.nn.Module) -> Iterator[None]:
-    """Let compiled blocks run as they were written, and be the compiled ones again afterwards.
-
-    To compile them anew for one picture would take longer than to paint it.
-    """
-    compiled = {
-        module: module._compiled_call_impl
-        for module in model.modules()
-        if module._compiled_call_impl is not None
-    }
-    for module in compiled:
-        module._compiled_call_impl = None
-    try:
-        yield
-    finally:
-        for module, call in compiled.items():
-            module._compiled_call_impl = call
-
-
-def _adapter(number: int) -> str:
-    # A name of our own: peft has no use for dots, which a LoRA's may have.
+def _adapter_name(number: int) -> str:
+    # Not the LoRA's own name, which may contain dots, which peft does not allow.
     return f"banatie_{number}"
 
 
@@ -104,10 +88,10 @@ def _load(pipeline: StableDiffusionXLPipeline, lora: Lora, adapter: str) -> None
     verbosity = diffusers_logging.get_verbosity()
     try:
         tensors = read_header(lora.file).tensors
-        # It would tell of every text encoder that a LoRA leaves as it is.
+        # It would warn about every text encoder that a LoRA does not change.
         diffusers_logging.set_verbosity(logging.CRITICAL)
         with warnings.catch_warnings():
-            # peft warns of a second one, and when a broken one has to make way for the first.
+            # peft warns about a second adapter, and when a broken one is removed again.
             warnings.simplefilter("ignore", UserWarning)
             pipeline.load_lora_weights(
                 str(lora.file.parent),
@@ -125,16 +109,16 @@ def _load(pipeline: StableDiffusionXLPipeline, lora: Lora, adapter: str) -> None
         ) from error
     finally:
         diffusers_logging.set_verbosity(verbosity)
-    # diffusers passes over what it finds no place for.
-    brought = sum(t.numel for name, t in tensors.items() if not name.endswith(".alpha"))
-    taken = sum(
+    # diffusers ignores tensors for layers that the model does not have.
+    expected = sum(t.numel for name, t in tensors.items() if not name.endswith(".alpha"))
+    loaded = sum(
         weight.numel()
         for model in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
         for name, weight in model.named_parameters()
         if f".{adapter}." in name
     )
-    if taken != brought:
+    if loaded != expected:
         raise ModelBroken(
-            f"the LoRA {lora.name!r} does not fit the painting model: of its {brought:,} numbers "
-            f"{taken:,} have a place there"
+            f"the LoRA {lora.name!r} does not fit the painting model: only {loaded:,} of its "
+            f"{expected:,} weights belong to layers of the model"
         )

@@ -1,8 +1,8 @@
-"""Prompts of any length as Stable Diffusion XL's two text encoders read them.
+"""Text encoding: embeddings of prompts of any length by Stable Diffusion XL's two text encoders.
 
-CLIP reads 77 tokens at a time, two of which mark the beginning and the end. A longer text is read
-in several such chunks, cut where a reader would pause, and the chunks' embeddings follow one
-another. Nothing is ever dropped. Knows no scheduler, no latents and no picture.
+CLIP reads 77 tokens at a time, including the two special tokens. A longer text is split into
+several chunks, at punctuation where possible, and the chunks' embeddings are concatenated. No token
+is ever dropped. Knows no scheduler, no latents and no picture.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from banatie.errors import ModelBroken
 
 LOOK_BACK = 20
-"""How many tokens of a chunk may stay unused so that it ends where a clause or a word ends."""
+"""Tokens of a chunk that may stay unused so that it ends with a clause or a word."""
 
-KEPT_TEXTS = 32
-"""How many texts' embeddings are kept; one of SDXL's takes 0.3 MB in half precision."""
+CACHED_TEXTS = 32
+"""Texts whose embeddings are cached; one of SDXL's takes 0.3 MB in half precision."""
 
-_PAUSE = re.compile(r"[,.;:!?](?=\s|$)|[，。；：！？、]|\S(?=\s*\n)")
+PUNCTUATION = re.compile(r"[,.;:!?](?=\s|$)|[，。；：！？、]|\S(?=\s*\n)")
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """What the UNet is told about a text.
+class TextEmbedding:
+    """What the UNet is conditioned on for a text, or for a batch of texts.
 
-    `sequence` is (1, 77 · chunks, width of both encoders), `pooled` (1, the second's projection).
+    `sequence` is (texts, 77 · chunks, width of both encoders), diffusers' `prompt_embeds`; `pooled`
+    is (texts, the second encoder's projection), its `pooled_prompt_embeds`.
     """
 
     sequence: torch.Tensor
@@ -42,10 +43,10 @@ class Conditioning:
 
 
 class PromptTokenizer:
-    """A CLIP tokenizer that never pads, cuts or warns; any number of threads may use it at once."""
+    """A CLIP tokenizer that never pads, truncates or warns; safe for use by several threads."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
-        # A copy, because calling the original sets its padding and truncation for good.
+        # A copy, because calling the original changes its padding and truncation settings.
         self._backend: Tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -54,112 +55,113 @@ class PromptTokenizer:
         self._padding: int = tokenizer.pad_token_id
 
     def count(self, text: str) -> int:
-        """How many tokens `text` is, without the two that mark beginning and end."""
-        return len(self._backend.encode(_encodable(text), add_special_tokens=False).ids)
+        """The number of tokens of a text, without the two special tokens."""
+        return len(self._backend.encode(_replace_surrogates(text), add_special_tokens=False).ids)
 
-    def chunks(self, text: str, room: int) -> list[list[int]]:
-        """The tokens of `text` in chunks of at most `room`; at least one chunk, if an empty one."""
-        text = _encodable(text)
+    def chunks(self, text: str, max_tokens: int) -> list[list[int]]:
+        """The tokens of a text in chunks of at most `max_tokens`; an empty text is one chunk."""
+        text = _replace_surrogates(text)
         encoding = self._backend.encode(text, add_special_tokens=False)
-        pauses = {match.end() for match in _PAUSE.finditer(text)}
+        punctuation_ends = {match.end() for match in PUNCTUATION.finditer(text)}
         words = encoding.word_ids
-        # Where a chunk may begin: after a pause if there is one, else between two words.
-        after_pause, between_words = [], []
+        # Where a chunk may begin: preferably after punctuation, else between two words.
+        after_punctuation, between_words = [], []
         for index in range(1, len(words)):
             if words[index] != words[index - 1]:
                 between_words.append(index)
-                if encoding.offsets[index - 1][1] in pauses:
-                    after_pause.append(index)
-        return split(encoding.ids, (after_pause, between_words), room)
+                if encoding.offsets[index - 1][1] in punctuation_ends:
+                    after_punctuation.append(index)
+        return split_into_chunks(encoding.ids, (after_punctuation, between_words), max_tokens)
 
-    def framed(self, chunk: Sequence[int], length: int) -> list[int]:
-        """The chunk between its marks, padded to `length`."""
+    def with_special_tokens(self, chunk: Sequence[int], length: int) -> list[int]:
+        """The chunk between its two special tokens, padded to `length`."""
         tokens = [self._first, *chunk, self._last]
         return tokens + [self._padding] * (length - len(tokens))
 
 
 class TokenCounter:
-    """Counts as both of a model's tokenizers do; any number of threads may use it at once."""
+    """Counts tokens with both of a model's tokenizers; safe for use by several threads."""
 
     def __init__(self, tokenizers: Sequence[PromptTokenizer]) -> None:
         self._tokenizers = tuple(tokenizers)
 
     def __call__(self, text: str) -> int:
-        """The larger of both counts, without the tokens that mark beginning and end."""
+        """The larger of both counts, without the special tokens."""
         return max(tokenizer.count(text) for tokenizer in self._tokenizers)
 
 
 def token_counter(folder: Path) -> TokenCounter:
-    """The counter for a pipeline's folder, of which only the two tokenizers are read.
+    """The token counter of a pipeline's folder, of which only the two tokenizers are read.
 
-    Raises ModelBroken when one of them cannot be.
+    Raises ModelBroken when one of them cannot be read.
     """
     return TokenCounter([_load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")])
 
 
 class PromptEncoder:
-    """Both text encoders of a pipeline with their tokenizers.
+    """Both text encoders of a pipeline with their tokenizers, and a cache of embeddings.
 
-    `zeros_for_nothing` is the model's word on what an absent text is: all zeros, or the
-    embedding of an empty one. `fetching` brings the encoders to where they compute.
+    `zeros_for_empty_prompt` is the pipeline's `force_zeros_for_empty_prompt`: whether an absent
+    negative prompt is all zeros, or the embedding of an empty text. `on_device` is entered while
+    the encoders compute.
     """
 
     def __init__(
         self,
         tokenizers: Sequence[CLIPTokenizer],
         encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection],
-        zeros_for_nothing: bool,
-        fetching: Callable[[], AbstractContextManager[None]] = nullcontext,
+        zeros_for_empty_prompt: bool,
+        on_device: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._tokenizers = tuple(PromptTokenizer(tokenizer) for tokenizer in tokenizers)
         self._encoders = encoders
         self._context = min(encoder.config.max_position_embeddings for encoder in encoders)
-        self._zeros_for_nothing = zeros_for_nothing
-        self._fetching = fetching
-        self._kept: OrderedDict[str, Conditioning] = OrderedDict()
+        self._zeros_for_empty_prompt = zeros_for_empty_prompt
+        self._on_device = on_device
+        self._cache: OrderedDict[str, TextEmbedding] = OrderedDict()
         self.count_tokens = TokenCounter(self._tokenizers)
 
     def chunks(self, text: str) -> int:
-        """How many chunks a text is."""
-        room = self._context - 2
-        return max(len(tokenizer.chunks(text, room)) for tokenizer in self._tokenizers)
+        """The number of chunks of a text."""
+        max_tokens = self._context - 2
+        return max(len(tokenizer.chunks(text, max_tokens)) for tokenizer in self._tokenizers)
 
-    def forget(self) -> None:
-        """Keep no embeddings: the encoders are not what they were, or elsewhere."""
-        self._kept.clear()
+    def clear_cache(self) -> None:
+        """Drop the cached embeddings, because the encoders changed or were moved."""
+        self._cache.clear()
 
     @torch.inference_mode()
-    def encode(self, text: str) -> Conditioning:
-        """The embeddings of the whole text: for one chunk, exactly those of `encode_prompt`."""
-        if text not in self._kept:
-            with self._fetching():
-                self._kept[text] = self._embed(text)
-            if len(self._kept) > KEPT_TEXTS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(text)
-        return self._kept[text]
+    def encode(self, text: str) -> TextEmbedding:
+        """The embedding of the whole text; for one chunk, exactly that of `encode_prompt`."""
+        if text not in self._cache:
+            with self._on_device():
+                self._cache[text] = self._embed(text)
+            if len(self._cache) > CACHED_TEXTS:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(text)
+        return self._cache[text]
 
     @torch.inference_mode()
     def encode_batch(
         self, texts: Sequence[str], negative_texts: Sequence[str]
-    ) -> tuple[Conditioning, Conditioning | None]:
-        """The embeddings of prompts and their negatives, a row for each prompt.
+    ) -> tuple[TextEmbedding, TextEmbedding | None]:
+        """The embeddings of prompts and of their negative prompts, a row for each prompt.
 
-        Shorter ones are filled up with empty chunks; without negative texts there are none.
+        Shorter ones are padded with empty chunks. Without negative texts the second is None.
         """
         positive = [self.encode(text) for text in texts]
         negative = []
-        for text, asked in zip(negative_texts, positive, strict=False):
-            if self._zeros_for_nothing and not text.strip():
-                nothing = (torch.zeros_like(asked.sequence), torch.zeros_like(asked.pooled))
-                negative.append(Conditioning(*nothing))
+        for text, prompt in zip(negative_texts, positive, strict=False):
+            if self._zeros_for_empty_prompt and not text.strip():
+                zeros = (torch.zeros_like(prompt.sequence), torch.zeros_like(prompt.pooled))
+                negative.append(TextEmbedding(*zeros))
             else:
                 negative.append(self.encode(text))
         length = max(each.sequence.shape[1] for each in (*positive, *negative))
         return self._stack(positive, length), self._stack(negative, length) if negative else None
 
-    def _stack(self, rows: Sequence[Conditioning], length: int) -> Conditioning:
-        return Conditioning(
+    def _stack(self, rows: Sequence[TextEmbedding], length: int) -> TextEmbedding:
+        return TextEmbedding(
             torch.cat([self._extend(each.sequence, length) for each in rows]),
             torch.cat([each.pooled for each in rows]),
         )
@@ -171,31 +173,33 @@ class PromptEncoder:
         empty = self.encode("").sequence
         return torch.cat([sequence, empty.repeat(1, missing // empty.shape[1], 1)], 1)
 
-    def _embed(self, text: str) -> Conditioning:
+    def _embed(self, text: str) -> TextEmbedding:
         chunks = [tokenizer.chunks(text, self._context - 2) for tokenizer in self._tokenizers]
         number = max(len(each) for each in chunks)
         outputs = []
         for tokenizer, encoder, each in zip(self._tokenizers, self._encoders, chunks, strict=True):
             each += [[]] * (number - len(each))
-            rows = [tokenizer.framed(chunk, self._context) for chunk in each]
+            rows = [tokenizer.with_special_tokens(chunk, self._context) for chunk in each]
             tokens = torch.tensor(rows, device=encoder.device)
             outputs.append(encoder(tokens, output_hidden_states=True))
-        # The last layer but one, and the pooled text of the first chunk alone: see
+        # The penultimate layer, and the pooled embedding of the first chunk alone: see
         # arXiv:2307.01952, section 2.1, and `encode_prompt` in diffusers' SDXL pipeline.
         sequence = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         pooled = outputs[-1].text_embeds[:1]
-        return Conditioning(sequence.flatten(0, 1).unsqueeze(0).to(pooled.dtype), pooled)
+        return TextEmbedding(sequence.flatten(0, 1).unsqueeze(0).to(pooled.dtype), pooled)
 
 
-def split(tokens: Sequence[int], breaks: Sequence[Sequence[int]], room: int) -> list[list[int]]:
-    """Cut tokens into chunks of at most `room`; an empty list of tokens is one empty chunk.
+def split_into_chunks(
+    tokens: Sequence[int], breaks: Sequence[Sequence[int]], max_tokens: int
+) -> list[list[int]]:
+    """Split tokens into chunks of at most `max_tokens`; an empty list is one empty chunk.
 
-    `breaks` are ascending positions at which a chunk may begin, the most welcome kind first. The
-    last one within LOOK_BACK tokens of a full chunk is taken; without any, the chunk is filled up.
+    `breaks` are ascending positions at which a chunk may begin, the preferred kind first. The last
+    one within LOOK_BACK tokens of a full chunk is taken; without any, the chunk is filled.
     """
     chunks, start = [], 0
-    while len(tokens) - start > room:
-        full = start + room
+    while len(tokens) - start > max_tokens:
+        full = start + max_tokens
         cut = full
         for positions in breaks:
             near = [p for p in positions if max(start, full - LOOK_BACK) < p <= full]
@@ -208,8 +212,8 @@ def split(tokens: Sequence[int], breaks: Sequence[Sequence[int]], room: int) -> 
     return chunks
 
 
-def _encodable(text: str) -> str:
-    # JSON can carry half a surrogate pair, which is no text and which tokenizers refuse.
+def _replace_surrogates(text: str) -> str:
+    # JSON can carry half a surrogate pair, which tokenizers refuse.
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -219,4 +223,4 @@ def _load_tokenizer(folder: Path) -> PromptTokenizer:
     try:
         return PromptTokenizer(CLIPTokenizer.from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelBroken(f"{folder} holds no CLIP tokenizer that can be read: {error}") from error
+        raise ModelBroken(f"{folder} holds no readable CLIP tokenizer: {error}") from error

@@ -1,1 +1,1 @@
-"""The only room that speaks SQL: database, generations, images, keys and their files."""
+"""The data folder: database, generations, images, keys, locks, backups. Only here is SQL spoken."""

@@ -1,15 +1,16 @@
-"""A data folder as one file, and back, while others use the folder.
+"""Backing up a data folder into one file while it is in use, and restoring it.
 
-The file is a tar, not compressed, since pictures do not get smaller:
+The file is a tar archive, not compressed, because pictures do not compress further:
 
-    banatie-backup.json     what this is, made when and by which version
+    banatie-backup.json     format, version and time of the backup
     storage/…               the pictures
     banatie.db              the database, as it was before the first picture was copied
-    sha256                  of the names, sizes and bytes of all that
+    sha256                  the hash of the names, sizes and bytes of all members above
 
-A restore unpacks and checks everything in a folder of its own inside the data folder; renaming that
-folder is the moment at which it has happened. Whoever opens the data folder puts the rest in place
-(`finish_restore`), so that a restore that is killed has happened wholly or not at all.
+A restore unpacks and checks everything in a temporary folder inside the data folder. Renaming that
+folder is the moment from which the restore has taken place. Every process that opens the data
+folder first moves the restored files into their places (`finish_restore`), so a restore that is
+killed has taken place completely or not at all. What the pictures and rows mean is unknown here.
 """
 
 from __future__ import annotations
@@ -43,50 +44,49 @@ from banatie.store.workers import Workers
 
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
-HEAD_BYTES = 4096
+MAX_HEADER_BYTES = 4096
 
-_HEAD, _PICTURES, _DATABASE, _SUM = "banatie-backup.json", "storage", "banatie.db", "sha256"
+_HEADER, _PICTURES, _DATABASE, _CHECKSUM = "banatie-backup.json", "storage", "banatie.db", "sha256"
 _PICTURE = re.compile(
     rf"{_PICTURES}/[a-z0-9][a-z0-9-]*/[0-9a-f-]{{36}}/[a-z]+/[0-9a-f-]{{36}}\.[a-z0-9]+"
 )
 _UNFINISHED = ".unfinished-"
 _UNPACKING, _READY, _REPLACED = "restore.part", "restore.ready", "replaced"
-_OF_NO_ACCOUNT = re.compile(rf".+\.lock|.+\.sock|{re.escape(_UNPACKING)}")
-"""What may lie in a data folder that counts as empty."""
+_IGNORED = re.compile(rf".+\.lock|.+\.sock|{re.escape(_UNPACKING)}")
+"""Files that an empty data folder may contain."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a backup holds."""
+    """What a backup contains."""
 
     version: str
-    """The version of Banatie that made it."""
+    """The version of Banatie that wrote it."""
     made_at: int
     generations: int
     pictures: int
     left_out: int = 0
-    """Generations that are not in it, because their pictures are not there (any more)."""
+    """Generations that were left out because their pictures are missing or damaged."""
 
 
-class _Head(msgspec.Struct, rename="camel"):
+class _Header(msgspec.Struct, rename="camel"):
     format: int
     version: str
     made_at: int
 
 
 def write_backup(data: Path, target: Path, now: int) -> Contents:
-    """Copy the data folder into the file `target`, which appears whole or not at all.
+    """Back up the data folder into the file `target`, atomically, while it may be in use.
 
-    Each generation that succeeded is in it with its picture. What works in the folder goes on.
-    Raises DataFolderUnusable when there is nothing to copy, and BackupUnusable when the file cannot
-    be written.
+    Each generation in it that succeeded has its picture. Raises DataFolderUnusable if there is
+    nothing to back up, and BackupUnusable if the file cannot be written.
     """
     finish_restore(data)
     if not (data / _DATABASE).is_file():
-        raise DataFolderUnusable(f"{data} holds no database; is this the data folder?")
+        raise DataFolderUnusable(f"{data} contains no database; is this the data folder?")
     try:
         prefix = target.name + _UNFINISHED
-        # Those that wrote these were killed, or are not to finish: this backup is the newer one.
+        # Left by a backup that was killed, or written by one that this newer backup replaces.
         for leftover in target.parent.glob(glob.escape(prefix) + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
@@ -101,18 +101,17 @@ def write_backup(data: Path, target: Path, now: int) -> Contents:
 
 
 def restore_backup(source: Path, data: Path, *, replace: bool = False) -> Contents:
-    """Make the data folder what it was when the backup `source` was made, wholly or not at all.
+    """Restore the data folder from the backup `source`, completely or not at all.
 
-    Raises BackupUnusable when the file is not a whole backup, DataFolderBusy when somebody uses the
-    folder, DataFolderUnusable when it cannot be written, or holds something and is not to be
-    replaced.
+    Raises BackupUnusable if the file is not a complete backup, DataFolderBusy if a process uses the
+    folder, and DataFolderUnusable if it cannot be written, or is not empty and `replace` is false.
     """
     with hold_role(data, "serve", "restore"), exclude_workers(data, "restore"):
         finish_restore(data)
-        there = sorted(e.name for e in data.iterdir() if not _OF_NO_ACCOUNT.fullmatch(e.name))
-        if there and not replace:
+        present = sorted(e.name for e in data.iterdir() if not _IGNORED.fullmatch(e.name))
+        if present and not replace:
             raise DataFolderUnusable(
-                f"{data} is not empty ({', '.join(there)}); --force replaces what is there"
+                f"{data} is not empty ({', '.join(present)}); --force replaces what is there"
             )
         unpacking = data / _UNPACKING
         try:
@@ -120,7 +119,7 @@ def restore_backup(source: Path, data: Path, *, replace: bool = False) -> Conten
             unpacking.mkdir()
             contents = _unpack(source, unpacking)
             if hasattr(os, "sync"):
-                # Once for all files.
+                # Once for all files, which is quicker than an fsync for each.
                 os.sync()
             unpacking.rename(data / _READY)
             sync_folder(data)
@@ -133,21 +132,21 @@ def restore_backup(source: Path, data: Path, *, replace: bool = False) -> Conten
 
 
 def finish_restore(data: Path) -> None:
-    """Put in place what a restore has unpacked and checked, should it have been killed then.
+    """Move into place what a restore had unpacked and checked when it was killed, if any.
 
-    For everyone who opens the data folder, before they do.
+    Every process calls this before it opens the data folder.
     """
     ready = data / _READY
     if not ready.exists():
         return
     with FileLock(data / "restore.lock"):
-        # Each step looks whether it was done already: by somebody else, or before a kill.
+        # Each step checks whether it is done already: by another process, or before a kill.
         if (ready / _PICTURES).exists():
             if (data / _PICTURES).exists():
                 (data / _PICTURES).rename(ready / _REPLACED)
             (ready / _PICTURES).rename(data / _PICTURES)
         if (ready / _DATABASE).exists():
-            # The log of the old database must never meet the new one.
+            # SQLite must never apply the old database's log to the new one.
             for old in (*data.glob(f"{_DATABASE}-*"), *data.glob("queue.db*")):
                 old.unlink()
             (ready / _DATABASE).replace(data / _DATABASE)
@@ -156,13 +155,13 @@ def finish_restore(data: Path) -> None:
 
 
 def _snapshot(data: Path, path: Path, now: int) -> Database:
-    """The database as it is now, in a file of its own, with nothing in anybody's hands."""
+    """A copy of the database as it is now, migrated, with nothing claimed by a worker."""
     with closing(Database(data / _DATABASE)) as live:
         live.copy_to(path)
     copy = Database(path)
     copy.check()
     copy.migrate()
-    # Nobody crashed: whoever works on these goes on with them, only not in the copy.
+    # Released without counting a crash: only in the copy do the workers lose their claims.
     for worker_id in Claims(copy, "").other_holders():
         Claims(copy, worker_id).release_claims(now)
     Workers(copy).forget_dead(lambda _: False)
@@ -171,95 +170,108 @@ def _snapshot(data: Path, path: Path, now: int) -> Database:
 
 def _write(path: Path, copy: Database, files: Files, now: int) -> Contents:
     pictures = left_out = 0
-    head = _Head(FORMAT, banatie.__version__, now)
+    header = _Header(FORMAT, banatie.__version__, now)
     with (
         path.open("wb") as file,
-        tarfile.open(fileobj=file, mode="w", copybufsize=CHUNK_BYTES) as archive,
+        tarfile.TarFile(fileobj=file, mode="w", copybufsize=CHUNK_BYTES) as archive,
     ):
-        writer = _Writer(archive, now)
-        writer.add(_HEAD, io.BytesIO(msgspec.json.encode(head)))
+        writer = _ArchiveWriter(archive, now)
+        writer.add(_HEADER, io.BytesIO(msgspec.json.encode(header)))
         for image in Images(copy).all():
             try:
                 with files.path(image.storage_key).open("rb") as picture:
-                    whole = os.fstat(picture.fileno()).st_size == image.file_size
-                    if whole:
+                    complete = os.fstat(picture.fileno()).st_size == image.file_size
+                    if complete:
                         writer.add(f"{_PICTURES}/{image.storage_key}", picture)
             except FileNotFoundError:
-                whole = False
-            if whole:
+                complete = False
+            if complete:
                 pictures += 1
             else:
-                # Most likely deleted since the database was copied; then its row is gone by now.
+                # Most likely deleted after the database was copied, and its row with it.
                 Generations(copy).delete_of_image(image.id)
                 left_out += 1
         generations = Generations(copy).count()
-        copy.close_whole()
+        copy.close_checkpointed()
         with copy.path.open("rb") as database:
             writer.add(_DATABASE, database)
-        writer.add(_SUM, io.BytesIO(writer.sum.digest().encode()))
+        writer.add(_CHECKSUM, io.BytesIO(writer.checksum.hexdigest().encode()))
         archive.close()
         file.flush()
         os.fsync(file.fileno())
-    return Contents(head.version, now, generations, pictures, left_out)
+    return Contents(header.version, now, generations, pictures, left_out)
 
 
 def _unpack(source: Path, folder: Path) -> Contents:
     """Unpack the backup into the folder and check everything in it."""
-    with _damage_told(source), tarfile.open(source, "r:") as archive:
-        head = _head(archive, source)
-        total = _Sum()
-        total.take(_HEAD, len(head))
-        total.update(head)
+    with _reporting_damage(source), tarfile.open(source, "r:") as archive:
+        encoded = _read_header(archive, source)
+        header = msgspec.json.decode(encoded, type=_Header)
+        checksum = _Checksum()
+        checksum.begin_member(_HEADER, len(encoded))
+        checksum.update(encoded)
         (folder / _PICTURES).mkdir()
         pictures = 0
-        while (member := _next(archive)).name != _SUM:
+        while (member := _next(archive)).name != _CHECKSUM:
             known = _PICTURE.fullmatch(member.name) or member.name == _DATABASE
-            if not known or not _is_plain(member):
-                raise BackupUnusable(f"{source} holds {member.name!r}, which no backup does")
-            total.take(member.name, member.size)
+            if not known or not _is_plain_file(member):
+                raise BackupUnusable(f"{source} contains {member.name!r}, which no backup does")
+            checksum.begin_member(member.name, member.size)
             path = folder / member.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with archive.extractfile(member) as packed, path.open("xb") as file:
+            with _open_member(archive, member) as packed, path.open("xb") as file:
                 while chunk := packed.read(CHUNK_BYTES):
-                    total.update(chunk)
+                    checksum.update(chunk)
                     file.write(chunk)
             pictures += member.name != _DATABASE
-        if archive.extractfile(member).read() != total.digest().encode():
-            raise BackupUnusable(f"{source} is damaged: its bytes are not those that were written")
+        if _open_member(archive, member).read() != checksum.hexdigest().encode():
+            raise BackupUnusable(f"{source} is damaged: its checksum does not match")
         generations = _check(folder, source)
-    about = msgspec.json.decode(head, type=_Head)
-    return Contents(about.version, about.made_at, generations, pictures)
+    return Contents(header.version, header.made_at, generations, pictures)
 
 
-def _head(archive: tarfile.TarFile, source: Path) -> bytes:
+def _read_header(archive: tarfile.TarFile, source: Path) -> bytes:
     member = _next(archive)
-    if member.name != _HEAD or not _is_plain(member) or member.size > HEAD_BYTES:
-        raise BackupUnusable(f"{source} is no backup of Banatie's")
-    head = archive.extractfile(member).read()
-    if msgspec.json.decode(head, type=_Head).format != FORMAT:
-        raise BackupUnusable(f"{source} was made by a newer Banatie; restore it with that one")
-    return head
+    if member.name != _HEADER or not _is_plain_file(member) or member.size > MAX_HEADER_BYTES:
+        raise BackupUnusable(f"{source} is not a Banatie backup")
+    encoded = _open_member(archive, member).read()
+    if msgspec.json.decode(encoded, type=_Header).format != FORMAT:
+        raise BackupUnusable(
+            f"{source} was made by a newer version of Banatie; restore it with that version"
+        )
+    return encoded
 
 
-def _is_plain(member: tarfile.TarInfo) -> bool:
-    """Whether it is a file whose bytes stand in the archive, one by one."""
+def _is_plain_file(member: tarfile.TarInfo) -> bool:
+    """Whether it is a regular file that the archive holds byte by byte: no link, no holes."""
     return member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
 
 
 def _next(archive: tarfile.TarFile) -> tarfile.TarInfo:
     member = archive.next()
-    # It would keep them all, for looking them up by name.
-    archive.members.clear()
+    _forget_members(archive)
     if member is None:
-        raise tarfile.ReadError("its end is missing")
+        raise tarfile.ReadError("the end of the archive is missing")
     return member
 
 
+def _open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(member)
+    if file is None:
+        raise tarfile.ReadError(f"{member.name} is not a file")
+    return file
+
+
+def _forget_members(archive: tarfile.TarFile) -> None:
+    """Forget the members so far; TarFile would keep all of them in memory, to find them by name."""
+    archive.members.clear()  # type: ignore[attr-defined]  # an undocumented attribute
+
+
 def _check(folder: Path, source: Path) -> int:
-    """Whether the database is sound and has all its pictures; how many generations it holds."""
+    """Check that the database is intact and has all its pictures; return how many generations."""
     path = folder / _DATABASE
     if not path.is_file():
-        raise BackupUnusable(f"{source} holds no database")
+        raise BackupUnusable(f"{source} contains no database")
     files = Files(folder / _PICTURES)
     with closing(Database(path)) as database:
         database.check()
@@ -272,12 +284,13 @@ def _check(folder: Path, source: Path) -> int:
             if size != image.file_size:
                 raise BackupUnusable(f"{source} lacks the picture {image.storage_key}")
         generations = Generations(database).count()
-        database.close_whole()
+        database.close_checkpointed()
     return generations
 
 
 @contextmanager
-def _damage_told(source: Path) -> Iterator[None]:
+def _reporting_damage(source: Path) -> Iterator[None]:
+    """Raise BackupUnusable for whatever error malformed headers, JSON or databases cause."""
     try:
         yield
     except DatabaseUnusable as error:
@@ -289,57 +302,55 @@ def _damage_told(source: Path) -> Iterator[None]:
         ValueError,
         OverflowError,
     ) as error:
-        # What comes of headers and JSON that are not what they should be.
-        raise BackupUnusable(f"{source} is damaged, or no backup at all: {error}") from error
+        raise BackupUnusable(f"{source} is damaged, or not a backup at all: {error}") from error
 
 
-class _Sum:
-    """The SHA-256 of a backup."""
+class _Checksum:
+    """The SHA-256 of a backup's members."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
-    def take(self, name: str, size: int) -> None:
-        """Begin with the next member."""
+    def begin_member(self, name: str, size: int) -> None:
+        """Hash the next member's name and its size in bytes."""
         self._hash.update(f"{name} {size}\n".encode())
 
     def update(self, data: bytes) -> None:
-        """Go on with its bytes."""
+        """Hash bytes of the current member."""
         self._hash.update(data)
 
-    def digest(self) -> str:
-        """In hexadecimal digits."""
+    def hexdigest(self) -> str:
+        """The hash in hexadecimal digits."""
         return self._hash.hexdigest()
 
 
-class _Writer:
-    """Adds members to a backup and sums them up."""
+class _ArchiveWriter:
+    """Adds members to a backup and hashes them."""
 
     def __init__(self, archive: tarfile.TarFile, now: int) -> None:
         self._archive = archive
         self._time = now // 1000
-        self.sum = _Sum()
+        self.checksum = _Checksum()
 
     def add(self, name: str, file: IO[bytes]) -> None:
-        """Add what is left to read in the file."""
+        """Add the file as a member of this name."""
         member = tarfile.TarInfo(name)
         member.mtime = self._time
         member.size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        self.sum.take(name, member.size)
-        self._archive.addfile(member, _Summed(file, self.sum))
-        # It would keep them all, for looking them up by name.
-        self._archive.members.clear()
+        self.checksum.begin_member(name, member.size)
+        self._archive.addfile(member, _HashingReader(file, self.checksum))
+        _forget_members(self._archive)
 
 
-class _Summed:
-    """A file whose bytes are summed up as they are read."""
+class _HashingReader:
+    """A file whose bytes are hashed as they are read."""
 
-    def __init__(self, file: IO[bytes], total: _Sum) -> None:
+    def __init__(self, file: IO[bytes], checksum: _Checksum) -> None:
         self._file = file
-        self._sum = total
+        self._checksum = checksum
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         data = self._file.read(size)
-        self._sum.update(data)
+        self._checksum.update(data)
         return data

@@ -1,7 +1,7 @@
-"""Watching the database: one thread that sees each change, whoever made it, and passes it on.
+"""Watching the database for changes that any process has made, in one thread.
 
-It looks at SQLite's `data_version`, which costs a few microseconds, and reads rows only when that
-has moved and somebody waits; how many clients do makes no difference to it.
+It polls SQLite's `data_version`, which takes a few microseconds, and reads rows only after that has
+changed and while somebody is interested. So its cost does not depend on the number of clients.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from banatie.store.keys import Keys
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 0.005
-PAUSE_SECONDS = 1.0
+POLL_SECONDS = 0.005
+RETRY_SECONDS = 1.0
 
 
 class ChangeWatcher:
-    """Calls `on_change` with what has changed while `wanted`, and `on_keys` when a key has."""
+    """Calls `on_change` with changed generations while `wanted`, and `on_keys` for changed keys."""
 
     def __init__(
         self,
@@ -41,37 +41,37 @@ class ChangeWatcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="changes", daemon=True)
         self._revision = self._generations.latest_revision()
-        self._keys_at_first = self._keys.state()
+        self._initial_keys = self._keys.state()
 
     def start(self) -> None:
-        """Begin with the changes after this object was made."""
+        """Start the thread; it reports changes made since this object was created."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and wait for it."""
+        """Stop the thread and wait until it has ended."""
         self._stop.set()
         self._thread.join()
 
     def _watch(self) -> None:
-        version, keys = -1, self._keys_at_first
-        while not self._stop.wait(INTERVAL_SECONDS):
+        version, keys = -1, self._initial_keys
+        while not self._stop.wait(POLL_SECONDS):
             try:
-                version, keys = self._look(version, keys)
+                version, keys = self._poll(version, keys)
             except BanatieError as error:
-                # A disk that is full for a while must not leave the waiting ones alone for ever.
-                logger.warning("the database could not be watched: %s", error)
-                self._stop.wait(PAUSE_SECONDS)
+                # Watching goes on after a passing trouble such as a full disk: clients wait for it.
+                logger.warning("cannot watch the database: %s", error)
+                self._stop.wait(RETRY_SECONDS)
         self._database.close()
 
-    def _look(self, version: int, keys: tuple[object, ...]) -> tuple[int, tuple[object, ...]]:
+    def _poll(self, version: int, keys: tuple[object, ...]) -> tuple[int, tuple[object, ...]]:
         current = self._database.data_version()
         if current == version:
             return version, keys
         current_keys = self._keys.state()
         if current_keys != keys:
             self._on_keys()
-        # In this order: whoever begins to wait after `wanted` was asked, reads the row later than
-        # `latest` was read.
+        # `latest` is read before `wanted` is asked: a client that begins to wait after that reads
+        # its row later than `latest`, and so misses nothing.
         latest = self._generations.latest_revision()
         if self._wanted() and latest > self._revision:
             self._on_change(self._generations.changed_since(self._revision))

@@ -1,8 +1,8 @@
-"""The worker's side of the generations: taking a row, reporting on it, giving it back.
+"""The worker's side of the generations: claiming a row, reporting on it, releasing it.
 
-A worker holds a row while `claimed_by` names it. Whatever it reports about a row that it holds no
-longer (cancelled, deleted, given back) changes nothing and answers False. The rows of a worker that
-is dead are given back by another; who is dead, `locks` knows.
+A worker holds a row while `claimed_by` names it. A report about a row that it no longer holds
+(because it was cancelled, deleted or released) changes nothing and returns False. The rows of a
+dead worker are released by another one; which worker is dead is up to `locks`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
-from banatie.logs import about
+from banatie.logs import log_context
 from banatie.records import EnhancementNote, Generation, Image
 from banatie.store.database import Database
 from banatie.store.generation_rows import update
@@ -27,88 +27,80 @@ logger = logging.getLogger(__name__)
 
 NO_DURATIONS: Mapping[str, float] = MappingProxyType({})
 
+_CLAIM = "claimed_by = :worker, status = :status, step = 0"
+# A worker that holds a row with crashes claims no other, and claims such a row only by itself.
+_NEXT_ROW = (
+    "number = (SELECT number FROM generations WHERE stage = :stage "
+    "AND claimed_by IS NULL ORDER BY number LIMIT 1) AND NOT EXISTS (SELECT 1 "
+    "FROM generations AS held WHERE held.claimed_by = :worker "
+    "AND (held.crashes > 0 OR generations.crashes > 0))"
+)
+_HELD = "id = :id AND claimed_by = :worker"
+_NEXT_ROW_LIKE = (
+    "number = (SELECT number FROM generations WHERE stage = 'paint' "
+    "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
+    "AND steps IS :steps AND guidance_scale IS :guidance AND loras = "
+    "(SELECT loras FROM generations WHERE id = :first) ORDER BY number LIMIT 1)"
+)
+
 
 class Claims:
-    """The rows as the worker `worker_id` may change them."""
+    """The changes that the worker `worker_id` makes to generations."""
 
     def __init__(self, database: Database, worker_id: str) -> None:
         self._database = database
         self.worker_id = worker_id
 
     def waiting(self, stage: str) -> bool:
-        """Whether a row waits for this stage and nobody holds it."""
-        return (
-            self._database.first(
-                "SELECT 1 FROM generations WHERE stage = ? AND claimed_by IS NULL LIMIT 1",
-                (stage,),
-            )
-            is not None
-        )
+        """Whether an unclaimed row waits for this stage."""
+        waiting = "SELECT 1 FROM generations WHERE stage = ? AND claimed_by IS NULL LIMIT 1"
+        return self._database.first(waiting, (stage,)) is not None
 
     def claim(self, stage: str, now: int) -> Generation | None:
-        """Take the row that has waited longest for this stage; when painted, it is processing.
+        """Claim the oldest row that waits for this stage; a row claimed for painting is processing.
 
-        A row that was held in a crash is worked on alone in its worker: should it bring that down
-        again, no other row pays for it.
+        A row that was held during a crash is never claimed together with another row: if it crashes
+        the worker again, no other row is affected.
         """
         status = "processing" if stage == "paint" else "pending"
+        values = {"worker": self.worker_id, "status": status, "stage": stage}
         with self._database.writing() as connection:
-            taken = update(
-                connection,
-                "claimed_by = :worker, status = :status, step = 0",
-                "number = (SELECT number FROM generations WHERE stage = :stage "
-                "AND claimed_by IS NULL ORDER BY number LIMIT 1) AND NOT EXISTS (SELECT 1 "
-                "FROM generations AS held WHERE held.claimed_by = :worker "
-                "AND (held.crashes > 0 OR generations.crashes > 0))",
-                {"worker": self.worker_id, "status": status, "stage": stage},
-                now,
-            )
-            # One that is taken up again has not waited all that time.
+            taken = update(connection, _CLAIM, _NEXT_ROW, values, now)
+            # A retried row has spent a part of that time in work.
             if taken is not None and not taken.retry_count:
                 since = taken.enhanced_at or taken.created_at
                 count_durations(connection, {f"{stage}_wait": (now - since) / 1000})
             return taken
 
-    def claim_like(self, first: Generation, most: int, now: int) -> list[Generation]:
-        """Take up to `most` more rows that can be painted with `first`, which is held.
+    def claim_like(self, first: Generation, limit: int, now: int) -> list[Generation]:
+        """Claim up to `limit` more rows that can be painted in one batch with the claimed `first`.
 
-        They have its ratio, steps, guidance and LoRAs. Neither they nor it were held in a crash.
+        They have the same aspect ratio, steps, guidance and LoRAs. A row that was held during a
+        crash is never part of a batch.
         """
         if first.crashes:
             return []
         taken: list[Generation] = []
-        alike = {
+        values = {
+            "worker": self.worker_id,
+            "status": "processing",
             "ratio": first.aspect_ratio,
             "steps": first.steps,
             "guidance": first.guidance_scale,
             "first": first.id,
         }
         with self._database.writing() as connection:
-            while len(taken) < most:
-                generation = update(
-                    connection,
-                    "claimed_by = :worker, status = 'processing', step = 0",
-                    "number = (SELECT number FROM generations WHERE stage = 'paint' "
-                    "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
-                    "AND steps IS :steps AND guidance_scale IS :guidance AND loras = "
-                    "(SELECT loras FROM generations WHERE id = :first) ORDER BY number LIMIT 1)",
-                    {"worker": self.worker_id, **alike},
-                    now,
-                )
+            while len(taken) < limit:
+                generation = update(connection, _CLAIM, _NEXT_ROW_LIKE, values, now)
                 if generation is None:
                     break
                 taken.append(generation)
         return taken
 
     def holds(self, generation_id: str) -> bool:
-        """Whether the worker still holds the row: not so once it is cancelled or deleted."""
-        return (
-            self._database.first(
-                "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?",
-                (generation_id, self.worker_id),
-            )
-            is not None
-        )
+        """Whether the worker still holds the row; it does not once it is cancelled or deleted."""
+        held = "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?"
+        return self._database.first(held, (generation_id, self.worker_id)) is not None
 
     def finish_enhancement(
         self,
@@ -120,7 +112,7 @@ class Claims:
         now: int,
         durations: Mapping[str, float] = NO_DURATIONS,
     ) -> bool:
-        """Give the row its prompt and let it wait for painting."""
+        """Store the enhanced prompt and queue the row for painting; False if it is not held."""
         return self._change_held(
             generation_id,
             "stage = 'paint', claimed_by = NULL, crashes = 0, prompt = :prompt, "
@@ -143,7 +135,7 @@ class Claims:
         guidance_scale: float,
         now: int,
     ) -> bool:
-        """Write down what the row is painted with."""
+        """Store what the row is painted with; False if it is not held."""
         values = {"model": model, "steps": steps, "guidance": guidance_scale}
         assignments = "model = :model, steps = :steps, guidance_scale = :guidance"
         return self._change_held(generation_id, assignments, values, now)
@@ -151,14 +143,11 @@ class Claims:
     def record_step(
         self, generation_id: str, step: int, now: int, preview: bytes | None = None
     ) -> bool:
-        """Write down how many denoising steps are done, and what the picture looks like by then.
-
-        `preview` is a JPEG.
-        """
-        values = {"step": step, "id": generation_id, "worker": self.worker_id}
-        where = "id = :id AND claimed_by = :worker"
+        """Store the number of finished steps, and a preview (JPEG); False if it is not held."""
         with self._database.writing() as connection:
-            changed = update(connection, "step = :step", where, values, now) is not None
+            changed = _update_held(
+                connection, self.worker_id, generation_id, "step = :step", {"step": step}, now
+            )
             if changed and preview is not None:
                 write_preview(connection, generation_id, step, preview)
             return changed
@@ -171,7 +160,7 @@ class Claims:
         now: int,
         durations: Mapping[str, float] = NO_DURATIONS,
     ) -> bool:
-        """Give the row its image, whose file must be there already."""
+        """End the row with its image, whose file must exist already; False if it is not held."""
         with self._database.writing() as connection:
             held = connection.execute(
                 "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?",
@@ -192,7 +181,7 @@ class Claims:
             return True
 
     def fail(self, generation_id: str, message: str, now: int, reason: str = "unforeseen") -> bool:
-        """End the row with a message for people and a reason in a word."""
+        """End the row with a message for people and a reason for statistics; False if not held."""
         assignments = (
             "status = 'failed', stage = 'done', claimed_by = NULL, error_message = :why, "
             "failure = :reason"
@@ -200,41 +189,41 @@ class Claims:
         values = {"why": message, "reason": reason}
         return self._change_held(generation_id, assignments, values, now)
 
-    def release_claims(self, now: int, *, but: Collection[str] = ()) -> int:
-        """Let every row that this worker holds, `but` these, wait again; how many there were.
+    def release_claims(self, now: int, *, keep: Collection[str] = ()) -> int:
+        """Requeue the rows that this worker holds, except the ids in `keep`; how many there were.
 
-        For when it is going, or has let them fall.
+        For a worker that stops, or has dropped them. No crash is counted.
         """
         find = "SELECT id FROM generations WHERE claimed_by = ?"
-        if all(row["id"] in but for row in self._database.query(find, (self.worker_id,))):
+        if all(row["id"] in keep for row in self._database.query(find, (self.worker_id,))):
             return 0
         with self._database.writing() as connection:
-            return _release(connection, self.worker_id, now, crash=0, but=but)
+            return _release(connection, self.worker_id, now, crash=0, keep=keep)
 
     def other_holders(self) -> set[str]:
-        """The other workers, dead or alive, that hold rows."""
+        """The ids of the other workers, dead or alive, that hold rows."""
         holders = self._database.query(
             "SELECT DISTINCT claimed_by FROM generations WHERE claimed_by IS NOT NULL"
         )
         return {row["claimed_by"] for row in holders} - {self.worker_id}
 
     def release_dead(self, worker_id: str, max_retries: int, now: int) -> tuple[int, int]:
-        """Let every row that a dead worker held wait again; how many, and how many were given up.
+        """Requeue the rows of a dead worker, and fail those that are exhausted; the number of each.
 
-        Its end is counted against them, and those with more than `max_retries` such ends are given
-        up before anybody else can take them.
+        A crash is counted against each of its rows. Those with more than `max_retries` crashes are
+        failed in the same transaction, before another worker can claim them.
         """
         with self._database.writing() as connection:
-            returned = _release(connection, worker_id, now, crash=1)
-            return returned, _give_up(connection, max_retries, now)
+            released = _release(connection, worker_id, now, crash=1)
+            return released, _fail_exhausted(connection, max_retries, now)
 
-    def give_up(self, max_retries: int, now: int) -> int:
-        """End the rows that brought a worker down more than `max_retries` times; how many.
+    def fail_exhausted(self, max_retries: int, now: int) -> int:
+        """Fail the rows that crashed a worker more than `max_retries` times; how many there were.
 
-        Those that did so while they were enhanced are painted from the original prompt instead.
+        Rows that did so during enhancement are painted from the original prompt instead.
         """
         with self._database.writing() as connection:
-            return _give_up(connection, max_retries, now)
+            return _fail_exhausted(connection, max_retries, now)
 
     def _change_held(
         self,
@@ -244,20 +233,33 @@ class Claims:
         now: int,
         durations: Mapping[str, float] = NO_DURATIONS,
     ) -> bool:
-        values = {**values, "id": generation_id, "worker": self.worker_id}
-        where = "id = :id AND claimed_by = :worker"
         with self._database.writing() as connection:
-            changed = update(connection, assignments, where, values, now) is not None
+            changed = _update_held(
+                connection, self.worker_id, generation_id, assignments, values, now
+            )
             if changed:
                 count_durations(connection, durations)
             return changed
 
 
+def _update_held(
+    connection: sqlite3.Connection,
+    worker_id: str,
+    generation_id: str,
+    assignments: str,
+    values: dict[str, Any],
+    now: int,
+) -> bool:
+    """Update the row if this worker holds it; whether it does."""
+    values = {**values, "id": generation_id, "worker": worker_id}
+    return update(connection, assignments, _HELD, values, now) is not None
+
+
 def _release(
-    connection: sqlite3.Connection, holder: str, now: int, *, crash: int, but: Collection[str] = ()
+    connection: sqlite3.Connection, holder: str, now: int, *, crash: int, keep: Collection[str] = ()
 ) -> int:
     find = "SELECT id FROM generations WHERE claimed_by = ?"
-    held = [row["id"] for row in connection.execute(find, (holder,)) if row["id"] not in but]
+    held = [row["id"] for row in connection.execute(find, (holder,)) if row["id"] not in keep]
     for generation_id in held:
         update(
             connection,
@@ -270,7 +272,7 @@ def _release(
     return len(held)
 
 
-def _give_up(connection: sqlite3.Connection, max_retries: int, now: int) -> int:
+def _fail_exhausted(connection: sqlite3.Connection, max_retries: int, now: int) -> int:
     warning = "The language model broke down on this prompt; the original prompt is used."
     while update(
         connection,
@@ -281,7 +283,7 @@ def _give_up(connection: sqlite3.Connection, max_retries: int, now: int) -> int:
         now,
     ):
         pass
-    given_up = 0
+    failed = 0
     while ended := update(
         connection,
         "status = 'failed', stage = 'done', failure = 'given_up', error_message = "
@@ -291,7 +293,7 @@ def _give_up(connection: sqlite3.Connection, max_retries: int, now: int) -> int:
         {"max_retries": max_retries},
         now,
     ):
-        with about(generation_id=ended.id, request_id=ended.request_id):
+        with log_context(generation_id=ended.id, request_id=ended.request_id):
             logger.error("failed: %s", ended.error_message)
-        given_up += 1
-    return given_up
+        failed += 1
+    return failed

@@ -1,6 +1,6 @@
-"""The pictures' files: written whole or not at all, found by their storage key.
+"""The pictures' files: written atomically, found by their storage key.
 
-Knows nothing of what is in a file, nor of any row.
+What a file contains and which row refers to it are unknown here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Files:
         return self.folder.joinpath(*storage_key.split("/"))
 
     def save(self, storage_key: str, data: bytes) -> None:
-        """Write the file so that it appears complete, on the disk, under its name, or never.
+        """Write the file atomically and durably: it appears under its name complete, or never.
 
         Raises DataFolderUnusable.
         """
@@ -39,14 +39,14 @@ class Files:
             unfinished.replace(path)
             sync_folder(path.parent)
         except OSError as error:
-            # Most likely the disk is full, and these would keep it so.
+            # Most likely the disk is full; do not leave partial files on it.
             for left in (unfinished, path):
                 left.unlink(missing_ok=True)
             reason = f"The picture could not be saved: {error.strerror}"
             raise DataFolderUnusable(reason) from error
 
     def remove(self, storage_key: str) -> None:
-        """Delete the file; none there is as good."""
+        """Delete the file if it exists."""
         self.path(storage_key).unlink(missing_ok=True)
 
     def generated(self) -> set[str]:
@@ -61,8 +61,8 @@ def generated_key(organization_slug: str, project_id: str, image_id: str) -> str
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the folder's names to the disk: a rename is only as durable as they are."""
-    # Windows has no such call.
+    """Flush the folder's entries to the disk; a rename is not durable before that."""
+    # Windows cannot open a folder.
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

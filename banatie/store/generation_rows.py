@@ -1,6 +1,7 @@
-"""How a generation's row is read, and how one is changed: the ground of `generations` and `claims`.
+"""Reading and updating a generation's row; shared by `generations` and `claims`.
 
-Each change gives the row a new revision, so that whoever watches the table finds what is new.
+Every update gives the row a new revision, by which `change_watcher` finds what has changed. Which
+updates are allowed is up to the callers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 from banatie.records import EnhancementNote, Generation, Image, LoraUse
 from banatie.store.images import COLUMNS as IMAGE_COLUMNS
 
-# Generation's fields, in its order, but for those that are made of columns by `to_generation`.
+# Generation's fields in order. `to_generation` converts those that the columns hold differently.
 _COLUMNS = [field.name for field in fields(Generation)]
 _COLUMNS[_COLUMNS.index("image")] = "image_id"
 _WIDTH = len(_COLUMNS)
@@ -32,7 +33,7 @@ SELECT = f"""
 def update(
     connection: sqlite3.Connection, assignments: str, where: str, values: dict[str, Any], now: int
 ) -> Generation | None:
-    """Change the one row that fits; the row as it is then, or None if none does."""
+    """Update the one row that matches and return it as it is then; None if no row matches."""
     changed = connection.execute(
         f"UPDATE generations SET {assignments}, updated_at = :now, "
         f"revision = (SELECT latest + 1 FROM revisions) WHERE {where} RETURNING id",
@@ -45,29 +46,31 @@ def update(
 
 
 def next_revision(connection: sqlite3.Connection) -> int:
-    """The revision for a row that is about to be added."""
-    return connection.execute(
+    """The revision for a row that is about to be inserted."""
+    revision: int = connection.execute(
         "UPDATE revisions SET latest = latest + 1 RETURNING latest"
     ).fetchone()[0]
+    return revision
 
 
 def count_waiting(connection: sqlite3.Connection) -> int:
-    """How many rows wait, of all projects."""
-    return connection.execute(
+    """How many generations are pending, of all projects."""
+    waiting: int = connection.execute(
         "SELECT coalesce(sum(generations), 0) FROM generation_counts "
         "WHERE status = 'pending' AND deleted = 0"
     ).fetchone()[0]
+    return waiting
 
 
 def find(connection: sqlite3.Connection, generation_id: str) -> Generation | None:
-    """The generation with this id."""
+    """The generation with this id, if there is one."""
     row = connection.execute(SELECT + " WHERE generations.id = ?", (generation_id,)).fetchone()
     return to_generation(row) if row else None
 
 
 def to_generation(row: sqlite3.Row) -> Generation:
     """The generation of a row that `SELECT` has read."""
-    # By position: looking forty columns up by name takes longer than reading the row.
+    # By position: looking up forty columns by name takes longer than reading the row.
     values = list(row)
     values[_AUTO_ENHANCE] = bool(values[_AUTO_ENHANCE])
     values[_META] = msgspec.json.decode(values[_META])

@@ -1,12 +1,12 @@
-"""The generations' rows, which are the truth: every state they can take and every way between.
+"""The generations' rows, which are the source of truth, and the client's side of their states.
 
-    pending/enhance ──finish_enhancement──▶ pending/paint ──take──▶ processing/paint
-           │                                     │                        │
-           └──────────────── cancel, fail ───────┴────────────────────────┴──▶ failed/done
-                                                                  succeed ──▶ success/done
+    pending/enhance ──finish_enhancement──▶ pending/paint ──claim──▶ processing/paint
+           │                                     │                         │
+           └──────────────── cancel, fail ───────┴─────────────────────────┴──▶ failed/done
+                                                                   succeed ──▶ success/done
 
-Here is the client's side: submit, find, list, cancel, delete. The worker's side is in `claims`.
-Each change is one transaction.
+The client's side: submit, find, list, cancel, delete. The worker's side is in `claims`. Each change
+is one transaction. Files and queues are unknown here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from banatie.errors import GenerationNotFound, QueueFull, ValidationError
-from banatie.records import CANCELLED, MAX_SEED, Generation, Submission
+from banatie.limits import MAX_SEED
+from banatie.records import CANCELLED, Generation, Submission
 from banatie.store.database import Database
 from banatie.store.generation_rows import (
     SELECT,
@@ -33,12 +34,12 @@ from banatie.store.images import delete_image
 
 IDEMPOTENCY_HOURS = 24
 SECONDS_PER_WAITING_JOB = 5
-"""A modest guess for Retry-After: nobody knows the card, and the client will ask again."""
+"""A low estimate for Retry-After: the device's speed is unknown, and clients can ask again."""
 
 
 @dataclass(frozen=True)
 class IdempotentRequest:
-    """A POST that may be sent twice and must count once."""
+    """A POST that may be sent repeatedly and must take effect once."""
 
     key_id: str
     idempotency_key: str
@@ -47,13 +48,13 @@ class IdempotentRequest:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What became of a submission: the new row, or that of the same request sent before."""
+    """The result of a submission: the new row, or the row of the same request sent earlier."""
 
     generation: Generation | None
     """None when the earlier request's generation has been deleted since."""
     is_new: bool
     answer: bytes | None = None
-    """What the earlier request was answered, if it has been answered."""
+    """The answer to the earlier request, if it was answered."""
 
 
 class Generations:
@@ -62,7 +63,7 @@ class Generations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # Making them
+    # Submitting
 
     def submit(
         self,
@@ -74,36 +75,15 @@ class Generations:
         idempotent: IdempotentRequest | None = None,
         request_id: str | None = None,
     ) -> Submitted:
-        """Add a pending row, unless the same request came before.
+        """Insert a pending row, unless the same request came before.
 
-        Raises QueueFull when `queue_size` rows wait already, and ValidationError when the
+        Raises QueueFull if `queue_size` rows are pending already, and ValidationError if the
         idempotency key was used with another body.
         """
-        generation_id = str(uuid.uuid4())
-        seed = secrets.randbelow(MAX_SEED + 1) if submission.seed is None else submission.seed
-        row = {
-            "id": generation_id,
-            "project_id": project_id,
-            "status": "pending",
-            "stage": "enhance" if submission.auto_enhance else "paint",
-            "prompt": submission.prompt,
-            "original_prompt": submission.prompt,
-            "auto_enhance": submission.auto_enhance,
-            "template": submission.template,
-            "aspect_ratio": submission.aspect_ratio,
-            "negative_prompt": submission.negative_prompt,
-            "seed": seed,
-            "steps": submission.steps,
-            "guidance_scale": submission.guidance_scale,
-            "loras": json.dumps([asdict(lora) for lora in submission.loras]),
-            "meta": json.dumps(submission.meta, ensure_ascii=False),
-            "created_at": now,
-            "updated_at": now,
-            "request_id": request_id,
-        }
+        row = _pending_row(project_id, submission, now, request_id)
         with self._database.writing() as connection:
             if idempotent is not None:
-                earlier = self._earlier(connection, idempotent, now)
+                earlier = _find_earlier(connection, idempotent, now)
                 if earlier is not None:
                     return earlier
             if count_waiting(connection) >= queue_size:
@@ -117,12 +97,12 @@ class Generations:
             if idempotent is not None:
                 connection.execute(
                     "INSERT INTO idempotent_requests VALUES (?, ?, ?, ?, NULL, ?)",
-                    (*asdict(idempotent).values(), generation_id, now),
+                    (*asdict(idempotent).values(), row["id"], now),
                 )
-            return Submitted(find(connection, generation_id), is_new=True)
+            return Submitted(find(connection, row["id"]), is_new=True)
 
     def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:
-        """Keep the answer for the same request sent again, unless there is one; the kept one."""
+        """Store the answer for repeated requests, unless one is stored; return the stored one."""
         with self._database.writing() as connection:
             kept = connection.execute(
                 "UPDATE idempotent_requests SET answer = coalesce(answer, ?) "
@@ -131,15 +111,15 @@ class Generations:
             ).fetchone()
             return kept["answer"] if kept else answer
 
-    # Finding them
+    # Reading
 
     def find(self, generation_id: str) -> Generation | None:
-        """The generation, whatever its project."""
+        """The generation of any project, if it exists."""
         row = self._database.first(SELECT + " WHERE generations.id = ?", (generation_id,))
         return to_generation(row) if row else None
 
     def get(self, project_id: str, generation_id: str) -> Generation:
-        """The project's generation, also one in the bin. Raises GenerationNotFound."""
+        """The project's generation, also if soft-deleted. Raises GenerationNotFound."""
         generation = self.find(generation_id)
         if generation is None or generation.project_id != project_id:
             raise GenerationNotFound(generation_id)
@@ -154,17 +134,17 @@ class Generations:
         offset: int,
         include_deleted: bool,
     ) -> tuple[list[Generation], int]:
-        """A page of the project's generations, newest first, and how many there are in all."""
+        """A page of the project's generations, newest first, and the total number."""
         where, parameters = "project_id = ?", [project_id]
         if status is not None:
             where, parameters = f"{where} AND status = ?", [*parameters, status]
         counted = where if include_deleted else f"{where} AND deleted = 0"
         listed = where if include_deleted else f"{where} AND deleted_at IS NULL"
-        total = self._database.first(
+        total = self._database.scalar(
             f"SELECT coalesce(sum(generations), 0) FROM generation_counts WHERE {counted}",
             parameters,
-        )[0]
-        # The inner select is answered by an index alone: skipping a row costs no look at the row.
+        )
+        # The inner select is answered by an index alone, so skipped rows are not read.
         rows = self._database.query(
             f"{SELECT} WHERE number IN (SELECT number FROM generations WHERE {listed} "
             "ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?) "
@@ -174,23 +154,22 @@ class Generations:
         return [to_generation(row) for row in rows], total
 
     def count(self) -> int:
-        """How many generations there are, of all projects."""
-        total = "SELECT coalesce(sum(generations), 0) FROM generation_counts"
-        return self._database.first(total)[0]
+        """The number of generations of all projects."""
+        return self._database.scalar("SELECT coalesce(sum(generations), 0) FROM generation_counts")
 
     def changed_since(self, revision: int) -> list[Generation]:
-        """What has changed after `revision`, in the order of the changes."""
+        """The generations changed after `revision`, in the order of the changes."""
         rows = self._database.query(SELECT + " WHERE revision > ? ORDER BY revision", (revision,))
         return [to_generation(row) for row in rows]
 
     def latest_revision(self) -> int:
         """The revision of the latest change."""
-        return self._database.first("SELECT latest FROM revisions")[0]
+        return self._database.scalar("SELECT latest FROM revisions")
 
-    # The client's changes
+    # Changing
 
     def cancel(self, project_id: str, generation_id: str, now: int) -> Generation:
-        """Stop the generation if it has not ended; as it is then. Raises GenerationNotFound."""
+        """Cancel the generation unless it has ended; return it. Raises GenerationNotFound."""
         self._change(
             "status = 'failed', stage = 'done', claimed_by = NULL, error_message = :why, "
             "failure = 'cancelled'",
@@ -201,28 +180,29 @@ class Generations:
         return self.get(project_id, generation_id)
 
     def delete(self, project_id: str, generation_id: str) -> str | None:
-        """Remove the row and its image's; the storage key of the file that is to go.
+        """Delete the row and its image's row; the storage key of the file to delete afterwards.
 
         Raises GenerationNotFound.
         """
         with self._database.writing() as connection:
-            gone = connection.execute(
+            deleted = connection.execute(
                 "DELETE FROM generations WHERE id = ? AND project_id = ? RETURNING image_id",
                 (generation_id, project_id),
             ).fetchone()
-            if gone is None:
+            if deleted is None:
                 raise GenerationNotFound(generation_id)
-            return delete_image(connection, gone["image_id"]) if gone["image_id"] else None
+            image_id = deleted["image_id"]
+            return delete_image(connection, image_id) if image_id else None
 
     def delete_of_image(self, image_id: str) -> None:
-        """Remove the image's row and the generation that it is of."""
-        row = self._database.first(
+        """Delete an image that exists, and its generation."""
+        [row] = self._database.query(
             "SELECT project_id, id FROM generations WHERE image_id = ?", (image_id,)
         )
         self.delete(row["project_id"], row["id"])
 
     def soft_delete(self, project_id: str, generation_id: str, now: int) -> Generation:
-        """Mark the row as deleted, and cancel it if it has not ended. Raises GenerationNotFound."""
+        """Mark the row as deleted, and cancel it unless it has ended. Raises GenerationNotFound."""
         ended = "status IN ('success', 'failed')"
         changed = self._change(
             "deleted_at = :now, stage = 'done', claimed_by = NULL, "
@@ -238,7 +218,7 @@ class Generations:
         return changed
 
     def restore(self, project_id: str, generation_id: str, now: int) -> Generation:
-        """Take the row out of the bin; one that is not in it stays as it is.
+        """Undo a soft deletion; a row that is not deleted stays as it is.
 
         Raises GenerationNotFound.
         """
@@ -253,7 +233,7 @@ class Generations:
     # Housekeeping
 
     def purge_deleted(self, deleted_before: int) -> list[str]:
-        """Remove the rows binned before then; the storage keys of the files that are to go."""
+        """Delete the rows soft-deleted before then; the storage keys of the files to delete."""
         rows = self._database.query(
             "SELECT project_id, id FROM generations WHERE deleted_at < ?", (deleted_before,)
         )
@@ -261,37 +241,65 @@ class Generations:
         return [key for key in keys if key is not None]
 
     def purge_idempotent_requests(self, now: int) -> None:
-        """Remove the idempotent requests whose time is over."""
+        """Delete the idempotency keys that have expired."""
         with self._database.writing() as connection:
             connection.execute(
                 "DELETE FROM idempotent_requests WHERE created_at < ?",
                 (now - IDEMPOTENCY_HOURS * 3_600_000,),
             )
 
-    def _earlier(
-        self, connection: sqlite3.Connection, idempotent: IdempotentRequest, now: int
-    ) -> Submitted | None:
-        row = connection.execute(
-            "SELECT * FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
-            (idempotent.key_id, idempotent.idempotency_key),
-        ).fetchone()
-        if row is None:
-            return None
-        if row["created_at"] < now - IDEMPOTENCY_HOURS * 3_600_000:
-            connection.execute(
-                "DELETE FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
-                (idempotent.key_id, idempotent.idempotency_key),
-            )
-            return None
-        if row["body_hash"] != idempotent.body_hash:
-            raise ValidationError.of(
-                "Idempotency-Key", "was used before with another body; use a new key"
-            )
-        generation = find(connection, row["generation_id"])
-        return Submitted(generation, is_new=False, answer=row["answer"])
-
     def _change(
         self, assignments: str, where: str, values: dict[str, Any], now: int
     ) -> Generation | None:
         with self._database.writing() as connection:
             return update(connection, assignments, where, values, now)
+
+
+def _pending_row(
+    project_id: str, submission: Submission, now: int, request_id: str | None
+) -> dict[str, Any]:
+    """The columns of a new row, but for its revision."""
+    seed = secrets.randbelow(MAX_SEED + 1) if submission.seed is None else submission.seed
+    return {
+        "id": str(uuid.uuid4()),
+        "project_id": project_id,
+        "status": "pending",
+        "stage": "enhance" if submission.auto_enhance else "paint",
+        "prompt": submission.prompt,
+        "original_prompt": submission.prompt,
+        "auto_enhance": submission.auto_enhance,
+        "template": submission.template,
+        "aspect_ratio": submission.aspect_ratio,
+        "negative_prompt": submission.negative_prompt,
+        "seed": seed,
+        "steps": submission.steps,
+        "guidance_scale": submission.guidance_scale,
+        "loras": json.dumps([asdict(lora) for lora in submission.loras]),
+        "meta": json.dumps(submission.meta, ensure_ascii=False),
+        "created_at": now,
+        "updated_at": now,
+        "request_id": request_id,
+    }
+
+
+def _find_earlier(
+    connection: sqlite3.Connection, idempotent: IdempotentRequest, now: int
+) -> Submitted | None:
+    row = connection.execute(
+        "SELECT * FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
+        (idempotent.key_id, idempotent.idempotency_key),
+    ).fetchone()
+    if row is None:
+        return None
+    if row["created_at"] < now - IDEMPOTENCY_HOURS * 3_600_000:
+        connection.execute(
+            "DELETE FROM idempotent_requests WHERE key_id = ? AND idempotency_key = ?",
+            (idempotent.key_id, idempotent.idempotency_key),
+        )
+        return None
+    if row["body_hash"] != idempotent.body_hash:
+        raise ValidationError.of(
+            "Idempotency-Key", "was used before with another body; use a new key"
+        )
+    generation = find(connection, row["generation_id"])
+    return Submitted(generation, is_new=False, answer=row["answer"])

@@ -1,7 +1,7 @@
-"""The images' rows: which picture lies under which storage key.
+"""The images' rows: which picture has which storage key.
 
-The bytes are in `files`; an image is made and deleted together with its generation, in the
-transaction that `generations` holds, so the functions here take that transaction's connection.
+An image is inserted and deleted together with its generation, so the functions here take the
+connection of that transaction. The bytes are kept by `files`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Images:
         return [Image(*row) for row in rows]
 
     def storage_keys(self) -> set[str]:
-        """The storage keys of all images: what may lie in the storage folder."""
+        """The storage keys of all images; a file under any other is an orphan."""
         return {row[0] for row in self._database.query("SELECT storage_key FROM images")}
 
 
 def insert_image(connection: sqlite3.Connection, image: Image) -> None:
-    """Add the image's row."""
+    """Insert the image's row."""
     connection.execute(
         f"INSERT INTO images ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})",
         [getattr(image, column) for column in COLUMNS],
@@ -48,8 +48,8 @@ def insert_image(connection: sqlite3.Connection, image: Image) -> None:
 
 
 def delete_image(connection: sqlite3.Connection, image_id: str) -> str:
-    """Remove the image's row; its storage key, for removing the file after the transaction."""
-    (storage_key,) = connection.execute(
+    """Delete the image's row; its storage key, for deleting the file after the transaction."""
+    storage_key: str = connection.execute(
         "DELETE FROM images WHERE id = ? RETURNING storage_key", (image_id,)
-    ).fetchone()
+    ).fetchone()[0]
     return storage_key

@@ -1,6 +1,7 @@
-"""Organisations, projects, their API keys, and how many requests each key has made this hour.
+"""Organisations, projects, API keys, and the request count of each key.
 
-A key's text exists once, in the answer to whoever made it; here there is only its hash.
+Only the hash of a key is stored; its text is returned once, when it is created. How requests are
+limited is unknown here.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ import uuid
 from collections.abc import Mapping
 
 from banatie.errors import NotFound, ValidationError
-from banatie.records import Key, Project
+from banatie.records import DEFAULT_SLUG, Key, Project
 from banatie.store.database import Database
 
 KEY_PREFIX = "bnt_"
 HINT_LENGTH = 8
-DEFAULT_SLUG = "default"
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 _SELECT = """
@@ -46,14 +46,17 @@ class Keys:
         requests_per_hour: int | None = None,
         expires_at: int | None = None,
     ) -> str:
-        """Make a key, and its organisation and project where they are new; returns its text."""
+        """Create a key, and its organisation and project if they do not exist; return its text.
+
+        Raises ValidationError.
+        """
         if not name.strip():
             raise ValidationError.of("name", "must not be blank")
         for what, slug in (("organization", organization_slug), ("project", project_slug)):
-            # It becomes a folder and a part of URLs.
+            # It becomes the name of a folder and a part of URLs.
             if not SLUG.fullmatch(slug):
                 raise ValidationError.of(what, "takes letters a to z, digits and hyphens, up to 64")
-        # 256 random bits: nothing to guess, so that a plain fast hash of it is enough.
+        # 256 random bits cannot be guessed, so a fast hash without salt is enough.
         text = KEY_PREFIX + secrets.token_urlsafe(32)
         with self._database.writing() as connection:
             project_id = self._project_id(connection, organization_slug, project_slug, now)
@@ -73,65 +76,71 @@ class Keys:
         return text
 
     def default_project_id(self, now: int) -> str:
-        """The id of the default project, which is made if it is new."""
+        """The id of the default project, which is created if it does not exist."""
         with self._database.writing() as connection:
             return self._project_id(connection, DEFAULT_SLUG, DEFAULT_SLUG, now)
 
     def is_empty(self) -> bool:
-        """Whether no key was ever made: the first run."""
+        """Whether no key was ever created: the first start."""
         return self._database.first("SELECT 1 FROM keys") is None
 
     def all(self) -> list[Key]:
-        """All keys, oldest first, those that no longer count included."""
+        """All keys, oldest first, including revoked and expired ones."""
         rows = self._database.query(_SELECT + " ORDER BY keys.created_at, keys.id")
         return [_key(row) for row in rows]
 
     def authenticate(self, text: str) -> Key | None:
-        """The key with this text, whether it still counts or not; see `counts_at`."""
-        # The hash is looked up, never the text: what a clock could tell of the index's comparison
-        # is about a hash that nobody can steer.
+        """The key with this text, also if it is revoked or expired; see `is_active`."""
+        # The lookup is by hash: the time that an index comparison takes tells nothing useful about
+        # a hash that a caller cannot choose.
         hashed = hash_key(text)
         row = self._database.first(_SELECT + " WHERE keys.hash = ?", (hashed,))
-        # What the database takes for the same is compared once more, whole.
+        # Compared again in constant time, in case the database compares more loosely.
         return _key(row) if row and hmac.compare_digest(row["hash"], hashed) else None
 
     def state(self) -> tuple[object, ...]:
-        """Something that differs whenever a key has been made, changed or revoked."""
-        return tuple(
-            self._database.first(
-                "SELECT count(*), max(created_at), count(revoked_at), max(revoked_at) FROM keys"
-            )
+        """A value that differs after a key has been created or revoked."""
+        [row] = self._database.query(
+            "SELECT count(*), max(created_at), count(revoked_at), max(revoked_at) FROM keys"
         )
+        return tuple(row)
+
+    def find(self, key_id: str) -> Key | None:
+        """The key with this id, whether it is active or not; see `is_active`."""
+        row = self._database.first(_SELECT + " WHERE keys.id = ?", (key_id,))
+        return _key(row) if row else None
 
     def revoke(self, reference: str, now: int) -> Key:
-        """Revoke the key with this id, name or hint. Raises NotFound, also when several fit."""
-        fitting = [
+        """Revoke the key with this id, name or hint. Raises NotFound, also if several match."""
+        matching = [
             key
             for key in self.all()
             if key.revoked_at is None and reference in (key.id, key.name, key.hint)
         ]
-        if len(fitting) != 1:
-            what = "No key" if not fitting else f"{len(fitting)} keys"
+        if len(matching) != 1:
+            what = "No key" if not matching else f"{len(matching)} keys"
             raise NotFound(f"{what} called {reference!r}; `banatie keys list` shows their ids")
         with self._database.writing() as connection:
-            connection.execute("UPDATE keys SET revoked_at = ? WHERE id = ?", (now, fitting[0].id))
-        return fitting[0]
+            connection.execute("UPDATE keys SET revoked_at = ? WHERE id = ?", (now, matching[0].id))
+        return matching[0]
 
     def organization_of(self, project_id: str) -> str:
-        """The slug of the organisation that the project belongs to."""
-        return self._database.first(
+        """The slug of the organisation of a project that exists."""
+        [row] = self._database.query(
             "SELECT organizations.slug FROM organizations "
             "JOIN projects ON projects.organization_id = organizations.id WHERE projects.id = ?",
             (project_id,),
-        )[0]
+        )
+        slug: str = row["slug"]
+        return slug
 
     def request_counts(self) -> dict[str, tuple[int, int]]:
-        """Each key's window: its start in milliseconds and the requests counted in it."""
+        """By key id: the start of its current window in milliseconds, and its requests since."""
         rows = self._database.query("SELECT * FROM request_counts")
         return {row["key_id"]: (row["window_start"], row["requests"]) for row in rows}
 
     def save_request_counts(self, counts: Mapping[str, tuple[int, int]]) -> None:
-        """Write down the windows of these keys."""
+        """Store the start and the count of these keys' windows."""
         with self._database.writing() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO request_counts VALUES (?, ?, ?)",
@@ -152,19 +161,19 @@ class Keys:
             "INSERT INTO projects VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (str(uuid.uuid4()), organization_id, project_slug, now),
         )
-        (project_id,) = connection.execute(
+        project_id: str = connection.execute(
             "SELECT id FROM projects WHERE organization_id = ? AND slug = ?",
             (organization_id, project_slug),
-        ).fetchone()
+        ).fetchone()[0]
         return project_id
 
 
 def hash_key(text: str) -> str:
-    """The SHA-256 of a key's text, as it lies in the database."""
+    """The SHA-256 of a key's text, as the database stores it."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def counts_at(key: Key, now: int) -> bool:
+def is_active(key: Key, now: int) -> bool:
     """Whether the key is neither revoked nor expired at `now`."""
     return key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
 

@@ -1,8 +1,12 @@
-"""Who is at work on a data folder: one server and any number of workers, each by a lock of its own.
+"""Who works on a data folder: at most one server, and any number of workers, each with a lock file.
 
-A lock dies with its process, so whoever can take another's lock knows that it is dead. The lock's
-file says who holds it, so that whoever is turned away can be told. `worker.lock` is the door: a
-worker holds it only while it comes in, a restore as long as no worker may.
+The operating system releases a lock when its process ends, however it ends. So a process that can
+take another's lock knows that the other one is dead. The lock file names its holder, for the
+message to whoever is refused.
+
+`serve.lock` is held by the server as long as it runs. `worker-<id>.lock` is held by each worker as
+long as it runs. `worker.lock` is held for a moment by a worker that registers, and by a restore for
+as long as no worker may.
 """
 
 from __future__ import annotations
@@ -21,51 +25,53 @@ from banatie.errors import DataFolderBusy, DataFolderUnusable
 Role = Literal["serve", "worker"]
 
 REGISTER_TIMEOUT_SECONDS = 5.0
-"""How long a worker waits while others come in; each takes some milliseconds."""
+"""How long a worker waits while others register, which takes each some milliseconds."""
 
 
 @contextmanager
-def hold_role(data: Path, place: Role, command: str = "", *, patience: float = 0) -> Iterator[None]:
-    """Have this place in the data folder, which is made if it is not there, as `banatie command`.
+def hold_role(data: Path, role: Role, command: str = "", *, timeout: float = 0) -> Iterator[None]:
+    """Hold the lock of this role in the data folder, which is created if it does not exist.
 
-    Raises DataFolderBusy after `patience` seconds, naming who has the place, and DataFolderUnusable
-    if nothing can be written there.
+    The lock file names the holder as `banatie command` (default: the role). Raises DataFolderBusy,
+    naming the holder, if the lock is not free within `timeout` seconds, and DataFolderUnusable if
+    the folder cannot be written.
     """
-    with _held(data, _file(data, place), command or place, patience):
+    with _held(data, _lock_file(data, role), command or role, timeout):
         yield
 
 
 @contextmanager
 def register_worker(data: Path, worker_id: str, *, alone: bool) -> Iterator[None]:
-    """Be at work in the data folder, which is made if it is not there, as this worker.
+    """Be a live worker of the data folder, which is created if it does not exist.
 
-    Raises DataFolderBusy while a restore keeps workers out, or another worker is at work and this
-    one wants to be `alone` when it comes in; and DataFolderUnusable.
+    Raises DataFolderBusy while a restore excludes workers, or if the worker must be `alone` at
+    start and another one is alive; and DataFolderUnusable if the folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        with hold_role(data, "worker", patience=REGISTER_TIMEOUT_SECONDS):
+        with hold_role(data, "worker", timeout=REGISTER_TIMEOUT_SECONDS):
             remove_stale_locks(data)
             if alone and (others := live_workers(data)):
                 raise DataFolderBusy(
-                    f"{_holder(_file(data, f'worker-{others[0]}'))} has {data}; stop it first, or "
-                    "name a device (--device) to add a worker"
+                    f"{_holder(_lock_file(data, f'worker-{others[0]}'))} has {data}; stop it "
+                    "first, or name a device (--device) to add a worker"
                 )
-            file = _file(data, f"worker-{worker_id}")
+            file = _lock_file(data, f"worker-{worker_id}")
             stack.callback(_remove, file)
-            # Somebody may look at it in the very moment in which it is made.
+            # With a timeout, because `is_alive` in another process holds the lock for an instant.
             stack.enter_context(_held(data, file, "worker", REGISTER_TIMEOUT_SECONDS))
         yield
 
 
 @contextmanager
 def exclude_workers(data: Path, command: str) -> Iterator[None]:
-    """Keep all workers out of the data folder, as `banatie command`.
+    """Keep workers from registering in the data folder, on behalf of `banatie command`.
 
-    Raises DataFolderBusy when one is at work, naming it, and DataFolderUnusable.
+    Raises DataFolderBusy, naming the worker, if one is alive; and DataFolderUnusable if the folder
+    cannot be written.
     """
     with hold_role(data, "worker", command):
         if others := live_workers(data):
-            holder = _holder(_file(data, f"worker-{others[0]}"))
+            holder = _holder(_lock_file(data, f"worker-{others[0]}"))
             raise DataFolderBusy(f"{holder} has {data}; stop it first")
         yield
 
@@ -77,16 +83,16 @@ def live_workers(data: Path) -> list[str]:
 
 
 def is_alive(data: Path, worker_id: str) -> bool:
-    """Whether this worker is alive; one that is not will never be again."""
-    file = _file(data, f"worker-{worker_id}")
-    # Looking must not make the file anew.
+    """Whether this worker is alive. A dead worker never comes back: ids are not used again."""
+    file = _lock_file(data, f"worker-{worker_id}")
+    # Trying the lock would create a file that does not exist.
     return file.exists() and _is_held(file)
 
 
 def remove_stale_locks(data: Path) -> None:
-    """Remove the files of dead workers' locks; only while `worker.lock` is held.
+    """Delete the lock files of dead workers. The caller must hold `worker.lock`.
 
-    Otherwise somebody could be between making the file and locking it.
+    Otherwise a worker could be between creating its file and locking it.
     """
     for file in data.glob("worker-*.lock"):
         if not _is_held(file):
@@ -94,41 +100,45 @@ def remove_stale_locks(data: Path) -> None:
 
 
 class ExclusiveRole:
-    """What one of the workers does at a time: it has the turn until it leaves it, or dies."""
+    """A role that one worker at a time has, such as running the language model.
+
+    A worker has it until it releases it or dies.
+    """
 
     def __init__(self, data: Path, name: str) -> None:
-        self._lock = FileLock(_file(data, name))
+        self._lock = FileLock(_lock_file(data, name))
 
     @property
     def is_mine(self) -> bool:
-        """Whether this object has it."""
+        """Whether this object holds the role."""
         return self._lock.is_locked
 
-    def take(self) -> bool:
-        """Have the turn if nobody else has it; whether it is mine."""
-        # A disk that refuses to make the file now may do so later.
+    def acquire(self) -> bool:
+        """Take the role unless another worker has it; whether this object holds it now."""
+        # A disk that refuses to create the file now may allow it later.
         with contextlib.suppress(OSError):
             if not self._lock.is_locked:
                 self._lock.acquire(blocking=False)
         return self._lock.is_locked
 
-    def leave(self) -> None:
-        """Let another have it."""
+    def release(self) -> None:
+        """Leave the role to another worker."""
         self._lock.release()
 
 
 @contextmanager
-def _held(data: Path, file: Path, command: str, patience: float) -> Iterator[None]:
+def _held(data: Path, file: Path, command: str, timeout: float) -> Iterator[None]:
     lock = FileLock(file)
     try:
         data.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=patience, poll_interval=0.01)
+        lock.acquire(timeout=timeout, poll_interval=0.01)
     except Timeout as error:
         raise DataFolderBusy(f"{_holder(file)} has {data}; stop it first") from error
     except OSError as error:
         raise DataFolderUnusable(f"{data} cannot be written: {error.strerror}") from error
     try:
-        # A full disk, or Windows, which locks the bytes too: then the others only see that it is.
+        # Fails on a full disk and on Windows, which locks the file's bytes too. Then others see
+        # that the lock is held, but not by whom.
         with contextlib.suppress(OSError):
             file.write_text(f"`banatie {command}` (process {os.getpid()})", "utf-8")
         yield
@@ -142,18 +152,18 @@ def _is_held(file: Path) -> bool:
         with lock.acquire(blocking=False):
             return False
     except OSError:
-        # Also when the disk refuses: whoever cannot be told to be dead is left alone.
+        # Also when the disk refuses: a worker that may be alive counts as alive.
         return True
 
 
 def _remove(file: Path) -> None:
-    # Windows keeps a file that somebody looks at.
+    # Windows keeps a file that another process has open.
     with contextlib.suppress(OSError):
         file.unlink(missing_ok=True)
 
 
-def _file(data: Path, place: str) -> Path:
-    return data / f"{place}.lock"
+def _lock_file(data: Path, name: str) -> Path:
+    return data / f"{name}.lock"
 
 
 def _holder(file: Path) -> str:

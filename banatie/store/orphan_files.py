@@ -1,9 +1,9 @@
-"""Files that no row knows and none ever will, found while workers write others.
+"""Orphaned files: pictures in the storage folder that no row refers to, and none ever will.
 
-A dead worker may have written a file and not its row, and so has a living one for a moment: the two
-look alike. But a living one holds the picture's row before there is a file, and until its row knows
-it. So once nobody holds a row any more that was held when the files were looked at, those among
-them that no row knows are strays.
+A worker that died between writing a file and its row leaves one. But for a moment the file of a
+living worker looks the same. A living worker claims the generation before it writes the file, and
+holds the claim until the row refers to the file. So a file without a row is an orphan once every
+claim that was held when the file was seen has been released.
 """
 
 from __future__ import annotations
@@ -12,38 +12,45 @@ from banatie.store.database import Database
 from banatie.store.files import Files
 from banatie.store.images import Images
 
+Claim = tuple[str, str, int]
+"""The generation's id, the worker's id, and which attempt it is."""
+
 
 class OrphanFiles:
-    """What one worker knows of them."""
+    """The files that one worker suspects to be orphans."""
 
     def __init__(self, database: Database, files: Files) -> None:
         self._database = database
         self._files = files
         self._suspects: set[str] = set()
-        self._held: set[tuple[str, str, int]] = set()
+        self._claims: set[Claim] = set()
 
-    def look(self) -> None:
-        """Take note of the files that no row knows, and of the rows that are held."""
-        # In this order: what is finished in between is known, what is begun is not noted.
+    def scan(self) -> None:
+        """Note the files that no row refers to, and the claims that are held now."""
+        # In this order: a picture finished in between has its row by the last step, and the file of
+        # one begun in between is not in the list.
         files = self._files.generated()
-        self._held |= self._held_now()
+        self._claims |= self._current_claims()
         self._suspects |= files - Images(self._database).storage_keys()
 
-    def sweep(self) -> int:
-        """Delete those of the noted files that are strays for certain; how many there were."""
+    def delete_orphans(self) -> int:
+        """Delete the noted files that are certain to be orphans; how many there were.
+
+        Deletes nothing while a claim that was held during a scan is still held.
+        """
         if not self._suspects:
             return 0
-        self._held &= self._held_now()
-        if self._held:
+        self._claims &= self._current_claims()
+        if self._claims:
             return 0
-        strays = self._suspects - Images(self._database).storage_keys()
-        for storage_key in strays:
+        orphans = self._suspects - Images(self._database).storage_keys()
+        for storage_key in orphans:
             self._files.remove(storage_key)
         self._suspects = set()
-        return len(strays)
+        return len(orphans)
 
-    def _held_now(self) -> set[tuple[str, str, int]]:
+    def _current_claims(self) -> set[Claim]:
         rows = self._database.query(
             "SELECT id, claimed_by, retry_count FROM generations WHERE claimed_by IS NOT NULL"
         )
-        return {tuple(row) for row in rows}
+        return {(row["id"], row["claimed_by"], row["retry_count"]) for row in rows}

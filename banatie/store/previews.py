@@ -1,7 +1,8 @@
-"""What pictures look like while they are painted: one small JPEG for each that is in hand.
+"""Previews: a small JPEG of each picture that is being painted.
 
-A table of its own, so that nobody who reads generations reads these; `claims` writes them with the
-step they show, and triggers (`database`) remove them when the row is given back, ended or deleted.
+They have a table of their own, so that reading generations does not read them. `claims` writes a
+preview with the step that it shows. Triggers (`migrations`) delete it when the generation is
+released, ended or deleted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from banatie.store.database import Database
 
 @dataclass(frozen=True)
 class Preview:
-    """What a picture looks like after so many steps."""
+    """What a picture looks like after `step` denoising steps."""
 
     step: int
     jpeg: bytes
@@ -27,7 +28,7 @@ class Previews:
         self._database = database
 
     def find(self, generation_id: str) -> Preview | None:
-        """The latest of a generation that is being painted, if there is one."""
+        """The latest preview of a generation that is being painted, if there is one."""
         row = self._database.first(
             "SELECT step, jpeg FROM previews WHERE generation_id = ?", (generation_id,)
         )
@@ -37,7 +38,7 @@ class Previews:
 def write_preview(
     connection: sqlite3.Connection, generation_id: str, step: int, jpeg: bytes
 ) -> None:
-    """Put it in the place of the one before."""
+    """Store the preview in place of the previous one."""
     connection.execute(
         "INSERT OR REPLACE INTO previews VALUES (?, ?, ?)", (generation_id, step, jpeg)
     )

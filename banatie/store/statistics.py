@@ -1,7 +1,8 @@
-"""What is counted for whoever watches the service: how long the stages take, how generations end.
+"""Statistics for monitoring: durations of stages, outcomes of generations, length of queues.
 
-Counted in the transaction of what is counted, so the figures survive every restart and no row is
-read again for them. How generations end, triggers count (`database`). No project is in any of it.
+They are counted in the transaction of the event itself, so they survive restarts and need no scan
+of the rows. Outcomes are counted by triggers (`migrations`). Nothing is kept by project. How
+figures are published is unknown here.
 """
 
 from __future__ import annotations
@@ -19,39 +20,39 @@ BUCKETS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0),
     *(60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, math.inf),
 )
-"""Seconds; a duration is counted under the smallest that is not smaller."""
+"""Upper bounds in seconds; a duration is counted in the first bucket that holds it."""
 
 Queue = tuple[str, bool]
-"""A stage, and whether its rows are being worked on."""
+"""A stage, and whether its rows are claimed."""
 
 
 @dataclass(frozen=True)
 class Durations:
-    """How long a stage took, all told."""
+    """How long a stage took: a histogram and the sum."""
 
     counts: Mapping[float, int]
-    """For each of `BUCKETS`, how many durations fell under it and not under a smaller one."""
+    """For each of `BUCKETS`, the durations in it alone (not cumulative)."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The figures at a moment."""
+    """The figures at one moment."""
 
     accepted: int
-    """How many generations there ever were."""
+    """Generations ever accepted."""
     ended: Mapping[tuple[str, str], int]
-    """By status and, where it is `failed`, by reason."""
+    """Ended generations by status and, for `failed`, by reason."""
     queues: Mapping[Queue, int]
     oldest_waiting_seconds: float
-    """0 while none waits."""
+    """0 while none is waiting."""
     durations: Mapping[str, Durations] = field(default_factory=dict)
 
 
 def count_durations(connection: sqlite3.Connection, durations: Mapping[str, float]) -> None:
-    """Count how many seconds each of these stages took."""
+    """Add durations, in seconds by stage, to the histograms."""
     for stage, seconds in durations.items():
-        # A clock that was set back must not take away from the sum.
+        # A clock that was set back must not reduce the sum.
         seconds = max(0.0, seconds)
         connection.execute(
             "INSERT INTO stage_durations VALUES (?, ?, 1, ?) ON CONFLICT DO UPDATE SET "
@@ -61,10 +62,10 @@ def count_durations(connection: sqlite3.Connection, durations: Mapping[str, floa
 
 
 def read_statistics(database: Database, now: int) -> Statistics:
-    """The figures now; waits for the disk."""
+    """The figures now. Reads the disk, so not for an event loop."""
     accepted = database.first("SELECT seq FROM sqlite_sequence WHERE name = 'generations'")
     ended = database.query("SELECT status, reason, generations FROM outcomes")
-    # Answered by a partial index, which holds no more rows than have not ended.
+    # Answered by the partial index of the generations that have not ended.
     waiting = database.query(
         "SELECT stage, claimed_by IS NOT NULL AS held, count(*) AS generations, "
         "min(created_at) AS oldest FROM generations WHERE stage IN ('enhance', 'paint') "
@@ -88,7 +89,7 @@ def _durations(rows: list[sqlite3.Row]) -> dict[str, Durations]:
         own = [row for row in rows if row["stage"] == stage]
         counts = dict.fromkeys(BUCKETS, 0)
         for row in own:
-            # The buckets may have been others when it was counted.
+            # An earlier version may have counted with other bounds.
             counts[BUCKETS[bisect_left(BUCKETS, row["at_most"])]] += row["durations"]
         durations[stage] = Durations(counts, sum(row["seconds"] for row in own))
     return durations

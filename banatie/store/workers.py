@@ -1,10 +1,13 @@
-"""The workers' rows: who is there, in which state, and when it was last seen."""
+"""The workers' rows: each worker's state, device and memory, and its last heartbeat.
+
+Whether a worker's process is alive is up to `locks`.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import msgspec
@@ -12,12 +15,12 @@ import msgspec
 from banatie.store.database import Database
 
 HEARTBEAT_TIMEOUT_MILLISECONDS = 15_000
-"""A worker not seen for longer than this is gone; loading a large model may keep it that quiet."""
+"""A worker without a heartbeat for longer counts as gone. Loading a large model may delay one."""
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What a worker says of itself."""
+    """What a worker reports about itself."""
 
     id: str
     pid: int
@@ -26,17 +29,17 @@ class WorkerState:
     """Why it is broken."""
     device: str | None = None
     language_model: str | None = None
-    """None, too, while another worker has it."""
+    """None also while another worker runs it."""
     painting_model: str | None = None
     memory_bytes: int | None = None
-    """What the worker's process holds."""
+    """The memory of the worker's process."""
     device_memory_used: int | None = None
-    """Bytes in use on the GPU, by anybody; None where there is no GPU."""
+    """Bytes in use on the GPU by all processes; None without a GPU."""
     device_memory_total: int | None = None
     plan: str | None = None
-    """How it has laid its models out in memory, for people."""
+    """Its memory plan, as text for people."""
     devices: tuple[str, ...] | None = None
-    """What there is to compute on, its own device first, if it was to find that out."""
+    """All devices of the machine, its own first; None if it was not asked to find them."""
 
 
 _COLUMNS = [field.name for field in fields(WorkerState)]
@@ -49,23 +52,23 @@ class Workers:
         self._database = database
 
     def report(self, worker: WorkerState, now: int) -> None:
-        """Write down the worker's state, and that it was seen."""
+        """Store the worker's state and the time of this heartbeat."""
         devices = msgspec.json.encode(worker.devices).decode() if worker.devices else None
-        values = astuple(replace(worker, devices=devices))
+        values = {name: getattr(worker, name) for name in _COLUMNS} | {"devices": devices}
         with self._database.writing() as connection:
             connection.execute(
                 f"INSERT OR REPLACE INTO workers ({', '.join(_COLUMNS)}, seen_at) "
                 f"VALUES ({', '.join('?' * len(_COLUMNS))}, ?)",
-                (*values, now),
+                (*values.values(), now),
             )
 
     def forget(self, worker_id: str) -> None:
-        """Remove the worker's row."""
+        """Delete the worker's row."""
         with self._database.writing() as connection:
             connection.execute("DELETE FROM workers WHERE id = ?", (worker_id,))
 
     def forget_dead(self, is_alive: Callable[[str], bool]) -> int:
-        """Remove the rows of those that are not at work any more; how many there were."""
+        """Delete the rows of workers for which `is_alive(id)` is false; how many there were."""
         ids = [row["id"] for row in self._database.query("SELECT id FROM workers")]
         dead = [worker_id for worker_id in ids if not is_alive(worker_id)]
         for worker_id in dead:
@@ -73,7 +76,7 @@ class Workers:
         return len(dead)
 
     def present(self, now: int) -> list[WorkerState]:
-        """The workers that were seen lately: ready ones first, in the order of devices."""
+        """The workers with a recent heartbeat: ready ones first, then by device."""
         rows = self._database.query(
             "SELECT * FROM workers WHERE seen_at > ? ORDER BY state <> 'ready', device, id",
             (now - HEARTBEAT_TIMEOUT_MILLISECONDS,),
@@ -82,13 +85,14 @@ class Workers:
 
 
 def state_of(workers: Sequence[WorkerState]) -> Literal["ready", "starting", "broken", "gone"]:
-    """The state of all of them together: that of the one that has come furthest."""
+    """The state of the service: ready if any worker is, else starting, else broken, else gone."""
     states = {worker.state for worker in workers}
-    return next((state for state in ("ready", "starting", "broken") if state in states), "gone")
+    order: tuple[Literal["ready", "starting", "broken"], ...] = ("ready", "starting", "broken")
+    return next((state for state in order if state in states), "gone")
 
 
 def _worker(row: sqlite3.Row) -> WorkerState:
-    # A database that is not up to date, which the doctor reads, lacks some.
+    # The doctor reads databases that are not migrated, which lack some columns.
     values = {name: row[name] for name in _COLUMNS if name in row.keys()}  # noqa: SIM118
     if values.get("devices") is not None:
         values["devices"] = tuple(msgspec.json.decode(values["devices"]))

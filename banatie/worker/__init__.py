@@ -1,1 +1,1 @@
-"""The worker process: what makes the pictures, one process for each device."""
+"""The worker process: enhances prompts and paints pictures, one process for each device."""

@@ -1,8 +1,9 @@
-"""Who may have the device's memory: carries the memory plan out while both models are at work.
+"""Model placement: carries the memory plan out while both models are at work.
 
-The one owner of where models lie. The worker's two threads say when they write and when they paint;
-only a plan of turns makes one wait for the other. After running out of memory it goes one rung down
-and stays there until the worker starts anew. What is written and painted is not known here.
+The only owner of where the models are kept. The worker's two threads announce when they enhance and
+when they paint; one waits for the other only where the plan swaps the models. After running out of
+memory it steps down to the next plan of the ladder and stays there until the worker restarts. What
+is enhanced or painted is not known here.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import torch
 from banatie.devices.memory_plan import (
     PlacementPreferences,
     Plan,
-    choose,
+    choose_plan,
     ladder,
-    language_place,
+    place_language_model,
     sizes_of,
 )
 from banatie.devices.runtime import Runtime, fastest_cpu_dtype, memory_for_models
@@ -33,32 +34,33 @@ from banatie.painting.painter import Painter
 
 logger = logging.getLogger(__name__)
 
-RAN_OUT = "with the plan before, memory ran out"
+RAN_OUT_OF_MEMORY = "the previous plan ran out of memory"
+"""The reason for a plan that was stepped down to."""
 
 
 class ModelPlacement:
-    """Both loaded models and the plan that they follow.
-
-    `below` are the rungs below the plan, `spare` the bytes of the device that it leaves; without an
-    enhancer no prompt is enhanced.
-    """
+    """Both loaded models and the plan that they follow."""
 
     def __init__(
         self,
         plan: Plan,
-        below: Sequence[Plan],
+        smaller: Sequence[Plan],
         runtime: Runtime,
         painter: Painter,
         enhancer: Enhancer | None,
         spare: int = 0,
     ) -> None:
+        """`smaller` are the plans to step down to, `spare` the device's bytes that `plan` leaves.
+
+        Without an enhancer no prompt is enhanced.
+        """
         self.painter = painter
         self.enhancer = enhancer
         self._plan = plan
-        self._below = deque(below)
+        self._smaller = deque(smaller)
         self._runtime = runtime
         self._spare = spare
-        self._turn = _FairLock()
+        self._swap_lock = _FairLock()
 
     @classmethod
     def load(
@@ -66,43 +68,43 @@ class ModelPlacement:
         model: PaintingModel,
         language_model: LanguageModel | None,
         runtime: Runtime,
-        wanted: PlacementPreferences,
+        preferences: PlacementPreferences,
         *,
         sharing: int = 1,
         compiled: bool = False,
     ) -> ModelPlacement:
-        """Plan, and load both models as planned; a language model that is broken is left out.
+        """Choose a plan and load both models; a broken language model is logged and left out.
 
-        So many processes are `sharing` the device. Raises ModelNotFound, ModelBroken and
-        OutOfMemory about the painting model.
+        `sharing` is how many processes share the device. Raises ModelNotFound, ModelBroken and
+        OutOfMemory for the painting model.
         """
         free = memory_for_models(runtime.device) // sharing
-        runtime, plans, plan = planned(model, language_model, runtime, wanted, free)
-        logger.info("memory: %s", plan.reasoned)
-        below = deque(each for each in plans if each.needed < plan.needed)
+        runtime, plans, plan = plan_placement(model, language_model, runtime, preferences, free)
+        logger.info("memory: %s", plan.explanation)
+        smaller = deque(each for each in plans if each.needed < plan.needed)
         enhancer = _load_enhancer(language_model, plan, runtime) if language_model else None
         while True:
             try:
                 painter = Painter.load(model, runtime, plan, compiled)
             except OutOfMemory:
-                if not below:
+                if not smaller:
                     raise
-                plan = replace(below.popleft(), why=RAN_OUT)
+                plan = replace(smaller.popleft(), reason=RAN_OUT_OF_MEMORY)
                 logger.warning("out of memory while loading; trying: %s", plan)
                 if enhancer is not None:
-                    _set_aside(enhancer, plan)
+                    _offload(enhancer, plan)
             else:
-                return cls(plan, below, runtime, painter, enhancer, free - plan.needed)
+                return cls(plan, smaller, runtime, painter, enhancer, free - plan.needed)
 
-    def adopt(self, language_model: LanguageModel) -> None:
-        """Load a language model that another worker had; one that is broken is left out."""
+    def load_language_model(self, language_model: LanguageModel) -> None:
+        """Load a language model beside the painting model; a broken one is logged and left out."""
         try:
             parameters = parameter_count(check_language_model(language_model.folder))
         except BanatieError as error:
             logger.error("no prompt will be enhanced: %s", error)
             return
         size = parameters * self._runtime.language_dtype.itemsize
-        place = language_place(parameters, size, self._spare, self._runtime.device)
+        place = place_language_model(parameters, size, self._spare, self._runtime.device)
         plan = replace(self._plan, language=place)
         self.enhancer = _load_enhancer(language_model, plan, self._runtime)
         self._plan = plan
@@ -110,13 +112,13 @@ class ModelPlacement:
 
     @property
     def plan(self) -> Plan:
-        """The plan as it is now."""
+        """The plan that is followed now."""
         return self._plan
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def enhancing(self) -> Iterator[None]:
         """While the language model works."""
-        with self._turn:
+        with self._swap_lock:
             if self._plan.language == "swap" and self.enhancer is not None:
                 self.painter.move_to("cpu")
                 self.enhancer.move_to(self._runtime.device)
@@ -128,51 +130,54 @@ class ModelPlacement:
         if self._plan.language != "swap" or self.enhancer is None:
             yield
             return
-        with self._turn:
+        with self._swap_lock:
             self.enhancer.move_to("cpu")
             self.painter.move_to(self._runtime.device)
             yield
 
     def step_down(self) -> bool:
-        """Go one rung down, on the painter's thread between two pictures; False at the bottom."""
-        if not self._below:
+        """Follow the next smaller plan from now on; False if there is none.
+
+        To be called on the painter's thread, between two batches.
+        """
+        if not self._smaller:
             return False
-        with self._turn:
-            below = self._below.popleft()
-            # A language model that was sent away stays away.
-            language = "cpu" if self._plan.language == "cpu" else below.language
-            self._plan = replace(below, language=language, why=RAN_OUT)
+        with self._swap_lock:
+            smaller = self._smaller.popleft()
+            # A language model that was moved to the CPU stays there.
+            language = "cpu" if self._plan.language == "cpu" else smaller.language
+            self._plan = replace(smaller, language=language, reason=RAN_OUT_OF_MEMORY)
             self.painter.arrange(self._plan)
             if self.enhancer is not None:
-                _set_aside(self.enhancer, self._plan)
-        logger.warning("out of memory; until the next start: %s", self._plan)
+                _offload(self.enhancer, self._plan)
+        logger.warning("out of memory; plan until the next start: %s", self._plan)
         return True
 
     def move_language_model_to_cpu(self) -> bool:
-        """Let the language model compute on the CPU from now on; False if it does so already.
+        """Let the language model compute on the CPU from now on; False if it already does.
 
-        To be called inside `writing`, between two prompts.
+        To be called inside `enhancing`, between two prompts.
         """
         if self.enhancer is None or self.enhancer.device == "cpu":
             return False
-        self._plan = replace(self._plan, language="cpu", why=RAN_OUT)
-        _set_aside(self.enhancer, self._plan)
-        # After its own turn the painter is not there.
+        self._plan = replace(self._plan, language="cpu", reason=RAN_OUT_OF_MEMORY)
+        _offload(self.enhancer, self._plan)
+        # If the two were swapped, the painter is in main memory now.
         self.painter.move_to(self._runtime.device)
-        logger.warning("out of memory while writing; until the next start: %s", self._plan)
+        logger.warning("out of memory while enhancing; plan until the next start: %s", self._plan)
         return True
 
 
-def planned(
+def plan_placement(
     model: PaintingModel,
     language_model: LanguageModel | None,
     runtime: Runtime,
-    wanted: PlacementPreferences,
+    preferences: PlacementPreferences,
     free: int,
 ) -> tuple[Runtime, tuple[Plan, ...], Plan]:
-    """All plans for these models, and the one to begin with when so many bytes are `free`.
+    """The runtime, all plans for these models, and the first plan that fits `free` bytes.
 
-    The runtime is the one given but on a CPU without room for float32, which paints in bfloat16
+    The runtime is the given one, except on a CPU without room for float32, which paints in bfloat16
     then. Raises ModelNotFound and ModelBroken.
     """
     sizes = sizes_of(
@@ -184,18 +189,18 @@ def planned(
         vae_bytes=4 if runtime.dtype == torch.float16 else runtime.dtype.itemsize,
         language_bytes=runtime.language_dtype.itemsize,
     )
-    plans = ladder(sizes, runtime.device, wanted)
-    plan = choose(plans, free, runtime.device)
+    plans = ladder(sizes, runtime.device, preferences)
+    plan = choose_plan(plans, free, runtime.device)
     if plan.needed > free and runtime.device == "cpu" and runtime.dtype == torch.float32:
         half = replace(runtime, dtype=torch.bfloat16)
-        return planned(model, language_model, half, wanted, free)
+        return plan_placement(model, language_model, half, preferences, free)
     return runtime, plans, plan
 
 
 def _load_enhancer(language_model: LanguageModel, plan: Plan, runtime: Runtime) -> Enhancer | None:
     place = None
     if plan.language == "swap":
-        # It is fetched when it is its turn.
+        # It is moved to the device when a prompt is enhanced.
         place = "cpu"
     elif plan.language == "cpu":
         dtype = fastest_cpu_dtype(torch.cpu.get_capabilities())
@@ -203,15 +208,15 @@ def _load_enhancer(language_model: LanguageModel, plan: Plan, runtime: Runtime) 
     try:
         return Enhancer.load(language_model, runtime, place)
     except (BanatieError, MemoryError, torch.OutOfMemoryError) as error:
-        # Pictures can be made without it: their records will carry a warning.
+        # Pictures are painted without it, with a warning in their records.
         logger.error("no prompt will be enhanced: %s", error)
         return None
 
 
-def _set_aside(enhancer: Enhancer, plan: Plan) -> None:
-    """Take the language model off the device if the plan has it elsewhere."""
+def _offload(enhancer: Enhancer, plan: Plan) -> None:
+    """Move the language model off the device if the plan keeps it elsewhere."""
     if plan.language == "swap":
-        # It is fetched when it is its turn, as it is.
+        # It comes back as it is.
         enhancer.move_to("cpu")
     elif plan.language == "cpu":
         enhancer.move_to("cpu", fastest_cpu_dtype(torch.cpu.get_capabilities()))
@@ -220,20 +225,21 @@ def _set_aside(enhancer: Enhancer, plan: Plan) -> None:
 class _FairLock:
     """A lock that is given in the order in which it was asked for.
 
-    With Python's own, a painter with many pictures would take it again before the writer wakes.
+    With Python's own, a painter with many pictures would take it again before the enhancer's thread
+    wakes up.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._line: deque[object] = deque()
+        self._waiters: deque[object] = deque()
 
     def __enter__(self) -> None:
         ticket = object()
         with self._changed:
-            self._line.append(ticket)
-            self._changed.wait_for(lambda: self._line[0] is ticket)
+            self._waiters.append(ticket)
+            self._changed.wait_for(lambda: self._waiters[0] is ticket)
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            self._line.popleft()
+            self._waiters.popleft()
             self._changed.notify_all()

@@ -1,6 +1,6 @@
-"""The worker process: takes back what dead workers held, loads the models, answers the queues.
+"""The worker process: starts, loads the models, works on the queues, and stops.
 
-There is one for each device, and each is known to be alive by a lock that dies with its process
+There is one for each device, and each is known to be alive by a lock that ends with its process
 (`store.locks`). The language model runs in one of them at a time. A worker never serves HTTP.
 """
 
@@ -15,42 +15,44 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
-from banatie import logs
+from banatie.logs import capture_library_logs
 from banatie.config import Config
+from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ModelError
 from banatie.jobs import JobQueue, Stage, remove_stale_sockets
-from banatie.models.catalog import Catalog, LanguageModel
+from banatie.models.catalog import Catalog, LanguageModel, PaintingModel
 from banatie.offline import stay_offline
 from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files
-from banatie.store.generations import Generations
 from banatie.store.keys import Keys
-from banatie.store.locks import ExclusiveRole, is_alive, live_workers, register_worker
-from banatie.store.orphan_files import OrphanFiles
+from banatie.store.locks import ExclusiveRole, live_workers, register_worker
 from banatie.store.workers import Workers, WorkerState
+from banatie.worker.claimed_rows import ClaimedRows
+from banatie.worker.housekeeping import Heartbeat, Housekeeping
 
 if TYPE_CHECKING:
     from huey.consumer import Consumer
 
+    # They import torch, which takes seconds.
+    from banatie.devices.runtime import Runtime
+    from banatie.worker.enhance import EnhanceStage
+    from banatie.worker.paint import PaintStage
     from banatie.worker.placement import ModelPlacement
-    from banatie.worker.runner import Runner
+    from banatie.worker.save import SaveStage
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 5.0
-LOOK_SECONDS = 2.0
-HOUSEKEEPING_SECONDS = 3600.0
+ROUND_SECONDS = 2.0
+"""How far apart the rounds of housekeeping are."""
 GRACE_SECONDS = 4.0
-"""How long the threads get to put things down when the worker is told to stop."""
+"""How long the threads get to finish when the worker is told to stop."""
 
 
 def run_worker(
@@ -62,15 +64,16 @@ def run_worker(
 ) -> None:
     """Work until SIGTERM or SIGINT, or until standard input closes; then end the process.
 
-    Without a `device` it takes the first of the settings, and wants to be the only worker.
-    Raises DataFolderBusy when it is not, or must not be, and DataFolderUnusable.
+    Without a `device` it takes the first of the settings, and has to be the only worker. Raises
+    DataFolderBusy when it is not, or while a restore runs; DataFolderUnusable; and ModelError when
+    the language model hangs.
     """
     stay_offline()
     if config.painting.compile:
-        # What was compiled once is found again after a restart; read when torch is imported.
+        # Compiled code is found again after a restart. Read when torch is imported.
         folder = (config.storage.data / "compiled").absolute()
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
-    # Short, since it is part of a socket's path, which has little room.
+    # Short, since it is part of a socket's path, whose length is limited.
     worker_id = secrets.token_hex(6)
     with register_worker(config.storage.data, worker_id, alone=device is None):
         worker = Worker(config, clock, worker_id, device)
@@ -79,9 +82,23 @@ def run_worker(
         if until_stdin_closes:
             threading.Thread(target=_wait_for_stdin, daemon=True).start()
         worker.run()
-    # Everything is given back. To take torch down in good order takes seconds and serves nobody.
+    # Nothing is left to clean up, and taking torch down in good order would take seconds.
     logging.shutdown()
     os._exit(0)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """What a worker does with its models."""
+
+    placement: ModelPlacement
+    enhance: EnhanceStage
+    paint: PaintStage
+    save: SaveStage
+
+
+class _Unusable(Exception):
+    """The model or the device cannot be used; the cause is the reason."""
 
 
 class Worker:
@@ -92,268 +109,242 @@ class Worker:
     ) -> None:
         self._config = config
         self._clock = clock
-        self._wanted_device = device
+        self._device = device
         self._stop = threading.Event()
-        self._begun = False
-        self._database = Database(config.storage.data / "banatie.db")
-        self._files = Files(config.storage.data / "storage")
-        self._generations = Generations(self._database)
-        self._workers = Workers(self._database)
-        self._strays = OrphanFiles(self._database, self._files)
-        self._language_role = ExclusiveRole(config.storage.data, "language-model")
-        self._state = WorkerState(id=worker_id, pid=os.getpid(), state="starting", device=device)
-        self._process = psutil.Process()
-        self._device_memory: Callable[[], tuple[int, int] | None] = lambda: None
-        self._placement: ModelPlacement | None = None
-        self._claims = Claims(self._database, worker_id)
-        self._queues: dict[Stage, JobQueue] = {}
-        self._consumers: list[Consumer] = []
+        self._is_loaded = False
+        data = config.storage.data
+        self._database = Database(data / "banatie.db")
+        self._files = Files(data / "storage")
+        self._rows = ClaimedRows(Claims(self._database, worker_id), clock)
+        self._heartbeat = Heartbeat(
+            Workers(self._database),
+            clock,
+            WorkerState(id=worker_id, pid=os.getpid(), state="starting", device=device),
+        )
+        self._housekeeping = Housekeeping(config, self._database, self._files, self._rows)
+        self._language_role = ExclusiveRole(data, "language-model")
+        self._readers = _QueueReaders(data, worker_id)
 
     def stop(self) -> None:
-        """Put things down and end; before anything is held, at once."""
+        """End the work, within the grace time; the process at once while it is still loading."""
         self._stop.set()
-        if not self._begun:
-            # An exception would have to find its way out of half-made imports first.
+        if not self._is_loaded:
+            # An exception would have to find its way out of half-finished imports first.
             os._exit(0)
 
     def run(self) -> None:
-        """Recover, load, answer, and give everything back at the end."""
+        """Recover, load, and work until told to stop. Raises ModelError on a hung model."""
         self._recover()
-        heart = threading.Thread(target=self._heartbeat, daemon=True)
-        heart.start()
+        self._heartbeat.start(self._stop)
         try:
-            runner = self._load()
-            self._begun = True
-            if runner is None:
+            stages = self._load()
+            self._is_loaded = True
+            if stages is None:
                 self._stop.wait()
             else:
-                self._answer(runner)
+                self._work(stages)
         finally:
             self._stop.set()
-            returned = self._claims.release_claims(self._clock())
-            self._workers.forget(self._state.id)
+            requeued = self._rows.claims.release_claims(self._clock())
+            self._heartbeat.end()
             self._database.close()
-            logger.info("the worker stops; %d generations wait again", returned)
+            logger.info("the worker stops; requeued %d generations", requeued)
 
     def _recover(self) -> None:
         data = self._config.storage.data
         finish_restore(data)
         self._database.migrate()
         remove_stale_sockets(data, live_workers(data))
-        self._claims.give_up(self._config.worker.max_retries, self._clock())
-        self._release_dead()
-        self._strays.look()
-        self._sweep()
-        self._report()
+        self._housekeeping.recover()
+        self._heartbeat.report()
 
-    def _release_dead(self) -> None:
-        """Let the rows wait again that dead workers held, and forget those workers."""
-        is_worker_alive = partial(is_alive, self._config.storage.data)
-        holders = self._claims.other_holders()
-        dead = {worker_id for worker_id in holders if not is_worker_alive(worker_id)}
-        for worker_id in dead:
-            returned, given_up = self._claims.release_dead(
-                worker_id, self._config.worker.max_retries, self._clock()
-            )
-            logger.warning(
-                "a worker has died: %d generations were in work, %d are given up",
-                returned,
-                given_up,
-            )
-        if self._workers.forget_dead(is_worker_alive) or dead:
-            # They may have left files, too.
-            self._strays.look()
-
-    def _sweep(self) -> None:
-        if swept := self._strays.sweep():
-            logger.warning("%d files were swept that belong to nothing", swept)
-
-    def _load(self):
-        """The runner with its models; None when there is nothing to paint with."""
-        painting = self._config.painting
+    def _load(self) -> _Stages | None:
+        """The stages with their models; None when nothing can be painted, which is reported."""
         started = time.monotonic()
-        catalog = Catalog(self._config.storage.models)
         try:
+            stages = self._load_stages()
+        except _Unusable as unusable:
+            logger.error("nothing can be painted: %s", unusable.__cause__)
+            # /health needs no key, so the paths stay in the log.
+            reason = f"{unusable} cannot be used; the log says why"
+            self._heartbeat.report(replace(self._heartbeat.state, state="broken", reason=reason))
+            return None
+        device = self._heartbeat.state.device
+        logger.info("the worker is ready on %s after %.1f s", device, time.monotonic() - started)
+        return stages
+
+    def _load_stages(self) -> _Stages:
+        painting = self._config.painting
+        catalog = Catalog(self._config.storage.models)
+        with _blaming(f"The model {Path(painting.model).name!r}"):
             # Before torch is imported, which takes seconds.
             model = catalog.painting_model(painting.model)
-        except BanatieError as error:
-            return self._cannot_paint(error)
 
-        from banatie.devices.memory_plan import PlacementPreferences
         from banatie.devices.runtime import choose_runtime, device_memory
-        from banatie.worker.placement import ModelPlacement
-        from banatie.worker.runner import Runner
 
-        logs.adopt("transformers", "diffusers", "huggingface_hub")
-        device = self._wanted_device or self._first_device()
-        # `auto` names none, and gives each worker a device of its own.
+        capture_library_logs("transformers", "diffusers", "huggingface_hub")
+        device = self._device or self._first_device()
+        # `auto` names no device, and each worker gets one of its own.
         sharing = max(1, painting.devices.count(device))
-        try:
+        with _blaming(f"The device {device!r}"):
             runtime = choose_runtime(device, painting.threads, sharing)
-        except BanatieError as error:
-            return self._cannot_paint(error, f"The device {device!r}")
-        self._device_memory = partial(device_memory, runtime.device)
-        language_model = self._language_model(catalog) if self._language_role.take() else None
-        try:
-            placement = ModelPlacement.load(
-                model,
-                language_model,
-                runtime,
-                PlacementPreferences.of(self._config),
-                sharing=sharing,
-                compiled=painting.compile,
-            )
-        except BanatieError as error:
-            self._language_role.leave()
-            return self._cannot_paint(error)
-        self._placement = placement
-        organizations = Keys(self._database).organization_of
-        runner = Runner(
-            self._claims,
-            self._files,
-            placement,
-            model,
-            organizations,
-            self._wants_painting,
-            self._config,
-            self._clock,
-            catalog,
+        self._heartbeat.device_memory = partial(device_memory, runtime.device)
+        placement = self._load_models(model, runtime, sharing)
+        stages = self._build_stages(catalog, model, placement)
+        self._heartbeat.placement = placement
+        self._heartbeat.state = replace(
+            self._heartbeat.state, state="ready", device=runtime.device, painting_model=model.name
         )
-        self._state = replace(
-            self._state,
-            state="ready",
-            device=runtime.device,
-            painting_model=model.name,
-        )
-        logger.info(
-            "the worker is ready on %s after %.1f s", runtime.device, time.monotonic() - started
-        )
-        return runner
+        return stages
 
     def _first_device(self) -> str:
         """The first of the settings' devices; what `auto` stands for, the row tells `serve`."""
         from banatie.devices.runtime import present_devices
 
-        devices = self._config.painting.devices
+        state, devices = self._heartbeat.state, self._config.painting.devices
         if devices == ("auto",):
             devices = present_devices()
-            self._state = replace(self._state, devices=devices)
-        self._state = replace(self._state, device=devices[0])
-        self._report()
+            state = replace(state, devices=devices)
+        self._heartbeat.report(replace(state, device=devices[0]))
         return devices[0]
 
-    def _language_model(self, catalog: Catalog) -> LanguageModel | None:
-        """The one of the settings, for who has the turn; None when there is none to be had."""
+    def _load_models(self, model: PaintingModel, runtime: Runtime, sharing: int) -> ModelPlacement:
+        from banatie.worker.placement import ModelPlacement
+
+        language_model = self._language_model() if self._language_role.acquire() else None
         try:
-            return catalog.language_model(self._config.enhancement.model)
+            with _blaming(f"The model {Path(self._config.painting.model).name!r}"):
+                return ModelPlacement.load(
+                    model,
+                    language_model,
+                    runtime,
+                    PlacementPreferences.of(self._config),
+                    sharing=sharing,
+                    compiled=self._config.painting.compile,
+                )
+        except _Unusable:
+            self._language_role.release()
+            raise
+
+    def _language_model(self) -> LanguageModel | None:
+        """The settings' language model; None, which is logged, if it is not installed."""
+        try:
+            return Catalog(self._config.storage.models).language_model(
+                self._config.enhancement.model
+            )
         except BanatieError as error:
-            # Pictures can be made without it: their records will carry a warning.
+            # Pictures are painted without it, with a warning in their records.
             logger.error("no prompt will be enhanced: %s", error)
             return None
 
-    def _cannot_paint(self, error: BanatieError, what: str = "") -> None:
-        logger.error("nothing can be painted: %s", error)
-        # Whoever asks /health needs no key, so the paths stay in the log.
-        what = what or f"The model {Path(self._config.painting.model).name!r}"
-        reason = f"{what} cannot be used; the log says why"
-        self._state = replace(self._state, state="broken", reason=reason)
-        self._report()
+    def _build_stages(
+        self, catalog: Catalog, model: PaintingModel, placement: ModelPlacement
+    ) -> _Stages:
+        """The stages, each with what it needs."""
+        from banatie.worker.enhance import EnhanceStage
+        from banatie.worker.paint import JobBuilder, PaintStage
+        from banatie.worker.save import Provenance, SaveStage
 
-    def _answer(self, runner: Runner) -> None:
-        self._listen("paint", runner.paint_waiting)
+        config, rows = self._config, self._rows
+        provenance = Provenance(placement.painter, model.name) if config.storage.metadata else None
+        save = SaveStage(rows, self._files, Keys(self._database).organization_of, provenance)
+        jobs = JobBuilder(model, catalog)
+        return _Stages(
+            placement=placement,
+            enhance=EnhanceStage(
+                rows, placement, config.enhancement.time_limit, self._readers.notify_painter
+            ),
+            paint=PaintStage(rows, placement, jobs, save, previews=config.painting.previews),
+            save=save,
+        )
+
+    def _work(self, stages: _Stages) -> None:
+        self._readers.start("paint", stages.paint.run_waiting)
         if self._language_role.is_mine:
-            self._listen("enhance", runner.enhance_waiting)
-        self._report()
-        next_housekeeping, hung = 0.0, False
-        while not hung:
-            with self._whatever_the_database_does():
-                hung = runner.recover_hung()
-                if dropped := runner.requeue_dropped():
-                    logger.warning("%d generations were dropped and wait again", dropped)
-                self._release_dead()
-                self._sweep()
-                self._take_language_role(runner)
-                # A message may be lost, a row never: look for rows nobody was told of.
-                for stage, queue in self._queues.items():
-                    if self._claims.waiting(stage):
-                        queue.notify("")
-                if time.monotonic() >= next_housekeeping:
-                    next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
-                    self._purge_expired()
-            if self._stop.wait(LOOK_SECONDS):
+            self._readers.start("enhance", stages.enhance.run_waiting)
+        self._heartbeat.report()
+        while not (is_hung := self._do_round(stages)):
+            if self._stop.wait(ROUND_SECONDS):
                 break
-        runner.stopping.set()
-        for consumer in self._consumers:
-            consumer.stop()
+        self._rows.stopping.set()
         deadline = time.monotonic() + GRACE_SECONDS
-        for consumer in self._consumers:
-            for _, thread in consumer.worker_threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-        if hung:
-            raise ModelError("the language model hangs; the worker has to start anew")
+        self._readers.stop(deadline)
+        stages.save.close(max(0.0, deadline - time.monotonic()))
+        if is_hung:
+            raise ModelError("the language model hangs; the worker has to restart")
 
-    def _listen(self, stage: Stage, answer: Callable[[str], None]) -> None:
-        queue = JobQueue(stage, self._config.storage.data, answer, self._state.id)
-        # What the messages are about is found in the rows.
+    def _do_round(self, stages: _Stages) -> bool:
+        """Watch the language model and do the housekeeping; True if the language model hangs."""
+        try:
+            if stages.enhance.recover_hung():
+                return True
+            self._housekeeping.run(self._readers.queues)
+            self._take_language_role(stages)
+        except BanatieError as error:
+            # A disk that is full now may have room in the next round.
+            logger.warning("housekeeping failed and will be tried again: %s", error)
+        return False
+
+    def _take_language_role(self, stages: _Stages) -> None:
+        """Enhance from now on if no worker does, because the one that did has died."""
+        if self._language_role.is_mine or not self._language_role.acquire():
+            return
+        logger.info("the language model is loaded here now")
+        if language_model := self._language_model():
+            stages.placement.load_language_model(language_model)
+        self._readers.start("enhance", stages.enhance.run_waiting)
+        self._heartbeat.report()
+
+
+class _QueueReaders:
+    """The queues that a worker reads, each in a thread of its own."""
+
+    def __init__(self, data: Path, worker_id: str) -> None:
+        self.queues: dict[Stage, JobQueue] = {}
+        self._data = data
+        self._worker_id = worker_id
+        self._consumers: list[Consumer] = []
+
+    def start(self, stage: Stage, handler: Callable[[str], None]) -> None:
+        """Call `handler` for each message of the stage from now on."""
+        queue = JobQueue(stage, self._data, handler, self._worker_id)
+        # All that old messages could tell is found in the rows.
         queue.clear()
         consumer = queue.consumer()
         consumer.start()
-        self._queues[stage] = queue
+        self.queues[stage] = queue
         self._consumers.append(consumer)
 
-    def _take_language_role(self, runner: Runner) -> None:
-        """Enhance from now on if nobody does, because the worker that did has died."""
-        if self._language_role.is_mine or not self._language_role.take():
-            return
-        logger.info("the language model is loaded here now")
-        if language_model := self._language_model(Catalog(self._config.storage.models)):
-            self._placement.adopt(language_model)
-        self._listen("enhance", runner.enhance_waiting)
-        self._report()
+    def notify_painter(self, generation_id: str) -> None:
+        """Tell the paint queue's readers, in all workers, that this row waits for them."""
+        self.queues["paint"].notify(generation_id)
 
-    def _wants_painting(self, generation_id: str) -> None:
-        self._queues["paint"].notify(generation_id)
+    def stop(self, deadline: float) -> None:
+        """Stop reading, and wait until `deadline` (`time.monotonic`) for the handlers to return."""
+        for consumer in self._consumers:
+            consumer.stop()
+        for consumer in self._consumers:
+            for _, thread in consumer.worker_threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        for queue in self.queues.values():
+            queue.close()
 
-    def _purge_expired(self) -> None:
-        now = self._clock()
-        for storage_key in self._generations.purge_deleted(
-            now - self._config.storage.bin_days * 86_400_000
-        ):
-            self._files.remove(storage_key)
-        self._generations.purge_idempotent_requests(now)
 
-    def _heartbeat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_SECONDS):
-            with self._whatever_the_database_does():
-                self._report()
-
-    @contextmanager
-    def _whatever_the_database_does(self) -> Iterator[None]:
-        """A disk that is full for a while is no reason to end: the next round tries again."""
-        try:
-            yield
-        except BanatieError as error:
-            logger.warning("%s", error)
-
-    def _report(self) -> None:
-        used, total = self._device_memory() or (None, None)
-        enhancer = self._placement.enhancer if self._placement else None
-        state = replace(
-            self._state,
-            language_model=enhancer.name if enhancer else None,
-            plan=self._placement.plan.reasoned if self._placement else None,
-            memory_bytes=self._process.memory_info().rss,
-            device_memory_used=used,
-            device_memory_total=total,
-        )
-        self._workers.report(state, self._clock())
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    """Turn an expected error of the block into one that names what cannot be used."""
+    try:
+        yield
+    except BanatieError as error:
+        raise _Unusable(what) from error
 
 
 def _wait_for_stdin() -> None:
     while sys.stdin.buffer.read(1):
         pass
     # To the main thread itself: only there is it noticed at once, and not after its next wait.
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+    main_thread = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main_thread is not None:
+        signal.pthread_kill(main_thread, signal.SIGTERM)
     else:
         signal.raise_signal(signal.SIGTERM)

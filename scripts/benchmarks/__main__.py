@@ -1,4 +1,4 @@
-"""`scripts/bench [service|load|workers|paint|png|enhance] …`: dispatch to what is measured."""
+"""`scripts/bench [service|load|workers|paint|png|enhance] …`: dispatch to a benchmark."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 USAGE = """usage: scripts/bench [service|load|workers|paint|png|enhance] [options]
 
-  service   the HTTP front, the queue and the whole way from POST to picture
+  service   the HTTP server, the queue, and the time from POST to picture
   load      a hundred clients at once, and a hundred thousand generations
-  workers   pictures a second by one worker and by several on the same device
-  paint     a model's ways to lie in memory, batches, previews, compiling
+  workers   pictures per second by one worker and by several on the same device
+  paint     memory plans, batches, previews and compilation of a painting model
   png       the PNG encoder against Pillow's default
-  enhance   the seven templates on prompts in three sets, with the embedded language model
+  enhance   the seven templates on three sets of prompts, with the embedded language model
 
 Without a name: service and png. `scripts/bench NAME --help` lists the options."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named measurement."""
+    """Run the named benchmark."""
     if arguments and arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     for name in names:
         run = _find(name)
         if run is None:
-            print(f"scripts/bench: no measurement is called {name!r}\n{USAGE}", file=sys.stderr)
+            print(f"scripts/bench: no benchmark is called {name!r}\n{USAGE}", file=sys.stderr)
             return 2
         if run(arguments[1:]):
             return 1
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _find(name: str) -> Callable[[list[str]], object] | None:
-    # Imported late: some load torch, which the others must do without.
+    # Imported here, because some load torch, which the others must not.
     if name == "service":
         from scripts.benchmarks.service import main as run
     elif name == "load":

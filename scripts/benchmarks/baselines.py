@@ -1,8 +1,8 @@
-"""What Banatie is compared with, each a process: `python -m scripts.benchmarks.baselines`.
+"""The baselines, each a process: `python -m scripts.benchmarks.baselines`.
 
 row PORT DATABASE     a bare Litestar handler that reads one generation's row
-list PORT DATABASE    the same for a page of the list: the same SQL, nothing around it
-static PORT FOLDER    granian's own static files, without Python in between
+list PORT DATABASE    the same for a page of the list: the same SQL and nothing else
+static PORT FOLDER    granian's own static files, without Python
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAGE = (
 
 
 def main(kind: str, port: int, target: str) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is terminated."""
     if kind == "static":
         app, static = (
             _nothing,

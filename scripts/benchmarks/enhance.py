@@ -1,12 +1,12 @@
-"""The bench of prompt enhancement: prompts in three sets, judged by checks of its own.
+"""Prompt enhancement: three sets of prompts, and independent checks of the enhanced texts.
 
-`rules`: every template with the forty prompts that were read while the rules were made. `aside`:
-the prompts of the worked examples that nothing was taught with. `new`: forty written after the
-rules. The last two, together `unseen`, are answered with their own template each; both were read
-before the last phrases were added.
+`rules`: every template with the forty prompts for which the rules were developed. `held-out`: the
+prompts of the few-shot examples that are left out of training. `new`: forty written after the
+rules. The last two, together `unseen`, each belong to one template; both were read before the last
+phrases were added.
 
-The checks here share no code and no word lists with the enhancement, so that a fault in one shows
-in the other. Texts are written to a file: numbers alone don't say whether a text is good.
+The checks share no code and no word lists with the enhancement, so that a fault in one shows in the
+other. The texts are written to a file, because numbers alone don't say whether a text is good.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEW_PROMPTS = Path(__file__).with_name("enhance_new.toml")
 EXAMPLES = Path(__file__).parents[2] / "banatie" / "enhancement" / "examples"
 CLEAN_BAR, SECONDS_BAR, PHRASES_BAR, PHRASES_BAR_DETAILED = 0.98, 2.0, 3, 1
 SHARE_BAR = 0.15
-"""No phrase in a larger share of one template's answers."""
+"""The largest share of one template's texts that may contain the same phrase."""
 DETAILED_WORDS, DETAILED_COMMAS = 18, 3
 
 STOP_WORDS = frozenset(
@@ -44,7 +44,7 @@ STOP_WORDS = frozenset(
         them me my can you please create draw design image picture i want is says behind after""",
     )
 )
-TALK = re.compile(
+COMMENTARY = re.compile(
     r"\b(?:i|i'm|i'll|me|my|we|us|our|you|you'll|your|he|she|they|it's|it|is|are|was|were|will|can|"
     r"sorry|sure|here's|certainly|please|sticker sale|sell|selling|sold|buy|edited|photoshop|"
     r"viewer|prompt|imagine|story|once upon|perfect for|reminds?|testament|feels?|seems?)\b",
@@ -76,7 +76,7 @@ LIVING = re.compile(
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of the bench, with the parts that must survive byte for byte."""
+    """A prompt with the parts that must be preserved byte for byte."""
 
     text: str
     kind: str
@@ -88,11 +88,11 @@ Results = dict[str, list[tuple[Prompt, Enhancement]]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the bench, print its table, write the texts; 1 when a bar is missed."""
+    """Run the benchmark, print the table, write the texts; 1 when a bar is missed."""
     parser = argparse.ArgumentParser(prog="bench enhance", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m-instruct", help="catalog name or folder")
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
-    parser.add_argument("--set", choices=("rules", "aside", "new", "unseen"), default="rules")
+    parser.add_argument("--set", choices=("rules", "held-out", "new", "unseen"), default="rules")
     parser.add_argument("--templates", default=",".join(TEMPLATE_NAMES))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     computed = time.process_time()
     for template in arguments.templates.split(","):
         prompts = prompts_of(arguments.set, template)
-        # The template's prefix is computed with the first prompt and kept, as in the worker.
+        # The first prompt fills the prefix cache, as in the worker.
         run(enhancer, template, prompts[:1], arguments.seed)
         results[template] = run(enhancer, template, prompts, arguments.seed)
         print(".", end="", file=sys.stderr, flush=True)
@@ -121,19 +121,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     number = sum(len(pairs) + 1 for pairs in results.values())
     print(
         f"load average {os.getloadavg()[0]:.1f}, {arguments.threads} thread, "
-        f"{computed / number:.2f} s of computing a prompt"
+        f"{computed / number:.2f} s of processor time per prompt"
     )
     return 0 if report(results) else 1
 
 
 def prompts_of(chosen: str, template: str) -> list[Prompt]:
-    """The prompts of a set that a template answers; `unseen` is those aside and the new ones."""
+    """The prompts of a set for a template; `unseen` are the held-out and the new ones."""
     if chosen == "rules":
         return load_prompts()
     examples = tomllib.loads((EXAMPLES / f"{template}.toml").read_text("utf-8"))["example"]
-    aside = [e["prompt"] for e in examples if e["held_out"]]
-    found = [] if chosen == "new" else [Prompt(text, kind_of(text)) for text in aside]
-    if chosen != "aside":
+    held_out = [e["prompt"] for e in examples if e["held_out"]]
+    found = [] if chosen == "new" else [Prompt(text, kind_of(text)) for text in held_out]
+    if chosen != "held-out":
         for entry in tomllib.loads(NEW_PROMPTS.read_text("utf-8"))["prompts"]:
             if entry["template"] == template:
                 keeps = tuple(entry.get("keeps", ()))
@@ -142,7 +142,7 @@ def prompts_of(chosen: str, template: str) -> list[Prompt]:
 
 
 def kind_of(text: str) -> str:
-    """Whether a prompt says so much itself that little needs to be added."""
+    """Whether a prompt is so detailed that little needs to be added."""
     long = len(text.split()) > DETAILED_WORDS or text.count(",") >= DETAILED_COMMAS
     return "detailed" if long else "short"
 
@@ -164,13 +164,13 @@ def run(
 
 
 def count_tokens(text: str) -> int:
-    """About what CLIP's tokenizer counts: words in pieces of at most eight letters, and signs."""
+    """An estimate of CLIP's token count: pieces of at most eight letters, digits, punctuation."""
     pieces = re.findall(r"[A-Za-z']+|\d|[^\sA-Za-z\d]", text)
     return sum(max(1, -(-len(piece) // 8)) for piece in pieces)
 
 
 def faults(prompt: Prompt, result: Enhancement) -> list[str]:
-    """Everything that is wrong with an enhanced text."""
+    """All faults of an enhanced text."""
     text, found = result.text, []
     if result.warning:
         return ["warning"]
@@ -182,10 +182,10 @@ def faults(prompt: Prompt, result: Enhancement) -> list[str]:
     bar = PHRASES_BAR_DETAILED if prompt.kind == "detailed" else PHRASES_BAR
     if len(phrases) < bar:
         found.append(f"only {len(phrases)} phrases")
-    if talk := TALK.search(added):
-        found.append(f"talk: {talk[0]}")
+    if commentary := COMMENTARY.search(added):
+        found.append(f"commentary: {commentary[0]}")
     if re.search(r"[\"“”:;*<>{}\[\]\n?!]|\.\.|\s,|,,", added) or re.search(r",\s*$|\s{2}", text):
-        found.append("signs")
+        found.append("punctuation")
     if text[:1] in "\"'" and text[-1:] == text[:1]:
         found.append("quoted whole")
     for asked, against in CONTRADICTIONS:
@@ -198,14 +198,14 @@ def faults(prompt: Prompt, result: Enhancement) -> list[str]:
             being.lower() not in lower.replace(added.lower(), "")
             and being.lower()[:4] not in prompt.text.lower()
         ):
-            found.append(f"somebody new: {being}")
+            found.append(f"new person or animal: {being}")
     seen: set[str] = set()
     for phrase in phrases:
         words = [w for w in re.findall(r"[a-z]+", phrase.lower()) if w not in STOP_WORDS]
         if not words or len(phrase.split()) > 12:
             found.append(f"no phrase: {phrase!r}")
         if len(words) != len(set(words)):
-            found.append(f"stutter: {phrase!r}")
+            found.append(f"repeated word: {phrase!r}")
         if words and len(seen & set(words)) * 2 > len(words):
             found.append(f"repeats: {phrase!r}")
         seen |= set(words)
@@ -216,18 +216,18 @@ def faults(prompt: Prompt, result: Enhancement) -> list[str]:
 
 
 def content_words(text: str) -> list[str]:
-    """The words of a prompt that mean something, tags and requests aside."""
+    """The content words of a prompt, without tags."""
     text = re.sub(r"<[^>]*>", " ", text).lower()
     return [w for w in re.findall(r"[^\W_]+", text) if w not in STOP_WORDS]
 
 
 def added_phrases(prompt: Prompt, result: Enhancement) -> list[str]:
-    """The phrases behind the user's words, as they stand in the text."""
+    """The phrases that were added to the user's words."""
     return [p for p in (*result.from_model, *result.from_slots) if p.lower() in result.text.lower()]
 
 
-def unaided(result: Enhancement) -> Enhancement:
-    """The enhancement without what the template's slots filled up."""
+def without_slots(result: Enhancement) -> Enhancement:
+    """The enhancement without the phrases of the template's slots."""
     text = result.text
     for phrase in result.from_slots:
         capital = f"{phrase[0].upper()}{phrase[1:]}"
@@ -235,22 +235,22 @@ def unaided(result: Enhancement) -> Enhancement:
     return replace(result, text=text, from_slots=())
 
 
-def commonest(pairs: list[tuple[Prompt, Enhancement]]) -> tuple[str, float]:
-    """The phrase in most of a template's answers, and the share of the answers that hold it."""
+def most_common_phrase(pairs: list[tuple[Prompt, Enhancement]]) -> tuple[str, float]:
+    """The phrase in most of a template's texts, and the share of texts that contain it."""
     counted = Counter(
         phrase.lower() for pair in pairs for phrase in set(added_phrases(*pair))
     ).most_common(1)
     return (counted[0][0], counted[0][1] / len(pairs)) if counted else ("", 0.0)
 
 
-def likeness(one: str, other: str) -> float:
-    """The share of words that two texts have in common (Jaccard)."""
+def jaccard(one: str, other: str) -> float:
+    """The Jaccard similarity of two texts' words."""
     a, b = set(re.findall(r"\w+", one.lower())), set(re.findall(r"\w+", other.lower()))
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
 def report(results: Results) -> bool:
-    """Print the table; whether every bar is reached."""
+    """Print the table; returns whether every bar is met."""
     print(
         "template       texts  clean  words    own own ok phrases model slots openings commonest "
         "prompts templates median s"
@@ -262,17 +262,17 @@ def report(results: Results) -> bool:
         kept = statistics.mean(
             all(w in r.text.lower() for w in content_words(p.text)) for p, r in pairs
         )
-        own = [faults(p, unaided(r)) for p, r in pairs]
+        own = [faults(p, without_slots(r)) for p, r in pairs]
         own_clean = statistics.mean(not found for found in own)
         own_right = statistics.mean(all(f.startswith("only") for f in found) for found in own)
         firsts = [next(iter(added_phrases(p, r)), "").lower() for p, r in pairs]
-        _, share = commonest(pairs)
+        _, share = most_common_phrase(pairs)
         added = [", ".join(added_phrases(p, r)) for p, r in pairs]
-        between_prompts = 1 - statistics.mean(likeness(a, b) for a, b in combinations(added, 2))
+        between_prompts = 1 - statistics.mean(jaccard(a, b) for a, b in combinations(added, 2))
         others = [t for t in results if t != template]
         between_templates = 1 - statistics.mean(
             [
-                likeness(a[1].text, b[1].text)
+                jaccard(a[1].text, b[1].text)
                 for t in others
                 for a, b in zip(pairs, results[t], strict=False)
                 if a[0] == b[0]
@@ -292,7 +292,7 @@ def report(results: Results) -> bool:
             f"{between_prompts:7.2f} {between_templates:9.2f} {seconds:8.2f}"
         )
     for template, pairs in results.items():
-        phrase, share = commonest(pairs)
+        phrase, share = most_common_phrase(pairs)
         print(f"  {template}: {phrase!r} in {share:.1%}")
         for prompt, result in pairs:
             for fault in faults(prompt, result):
@@ -303,9 +303,9 @@ def report(results: Results) -> bool:
 
 
 def table(results: Results, number: int = 100) -> str:
-    """A hundred texts for reading, evenly over the templates, as a table in Markdown.
+    """A Markdown table of a hundred texts, evenly over the templates.
 
-    What the model wrote is in italics.
+    The model's phrases are in italics.
     """
     rows = ["| template | prompt | becomes |", "|---|---|---|"]
     longest = max(len(pairs) for pairs in results.values())
@@ -322,7 +322,7 @@ def table(results: Results, number: int = 100) -> str:
 
 
 def listing(results: Results) -> str:
-    """All texts, to be read; what the model wrote stands behind each."""
+    """All texts by prompt, each with the model's phrases."""
     by_prompt: dict[str, list[str]] = defaultdict(list)
     for template, pairs in results.items():
         for prompt, result in pairs:

@@ -1,7 +1,7 @@
-"""The bench's line for PNG: Banatie's encoder beside Pillow's default, on pictures of 1024 × 1024.
+"""PNG encoding: Banatie's encoder against Pillow's default, on pictures of 1024 × 1024.
 
-The pictures are drawn here, from fixed seeds, so that everyone measures the same. Both encoders
-are timed in turn within one run, on one thread.
+The pictures are drawn from fixed seeds, so that results are comparable. Both encoders are timed in
+turn in one run, on one thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE_GOAL = 1.15
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print, for each kind of picture and as a mean of all, how much faster and how much larger."""
+    """Print the speed-up and the growth for each kind of picture, and their geometric means."""
     parser = argparse.ArgumentParser(prog="bench png", description=__doc__)
     parser.add_argument("--side", type=int, default=1024, help="pixels on each side")
     parser.add_argument("--rounds", type=int, default=9, help="of which the median counts")
@@ -61,7 +61,7 @@ def _compare(image: Image.Image, rounds: int) -> tuple[float, float, float]:
 
 
 def _photograph(side: int) -> Image.Image:
-    """Detail at every scale, as photographs have it (amplitude falls with frequency), and grain."""
+    """Detail at every scale, as in photographs (amplitude falls with frequency), and grain."""
     generator = np.random.default_rng(1)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
     frequency[0, 0] = 1
@@ -91,7 +91,7 @@ def _painting(side: int) -> Image.Image:
 
 
 def _textured_painting(side: int) -> Image.Image:
-    """The same with the slight unevenness that an image model's decoder leaves."""
+    """The same with slight noise, as an image model's decoder leaves it."""
     levels = np.asarray(_painting(side), dtype=float)
     return _image(levels + np.random.default_rng(3).normal(0, 1, levels.shape))
 

@@ -1,8 +1,8 @@
-"""A hundred clients for a minute, while the worker paints; and how much a large database costs.
+"""Load test: a hundred clients for a minute while the worker paints, and the cost of many rows.
 
-The server is held to one core; worker and clients share the other, and the clients come first
-there, since they stand for other machines. A client asks, thinks for a moment and asks again: it
-submits, polls, lists or reads a file. Whatever it is answered is counted.
+The server is pinned to one core. Worker and clients share the other, where the clients have
+priority, since they stand for other machines. A client sends a request, pauses, and sends the next:
+it submits, polls, lists or reads a file. All responses are counted.
 """
 
 from __future__ import annotations
@@ -21,46 +21,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from scripts.benchmarks.load import request
+from scripts.benchmarks.load_generator import request
 from scripts.benchmarks.server import (
     PROMPT,
     ROWS,
     Line,
     Server,
     compare,
-    fill,
-    held_to_core,
+    fill_database,
+    pinned_to_core,
     print_table,
     serving,
 )
 
 GENERATIONS = "/api/v1/generations"
 KINDS = ("submit", "poll", "list", "file")
-SHARES = (10, 60, 15, 15)
+WEIGHTS = (10, 60, 15, 15)
 STATUSES = ("pending", "processing", "success", "failed")
 FEW = 1000
 SETTLED = 2000
-"""Requests after which the memory is looked at first: caches and threads are there by then."""
+"""Requests after which the memory is first measured, when caches are filled and threads started."""
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and print the table; 1 when something was answered that must not be."""
+    """Measure and print the table; 1 when there was an unexpected response."""
     options = _options(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        lines, faults = _crowd(Path(folder), options)
+        lines, failures = _many_clients(Path(folder), options)
         lines += _growth(Path(folder), options)
     print_table(lines)
-    for fault in faults:
-        print(f"NOT AS PROMISED: {fault}", file=sys.stderr)
-    return 1 if faults else 0
+    for failure in failures:
+        print(f"UNEXPECTED: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench load", description=__doc__)
     parser.add_argument("--clients", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long they ask")
-    parser.add_argument("--pause", type=float, default=0.15, help="seconds between, on average")
-    parser.add_argument("--requests", type=int, default=20_000, help="at least; for the memory")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration")
+    parser.add_argument(
+        "--pause", type=float, default=0.15, help="mean seconds between two requests"
+    )
+    parser.add_argument("--requests", type=int, default=20_000, help="minimum, for the memory")
     parser.add_argument("--queue-size", type=int, default=100, help="limits.queue_size")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is shown")
     parser.add_argument("--model", default="banatie-small", help="the painting model")
@@ -68,8 +70,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 @dataclass
-class _Seen:
-    """What the clients know and have seen."""
+class _Results:
+    """What the clients know, and the responses that they got."""
 
     server: Server
     generations: list[str]
@@ -87,7 +89,7 @@ class _Seen:
             self.generations.append(record["id"])
 
     def note(self, kind: str, status: int, code: str, seconds: float) -> None:
-        """Count an answer; look at the memory now and then."""
+        """Count a response; measure the memory now and then."""
         self.answers[f"{status} {code}".strip()] += 1
         self.seconds[kind].append(seconds)
         self.requests += 1
@@ -95,8 +97,8 @@ class _Seen:
             self.memory.append(self.server.memory_mb())
 
 
-def _crowd(folder: Path, options: argparse.Namespace) -> tuple[list[Line], list[str]]:
-    log, data = folder / "log", folder / "crowd"
+def _many_clients(folder: Path, options: argparse.Namespace) -> tuple[list[Line], list[str]]:
+    log, data = folder / "log", folder / "clients"
     settings = [
         f"limits.queue_size={options.queue_size}",
         f"painting.model={options.model}",
@@ -107,65 +109,67 @@ def _crowd(folder: Path, options: argparse.Namespace) -> tuple[list[Line], list[
         worker = ["nice", sys.executable, "-m", "banatie", "--set", f"storage.data_dir={data}"]
         for setting in settings:
             worker += ["--set", setting]
-        with held_to_core([*worker, "worker"], 1, log):
+        with pinned_to_core([*worker, "worker"], 1, log):
             server.wait_until_ready()
             body = {"prompt": PROMPT, "autoEnhance": False}
             _, answer = server.call("POST", GENERATIONS, body, Prefer="wait=120")
-            seen = _Seen(server, [answer["data"]["id"]])
-            seen.learn(answer["data"])
-            asyncio.run(_ask(seen, options))
+            results = _Results(server, [answer["data"]["id"]])
+            results.learn(answer["data"])
+            asyncio.run(_ask(results, options))
             _, page = server.call("GET", f"{GENERATIONS}?status=success&limit=1")
     loads.append(os.getloadavg()[0])
-    return _judge(seen, options, page["pagination"]["total"], loads, log.read_text())
+    return _summarise(results, options, page["pagination"]["total"], loads, log.read_text())
 
 
-async def _ask(seen: _Seen, options: argparse.Namespace) -> None:
+async def _ask(results: _Results, options: argparse.Namespace) -> None:
     until = time.monotonic() + options.seconds
 
     def more() -> bool:
-        return time.monotonic() < until or seen.requests < SETTLED + options.requests
+        return time.monotonic() < until or results.requests < SETTLED + options.requests
 
-    clients = (_client(seen, options.pause, random.Random(n), more) for n in range(options.clients))
+    clients = (
+        _client(results, options.pause, random.Random(n), more) for n in range(options.clients)
+    )
     await asyncio.gather(*clients)
 
 
-async def _client(seen: _Seen, pause: float, chance: random.Random, more) -> None:
-    await asyncio.sleep(chance.random() * pause)
-    reader, writer = await asyncio.open_connection("127.0.0.1", seen.server.port)
+async def _client(results: _Results, pause: float, rng: random.Random, more) -> None:
+    await asyncio.sleep(rng.random() * pause)
+    reader, writer = await asyncio.open_connection("127.0.0.1", results.server.port)
     while more():
-        [kind] = chance.choices(KINDS, SHARES)
+        [kind] = rng.choices(KINDS, WEIGHTS)
         started = time.perf_counter()
-        writer.write(_request(kind, seen, chance))
-        status, headers, body = await _answer(reader)
+        writer.write(_request(kind, results, rng))
+        status, headers, body = await _read_response(reader)
         code = ""
         if status >= 400:
-            code = json.loads(body)["error"]["code"] if body else f"without a word to {kind}"
+            code = json.loads(body)["error"]["code"] if body else f"empty response to {kind}"
             code += " with Retry-After" * ("retry-after" in headers)
-        seen.note(kind, status, code, time.perf_counter() - started)
+        results.note(kind, status, code, time.perf_counter() - started)
         if kind in ("submit", "poll") and status < 300:
-            seen.learn(json.loads(body)["data"])
-        await asyncio.sleep(chance.random() * 2 * pause)
+            results.learn(json.loads(body)["data"])
+        await asyncio.sleep(rng.random() * 2 * pause)
     writer.close()
 
 
-def _request(kind: str, seen: _Seen, chance: random.Random) -> bytes:
-    headers = dict(seen.server.headers)
+def _request(kind: str, results: _Results, rng: random.Random) -> bytes:
+    headers = dict(results.server.headers)
     if kind == "submit":
-        body = {"prompt": PROMPT, "autoEnhance": chance.random() < 0.3, "steps": 4}
+        body = {"prompt": PROMPT, "autoEnhance": rng.random() < 0.3, "steps": 4}
         headers |= {"Content-Type": "application/json", "Prefer": "respond-async"}
         return request("POST", GENERATIONS, headers, json.dumps(body).encode())
     if kind == "poll":
-        # Mostly the latest ones, as those do who wait.
-        return request("GET", f"{GENERATIONS}/{chance.choice(seen.generations[-100:])}", headers)
+        # Recent ones, as waiting clients do.
+        return request("GET", f"{GENERATIONS}/{rng.choice(results.generations[-100:])}", headers)
     if kind == "list":
-        query = f"limit=20&offset={chance.choice((0, 0, 20))}"
-        if chance.random() < 0.5:
-            query += f"&status={chance.choice(STATUSES)}"
+        query = f"limit=20&offset={rng.choice((0, 0, 20))}"
+        if rng.random() < 0.5:
+            query += f"&status={rng.choice(STATUSES)}"
         return request("GET", f"{GENERATIONS}?{query}", headers)
-    return request("GET", chance.choice(seen.files[-100:]), {})
+    return request("GET", rng.choice(results.files[-100:]), {})
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+async def _read_response(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {
         name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])
@@ -177,53 +181,57 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], by
     )
 
 
-def _judge(
-    seen: _Seen, options: argparse.Namespace, pictures: int, loads: list[float], log: str
+def _summarise(
+    results: _Results,
+    options: argparse.Namespace,
+    pictures: int,
+    loads: list[float],
+    log: str,
 ) -> tuple[list[Line], list[str]]:
     full = "503 QUEUE_FULL with Retry-After"
-    faults = [
+    failures = [
         f"{number} × {answer}"
-        for answer, number in seen.answers.items()
+        for answer, number in results.answers.items()
         if answer not in ("200", "201", full)
     ]
-    faults += [line for line in log.splitlines() if "locked" in line or "Traceback" in line]
-    growth = seen.memory[-1] / seen.memory[0] - 1
-    answers = ", ".join(f"{seen.answers[name]:,} × {name}" for name in sorted(seen.answers))
+    failures += [line for line in log.splitlines() if "locked" in line or "Traceback" in line]
+    growth = results.memory[-1] / results.memory[0] - 1
+    answers = ", ".join(f"{results.answers[name]:,} × {name}" for name in sorted(results.answers))
     lines = [
         Line(
-            f"{options.clients} clients, {seen.requests:,} requests",
+            f"{options.clients} clients, {results.requests:,} requests",
             answers,
-            "no other 5xx than QUEUE_FULL",
+            "no 5xx but QUEUE_FULL",
         ),
-        Line("'locked' or a traceback in the log", f"{len(faults)} times", "never"),
+        Line("'locked' or a traceback in the log", f"{len(failures)} times", "never"),
     ]
     for kind in KINDS:
         goal = "p99 100 ms" if kind == "poll" else ""
-        lines.append(Line(f"{kind}, while the worker paints", _percentiles(seen, kind), goal))
-    memory = f"{growth:+.1%} ({seen.memory[0]:.1f} → {seen.memory[-1]:.1f} MB)"
+        lines.append(Line(f"{kind}, while the worker paints", _percentiles(results, kind), goal))
+    memory = f"{growth:+.1%} ({results.memory[0]:.1f} → {results.memory[-1]:.1f} MB)"
     lines += [
-        Line(f"memory of web over {seen.requests - SETTLED:,} requests", memory, "within 10%"),
-        Line("pictures painted meanwhile", f"{pictures:,}", ""),
+        Line(f"memory of web over {results.requests - SETTLED:,} requests", memory, "within 10%"),
+        Line("pictures painted during the test", f"{pictures:,}", ""),
         Line("load of the machine before and after", f"{loads[0]:.1f}, {loads[1]:.1f}", ""),
     ]
-    return lines, faults
+    return lines, failures
 
 
-def _percentiles(seen: _Seen, kind: str) -> str:
-    milliseconds = [1000 * seconds for seconds in seen.seconds[kind]]
+def _percentiles(results: _Results, kind: str) -> str:
+    milliseconds = [1000 * seconds for seconds in results.seconds[kind]]
     hundredths = statistics.quantiles(milliseconds, n=100)
     return f"p50 {hundredths[49]:.1f} ms, p99 {hundredths[98]:.1f} ms"
 
 
 def _growth(folder: Path, options: argparse.Namespace) -> list[Line]:
-    """How much longer things take with a hundred times as many generations."""
+    """How much longer requests take with a hundred times as many generations."""
     lines = []
     with (
         serving(folder / "few", "--no-worker") as few,
         serving(folder / "many", "--no-worker") as many,
     ):
-        _, few_ids = fill(few, folder / "few", FEW)
-        _, many_ids = fill(many, folder / "many", ROWS)
+        _, few_ids = fill_database(few, folder / "few", FEW)
+        _, many_ids = fill_database(many, folder / "many", ROWS)
         for name, few_paths, many_paths in (
             ("get", [f"/{i}" for i in few_ids], [f"/{i}" for i in many_ids]),
             *((name, [query], [query]) for name, query in QUERIES.items()),
@@ -242,5 +250,5 @@ QUERIES = {
     "list": "?limit=20",
     "list of a hundred": "?limit=100",
     "list by status": "?status=failed&limit=20",
-    "list by a status that hardly any has": "?status=pending&limit=20",
+    "list by a rare status": "?status=pending&limit=20",
 }

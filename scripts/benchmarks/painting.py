@@ -1,7 +1,7 @@
-"""The bench of painting: what each way to lay a model out, and each switch, costs or brings.
+"""Painting: the cost of each memory plan, of batches, previews and compilation.
 
-All in one run on one model, each beside the plain way, which is measured again before every line,
-since a machine's speed changes. Nothing is decided here: `inference.plan` does that.
+All in one run with one model. The default is measured again for every line, because a machine's
+speed changes. Which plan is used, `devices.memory_plan` decides.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
-    parser.add_argument("--steps", type=int, help="default: the model's")
+    parser.add_argument("--steps", type=int, help="by default the model's")
     parser.add_argument("--batches", default="2,4,8")
-    parser.add_argument("--compile", action="store_true", help="also with the UNet compiled")
+    parser.add_argument("--compile", action="store_true", help="also with a compiled UNet")
     options = parser.parse_args(argv)
 
     bench = Bench(options)
@@ -43,15 +43,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{options.model} on {bench.runtime.device}, {bench.runtime.dtype}, {width}×{height}, "
         f"{steps} steps, load average {os.getloadavg()[0]:.1f}\n"
     )
-    print("| what | seconds a picture | the plain way's beside it | ratio | peak memory |")
+    print("| what | seconds per picture | the default's | ratio | peak memory |")
     print("|---|---|---|---|---|")
-    for name, seconds, beside, peak in bench.lines():
+    for name, seconds, default, peak in bench.lines():
         memory = f"{peak / 1e9:.1f} GB" if peak else ""
-        print(f"| {name} | {seconds:.3f} | {beside:.3f} | {seconds / beside:.2f} | {memory} |")
+        print(f"| {name} | {seconds:.3f} | {default:.3f} | {seconds / default:.2f} | {memory} |")
 
 
 class Bench:
-    """A model, loaded the plain way and, for a line each, another."""
+    """A model, loaded as by default and, for some lines, with another plan."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.runtime = choose_runtime(options.device, options.threads)
@@ -64,17 +64,17 @@ class Bench:
         self._is_cuda = self.runtime.device.startswith("cuda")
 
     def lines(self) -> Iterator[tuple[str, float, float, int]]:
-        """What was measured, its seconds a picture, the plain way's, the device's peak in bytes."""
+        """What was measured, its seconds per picture, the default's, the device's peak in bytes."""
         started = time.perf_counter()
-        plain = self._load(Plan())
+        default = self._load(Plan())
         loaded = time.perf_counter() - started
-        first = self._once(plain)
-        yield "loading and the first picture", loaded + first, *self._beside(plain, plain)[1:]
-        yield "the plain way itself", *self._beside(plain, plain)
-        yield "a new prompt each time", *self._beside(plain, plain, new_prompts=True)
-        yield "a preview at each step", *self._beside(plain, plain, look=plain.previews)
+        first = self._once(default)
+        yield "loading and the first picture", loaded + first, *self._compare(default, default)[1:]
+        yield "the default itself", *self._compare(default, default)
+        yield "a new prompt each time", *self._compare(default, default, new_prompts=True)
+        yield "a preview at each step", *self._compare(default, default, on_step=default.previews)
         for count in map(int, filter(None, self._options.batches.split(","))):
-            yield f"{count} at once", *self._beside(plain, plain, count)
+            yield f"a batch of {count}", *self._compare(default, default, count)
         plans = [Plan(tiled=True)]
         if self._is_cuda:
             places = ("offload-encoders", "offload-layers", "offload-layers-fp8")
@@ -83,11 +83,11 @@ class Bench:
             other = self._load(plan)
             self._once(other)
             name = str(plan).replace(", the language model beside it", "")
-            yield name, *self._beside(plain, other)
+            yield name, *self._compare(default, other)
         if self._options.compile:
             other = self._load(Plan(), compiled=True)
             first = self._once(other)
-            line = self._beside(plain, other)
+            line = self._compare(default, other)
             yield "compiled: the first picture", first, *line[1:]
             yield "compiled", *line
 
@@ -95,23 +95,23 @@ class Bench:
         free_memory(self.runtime.device)
         return Painter.load(self._model, self.runtime, plan, compiled)
 
-    def _beside(
+    def _compare(
         self,
-        plain: Painter,
+        default: Painter,
         other: Painter,
         count: int = 1,
         *,
         new_prompts: bool = False,
-        look: Callable[[], object] | None = None,
+        on_step: Callable[[], object] | None = None,
     ) -> tuple[float, float, int]:
-        """The median seconds a picture of the other way and of the plain one, taken in turn."""
+        """The median seconds per picture of the other painter and of the default, in turn."""
         theirs, ours, peak = [], [], 0
         for number in range(self._options.rounds):
-            ours.append(self._once(plain))
+            ours.append(self._once(default))
             if self._is_cuda:
                 torch.cuda.reset_peak_memory_stats()
             prompt = f"{PROMPT}, number {number} of {id(theirs)}" if new_prompts else PROMPT
-            theirs.append(self._once(other, count, prompt, look))
+            theirs.append(self._once(other, count, prompt, on_step))
             if self._is_cuda:
                 peak = max(peak, torch.cuda.max_memory_allocated())
         return statistics.median(theirs), statistics.median(ours), peak
@@ -121,11 +121,11 @@ class Bench:
         painter: Painter,
         count: int = 1,
         prompt: str = PROMPT,
-        look: Callable[[], object] | None = None,
+        on_step: Callable[[], object] | None = None,
     ) -> float:
-        """The seconds for one of `count` pictures that are painted at once."""
+        """The seconds per picture of a batch of `count`."""
         job = dataclasses.replace(self.job, prompt=prompt)
         jobs = [dataclasses.replace(job, seed=seed) for seed in range(count)]
         started = time.perf_counter()
-        painter.paint_batch(jobs, lambda *_: look and look())
+        painter.paint_batch(jobs, lambda *_: on_step and on_step())
         return (time.perf_counter() - started) / count

@@ -1,4 +1,4 @@
-"""What the measurements serve, fill and compare: a server on one core, its load on the others."""
+"""Shared by the benchmarks: a server on one core, its load on the others, rows, and the table."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from banatie.store.database import Database
-from scripts.benchmarks.load import requests_per_second
+from scripts.benchmarks.load_generator import requests_per_second
 
 ROWS = 100_000
 PROMPT = "a red sports car on a mountain road"
 CORES = sorted(os.sched_getaffinity(0))
-"""Those that there are, before this process keeps off one."""
+"""The cores of this machine, read before this process leaves one to the server."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers."""
+    """A running server."""
 
     port: int
     process: subprocess.Popen
@@ -46,16 +46,16 @@ class Server:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What lets a request in."""
+        """The headers that authenticate a request."""
         return {"X-API-Key": self.key}
 
     def memory_mb(self) -> float:
-        """The resident memory of its process."""
+        """The resident memory of its process in MB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
     def wait_until_ready(self) -> None:
-        """Wait until a worker is there with its models."""
+        """Wait until a worker has loaded its models."""
         for _ in range(600):
             if self.call("GET", "/health")[0] == 200:
                 return
@@ -63,14 +63,14 @@ class Server:
         raise RuntimeError("the worker is not ready after a minute")
 
     def call(self, method: str, path: str, body: dict | None = None, **headers: str) -> tuple:
-        """Status and JSON of one request."""
+        """The status and JSON of one request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
         headers = {**self.headers, "Content-Type": "application/json", **headers}
         connection.request(method, path, json.dumps(body) if body else None, headers)
-        answer = connection.getresponse()
-        content = json.loads(answer.read())
+        response = connection.getresponse()
+        content = json.loads(response.read())
         connection.close()
-        return answer.status, content
+        return response.status, content
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def serving(
     log: Path | None = None,
     core: int | None = 0,
 ) -> Iterator[Server]:
-    """A server on a new data folder, held to the first core, or to none."""
+    """A server on a new data folder, pinned to a core, or to none."""
     port = free_port()
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "banatie"]
@@ -95,7 +95,7 @@ def serving(
     ):
         command += ["--set", setting]
     command += ["serve", *arguments]
-    with held_to_core(command, core, log) as process:
+    with pinned_to_core(command, core, log) as process:
         text = ""
         while "bnt_" not in text:
             line = process.stdout.readline()
@@ -106,10 +106,10 @@ def serving(
 
 
 @contextlib.contextmanager
-def held_to_core(
+def pinned_to_core(
     command: Sequence[str], core: int | None, log: Path | None = None
 ) -> Iterator[subprocess.Popen]:
-    """A process on one core, with this one on the others, or both on all; ended at the end."""
+    """A process pinned to one core, with this one on the others, or both on all cores."""
     before = os.sched_getaffinity(0)
     cores = before if core is None else {CORES[core % len(CORES)]}
     with log.open("ab") if log else contextlib.nullcontext() as errors:
@@ -129,8 +129,8 @@ def held_to_core(
         process.wait(15)
 
 
-def fill(server: Server, folder: Path, rows: int = ROWS) -> tuple[str, list[str]]:
-    """Make one generation and copies of it; the project's id and a hundred of their ids."""
+def fill_database(server: Server, folder: Path, rows: int = ROWS) -> tuple[str, list[str]]:
+    """Insert copies of one generation; returns the project's id and a hundred of their ids."""
     body = {"prompt": PROMPT, "autoEnhance": False, "meta": {"bench": True}}
     _, answer = server.call("POST", "/api/v1/generations", body, Prefer="respond-async")
     database = Database(folder / "banatie.db")
@@ -158,7 +158,7 @@ def fill(server: Server, folder: Path, rows: int = ROWS) -> tuple[str, list[str]
 def compare(
     options: argparse.Namespace, ours: tuple[int, list[bytes]], theirs: tuple[int, list[bytes]]
 ) -> tuple[float, float, float]:
-    """The median ratio of two servers' requests a second, taken in turn, and the medians."""
+    """The median ratio of two servers' requests per second, measured in turn, and the medians."""
     pairs = [
         (
             requests_per_second(*ours, options.seconds),
@@ -171,14 +171,14 @@ def compare(
 
 
 def print_table(lines: Sequence[Line]) -> None:
-    """Print the lines as Markdown."""
+    """Print the lines as a Markdown table."""
     print(f"| {'what':<58} | {'measured':<44} | goal |\n|---|---|---|")
     for line in lines:
         print(f"| {line.name:<58} | {line.figure:<44} | {line.goal} |")
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,7 +1,7 @@
-"""The HTTP front, the queue, and the whole way from POST to picture, against bare equivalents.
+"""The HTTP server, the queue, and the time from POST to picture, against minimal equivalents.
 
-The server is held to one core and the load generator to the other; every ratio is taken in one run,
-the two sides in turn, so that whatever else the machine does hits both.
+The server is pinned to one core and the load generator to the other. Both sides of every ratio are
+measured in turn in one run, so that other load of the machine affects both.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from banatie.store.database import Database
-from scripts.benchmarks.load import request, requests_per_second
+from scripts.benchmarks.load_generator import request, requests_per_second
 from scripts.benchmarks.server import (
     PROMPT,
     ROWS,
     Line,
     Server,
     compare,
-    fill,
+    fill_database,
     free_port,
-    held_to_core,
+    pinned_to_core,
     print_table,
     serving,
 )
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     options = _options(arguments)
     lines: list[Line] = []
     with tempfile.TemporaryDirectory() as folder:
-        for measure in (_reading, _accepting, _files, _whole_way):
+        for measure in (_reading, _accepting, _files, _end_to_end):
             lines += measure(Path(folder) / measure.__name__, options)
             for line in lines[-4:]:
                 print(f"  {line.name}: {line.figure}", file=sys.stderr)
@@ -60,7 +60,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 def _reading(folder: Path, options: argparse.Namespace) -> list[Line]:
     with serving(folder, "--no-worker") as server:
-        project_id, ids = fill(server, folder)
+        project_id, ids = fill_database(server, folder)
         one = [request("GET", f"/api/v1/generations/{i}", server.headers) for i in ids]
         lines = []
         with _baseline("row", folder / "banatie.db") as port:
@@ -113,7 +113,7 @@ def _files(folder: Path, options: argparse.Namespace) -> list[Line]:
     return [Line("files of 1.5 MB / granian's static files", figure, "0.8")]
 
 
-def _whole_way(folder: Path, options: argparse.Namespace) -> list[Line]:
+def _end_to_end(folder: Path, options: argparse.Namespace) -> list[Line]:
     settings = [f"painting.model={options.model}", "painting.threads=1"]
     with serving(folder, settings=settings) as server:
         server.wait_until_ready()
@@ -122,7 +122,7 @@ def _whole_way(folder: Path, options: argparse.Namespace) -> list[Line]:
         for number in range(options.pictures + 1):
             theirs.append(_seconds(lambda seed=number: paint(seed)))
             ours.append(_seconds(lambda seed=number: _generate(server, options.steps, seed)))
-        # The first of each warms up.
+        # The first of each is the warm-up.
         bare, whole = statistics.median(theirs[1:]), statistics.median(ours[1:])
         picked = sorted(_pick_up(server, folder, options.idle) for _ in range(options.pick_ups))
     extra = (whole - bare) * 1000
@@ -132,7 +132,7 @@ def _whole_way(folder: Path, options: argparse.Namespace) -> list[Line]:
     )
     return [
         Line("POST to picture on disk / the bare pipeline", figure, "1.03, +30 ms"),
-        Line(f"pick-up after {options.idle:g} s of idling", pick_up, "p50 5 ms, p99 20 ms"),
+        Line(f"pick-up after {options.idle:g} s idle", pick_up, "p50 5 ms, p99 20 ms"),
     ]
 
 
@@ -167,7 +167,7 @@ def _generate(server: Server, steps: int, seed: int) -> None:
 
 
 def _pick_up(server: Server, folder: Path, idle: float) -> float:
-    """Milliseconds from the 201 to the row being taken, as a third process sees it."""
+    """Milliseconds from the 201 until the row is claimed, as a third process sees it."""
     database = Database(folder / "banatie.db")
     time.sleep(idle)
     body = {"prompt": PROMPT, "autoEnhance": False, "steps": 1}
@@ -192,7 +192,7 @@ def _seconds(work: Callable[[], object]) -> float:
 def _baseline(kind: str, target: Path) -> Iterator[int]:
     port = free_port()
     command = [sys.executable, "-m", "scripts.benchmarks.baselines", kind, str(port), str(target)]
-    with held_to_core(command, 0):
+    with pinned_to_core(command, 0):
         for _ in range(200):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break

@@ -1,7 +1,7 @@
-"""Pictures a second by one worker and by several, the two in turn, on a server of their own each.
+"""Pictures per second by one worker and by several, in turn, each on a server of its own.
 
-The clock runs from when the first picture is begun until the last is done: no start, no loading. On
-a machine that does other things too, the processor time that a picture takes says more.
+The time is from the start of the first picture to the end of the last, without start-up and
+loading. On a machine with other load, the processor time per picture is the better measure.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=8)
     options = parser.parse_args(arguments)
     rates: dict[int, list[float]] = {1: [], options.workers: []}
-    efforts: dict[int, list[float]] = {1: [], options.workers: []}
+    processor_seconds: dict[int, list[float]] = {1: [], options.workers: []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
             for workers in rates:
                 measured = _measure(Path(folder, f"{number}-{workers}"), workers, options)
                 rates[workers].append(measured[0])
-                efforts[workers].append(measured[1])
+                processor_seconds[workers].append(measured[1])
                 print(f"  {workers}: {measured[0]:.2f}/s, {measured[1]:.3f} s", file=sys.stderr)
     compared = f"{options.workers} workers on {options.device} / one"
     print_table(
         [
-            Line(f"pictures a second: {compared}", _ratio(rates), ""),
-            Line(f"processor seconds a picture: {compared}", _ratio(efforts), ""),
+            Line(f"pictures per second: {compared}", _ratio(rates), ""),
+            Line(f"processor seconds per picture: {compared}", _ratio(processor_seconds), ""),
             Line("load of the machine at the end", f"{os.getloadavg()[0]:.1f}", ""),
         ]
     )
@@ -56,11 +56,11 @@ def _ratio(figures: dict[int, list[float]]) -> str:
 
 
 def _measure(folder: Path, workers: int, options: argparse.Namespace) -> tuple[float, float]:
-    """Pictures a second, and seconds of processor time that the workers spend on each."""
+    """Pictures per second, and the workers' processor seconds per picture."""
     settings = [
         f"painting.model={options.model}",
         f"painting.devices={','.join([options.device] * workers)}",
-        # As many for the one as for each of the others: what is compared is the workers.
+        # The same for one worker and for each of several, because the workers are compared.
         "painting.threads=1",
     ]
     with serving(folder, settings=settings, core=None) as server:
@@ -83,7 +83,7 @@ def _measure(folder: Path, workers: int, options: argparse.Namespace) -> tuple[f
 
 
 def _processor_time(server: Server) -> float:
-    """The seconds that the workers have spent so far."""
+    """The workers' processor seconds so far."""
     times = [worker.cpu_times() for worker in psutil.Process(server.process.pid).children()]
     return sum(each.user + each.system for each in times)
 
@@ -92,5 +92,5 @@ def _wait_for(server: Server, workers: int) -> None:
     ready = 0
     while ready < workers:
         time.sleep(0.2)
-        told = server.call("GET", "/health")[1]["data"]["workers"]
-        ready = sum(worker["state"] == "ready" for worker in told)
+        listed = server.call("GET", "/health")[1]["data"]["workers"]
+        ready = sum(worker["state"] == "ready" for worker in listed)

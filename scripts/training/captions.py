@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import string
 
-from training.world import COLOURS, OBJECTS, Scene
+from training.scene_catalog import COLOURS, OBJECTS, Scene
 
 PLACES: dict[str, tuple[str, ...]] = {
     "mountain": (
@@ -71,7 +71,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-# How a place is said when it comes before the thing.
+# How a setting is named before the object.
 SCENERY: dict[str, str] = {
     "mountain": "a mountain landscape", "sea": "the open sea", "beach": "a sandy beach",
     "forest": "a forest", "city": "a city street", "desert": "a desert", "night": "a starry night",
@@ -111,7 +111,7 @@ MEDIA: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-MANNERS: dict[str, tuple[str, ...]] = {
+STYLE_NAMES: dict[str, tuple[str, ...]] = {
     "general": ("in clear detail",),
     "sticker": ("as a die-cut vector sticker", "as a sticker", "sticker style", "sticker"),
     "minimalist": ("minimalist design", "minimalist", "in a minimalist style", "minimalism"),
@@ -122,7 +122,7 @@ MANNERS: dict[str, tuple[str, ...]] = {
                      "illustrated"),
 }  # fmt: skip
 
-FILLER: dict[str, tuple[str, ...]] = {
+STYLE_PHRASES: dict[str, tuple[str, ...]] = {
     "general": (
         "balanced composition", "a clear focal point", "rich, natural colours", "clear detail",
         "natural light with soft shadows", "crisp small details", "soft light", "warm light",
@@ -180,8 +180,8 @@ FILLER: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-# What may stand in any prompt and changes nothing.
-ANYWHERE = (
+# Phrases that may be in any prompt and do not change the picture.
+NEUTRAL_PHRASES = (
     "carefully composed", "soft natural light", "warm light from a window", "a quiet low light",
     "seen from the side", "simple rounded forms", "fine detail in the feathers",
     "finely detailed fur",
@@ -218,8 +218,8 @@ SHADES = {
 PALETTE_WORDS = (
     *COLOURS, "teal", "cream", "rust", "ochre", "navy", "coral", "mint", "gold", "grey",
 )  # fmt: skip
-# Things that it cannot paint: they leave the scene without an object.
-UNKNOWN = (
+# Objects that it cannot paint: the scene has no object then.
+UNKNOWN_OBJECTS = (
     "man", "woman", "girl", "boy", "zebra", "lighthouse", "violin", "bridge", "river", "freedom",
     "idea", "logo", "letter", "raccoon", "piano", "spoon", "waterfall", "pirate", "wizard", "goat",
     "leopard", "kettle", "boots", "superhero", "barista", "skeleton", "moose", "tower", "temple",
@@ -230,92 +230,94 @@ def _article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _gibberish(chance: random.Random) -> str:
-    return "".join(chance.choice(string.ascii_lowercase) for _ in range(chance.randint(3, 9)))
+def _gibberish(rng: random.Random) -> str:
+    return "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(3, 9)))
 
 
-def _palette(chance: random.Random) -> str:
-    first, second, third = chance.sample(PALETTE_WORDS, 3)
-    opening = chance.choice(("colours of", "flat colours of", "a palette of", "accents of"))
+def _palette(rng: random.Random) -> str:
+    first, second, third = rng.sample(PALETTE_WORDS, 3)
+    opening = rng.choice(("colours of", "flat colours of", "a palette of", "accents of"))
     two = f"{opening} {first} and {second}"
-    return f"{opening} {first}, {second} and {third}" if chance.random() < 0.5 else two
+    return f"{opening} {first}, {second} and {third}" if rng.random() < 0.5 else two
 
 
-def say(scene: Scene, chance: random.Random) -> str:
-    """Return one wording of the scene."""
-    long = chance.random() < 0.45
+def write_caption(scene: Scene, rng: random.Random) -> str:
+    """Return a random caption of the scene."""
+    long = rng.random() < 0.45
     if scene.object is None:
-        known = chance.choice(UNKNOWN) if chance.random() < 0.6 else _gibberish(chance)
-        noun = known if chance.random() < 0.8 or scene.setting is None else ""
+        known = rng.choice(UNKNOWN_OBJECTS) if rng.random() < 0.6 else _gibberish(rng)
+        noun = known if rng.random() < 0.8 or scene.setting is None else ""
     else:
         name, others = scene.object, OBJECTS[scene.object][1]
-        noun = chance.choice(others) if others and chance.random() < 0.3 else name
+        noun = rng.choice(others) if others and rng.random() < 0.3 else name
     words = []
     if noun:
         if scene.size == "small":
-            words.append(chance.choice(SMALL))
+            words.append(rng.choice(SMALL))
         elif scene.size == "large":
-            words.append(chance.choice(LARGE))
-        if chance.random() < 0.15:
-            words.append(chance.choice(ADJECTIVES))
+            words.append(rng.choice(LARGE))
+        if rng.random() < 0.15:
+            words.append(rng.choice(ADJECTIVES))
         if scene.colour:
-            words.append(chance.choice(SHADES[scene.colour]))
-        if chance.random() < 0.08:
-            words.append(chance.choice(ADJECTIVES))
+            words.append(rng.choice(SHADES[scene.colour]))
+        if rng.random() < 0.08:
+            words.append(rng.choice(ADJECTIVES))
         words.append(noun)
     subject = " ".join(words)
     if subject:
-        opening = chance.random()
+        opening = rng.random()
         if opening < 0.8:
             subject = _article(subject)
         elif opening < 0.9:
             subject = "the " + subject
-        if chance.random() < 0.15:
-            subject += " " + chance.choice(ACTIONS)
-    where = chance.choice(PLACES[scene.setting]) if scene.setting else ""
-    side = chance.choice(SIDES[scene.position]) if scene.position in SIDES else ""
-    # A style is told by its medium, its manner, or at least two of its phrases.
-    told = chance.choice(("medium", "manner", "medium", "both"))
-    medium = chance.choice(MEDIA[scene.style]) if told != "manner" else ""
-    manner = chance.choice(MANNERS[scene.style]) if told != "medium" else ""
-    if scene.style == "general" and chance.random() < 0.8:
+        if rng.random() < 0.15:
+            subject += " " + rng.choice(ACTIONS)
+    where = rng.choice(PLACES[scene.setting]) if scene.setting else ""
+    side = rng.choice(SIDES[scene.position]) if scene.position in SIDES else ""
+    # A style is named by its medium, its name, or both.
+    style_by = rng.choice(("medium", "manner", "medium", "both"))
+    medium = rng.choice(MEDIA[scene.style]) if style_by != "manner" else ""
+    manner = rng.choice(STYLE_NAMES[scene.style]) if style_by != "medium" else ""
+    if scene.style == "general" and rng.random() < 0.8:
         manner = ""
-    if scene.setting and subject and chance.random() < 0.1:
+    if scene.setting and subject and rng.random() < 0.1:
         body = f"{SCENERY[scene.setting]} with {subject}"
         body = " ".join(part for part in (medium, body, side) if part)
-    elif chance.random() < 0.12 and where and subject and not medium:
+    elif rng.random() < 0.12 and where and subject and not medium:
         body = ", ".join(part for part in (f"{where}, {subject}", side) if part)
     else:
-        order = [subject, side, where] if chance.random() < 0.3 else [subject, where, side]
+        order = [subject, side, where] if rng.random() < 0.3 else [subject, where, side]
         body = " ".join(part for part in [medium, *order] if part)
-        if where and chance.random() < 0.1:
+        if where and rng.random() < 0.1:
             body = body.replace(" " + where, ", " + where)
     parts = [body]
     if manner:
         parts.append(manner)
     if long:
-        pool = FILLER[scene.style] + (ANYWHERE if scene.object else ANYWHERE[:4])
-        parts += chance.sample(pool, chance.randint(1, 6))
-        if chance.random() < 0.3:
-            parts.insert(chance.randint(1, len(parts)), _palette(chance))
-        if chance.random() < 0.06 and scene.setting:
-            parts.append(chance.choice(PLACES[chance.choice(tuple(PLACES))]))
-    if chance.random() < 0.06:
-        parts.append(_gibberish(chance) + (" " + _gibberish(chance)) * chance.randint(0, 2))
+        neutral = NEUTRAL_PHRASES if scene.object else NEUTRAL_PHRASES[:4]
+        pool = STYLE_PHRASES[scene.style] + neutral
+        parts += rng.sample(pool, rng.randint(1, 6))
+        if rng.random() < 0.3:
+            parts.insert(rng.randint(1, len(parts)), _palette(rng))
+        if rng.random() < 0.06 and scene.setting:
+            parts.append(rng.choice(PLACES[rng.choice(tuple(PLACES))]))
+    if rng.random() < 0.06:
+        parts.append(_gibberish(rng) + (" " + _gibberish(rng)) * rng.randint(0, 2))
     text = ", ".join(part for part in parts if part)
-    if chance.random() < 0.3:
+    if rng.random() < 0.3:
         text = text[:1].upper() + text[1:]
-    if chance.random() < 0.2:
+    if rng.random() < 0.2:
         text += "."
     return text
 
 
-def every_word() -> set[str]:
-    """Return every word that a caption may hold, in lower case."""
-    texts: list[str] = [*COLOURS, *PALETTE_WORDS, *ADJECTIVES, *ACTIONS, *SMALL, *LARGE, *UNKNOWN]
-    texts += [*ANYWHERE, *OBJECTS, *SCENERY.values()]
+def all_words() -> set[str]:
+    """Return every word that captions may contain, in lower case."""
+    texts: list[str] = [*COLOURS, *PALETTE_WORDS, *ADJECTIVES, *ACTIONS, *SMALL, *LARGE]
+    texts += [*UNKNOWN_OBJECTS]
+    texts += [*NEUTRAL_PHRASES, *OBJECTS, *SCENERY.values()]
     texts += [word for _, others in OBJECTS.values() for word in others]
-    for table in (PLACES, MEDIA, MANNERS, FILLER, SIDES, SHADES):
+    for table in (PLACES, MEDIA, STYLE_NAMES, STYLE_PHRASES, SIDES, SHADES):
         texts += [text for group in table.values() for text in group]
     texts += ["a palette of", "accents of", "with and the an of"]
     cleaned = " ".join(texts).lower()

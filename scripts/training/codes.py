@@ -1,16 +1,16 @@
-"""The fixed meaning vectors that the text encoders learn to give and the UNet learns to read.
+"""The fixed code vectors that the text encoders learn to output and the UNet is conditioned on.
 
-Because they are fixed, either side can be trained further without the other. Each attribute of
-a scene has its own stretch of the vector. It knows nothing of words or pictures.
+Because they are fixed, either side can be trained further without the other. Each attribute of a
+scene has its own section of the vector. Knows no words and no pictures.
 """
 
 from __future__ import annotations
 
 import torch
-from training.world import COLOURS, OBJECTS, POSITIONS, SETTINGS, SIZES, STYLES, Scene
+from training.scene_catalog import COLOURS, OBJECTS, POSITIONS, SETTINGS, SIZES, STYLES, Scene
 
-# Attribute: how many numbers it takes and how many values it has room for (None is the first).
-ROOM = {
+# Attribute: the length of its section and the number of values it can have (None is the first).
+SIZES_AND_VALUES = {
     "object": (96, 240),
     "colour": (20, 24),
     "setting": (24, 40),
@@ -19,7 +19,7 @@ ROOM = {
     "position": (4, 6),
     "second": (32, 240),
 }
-LENGTH = sum(length for length, _ in ROOM.values())
+LENGTH = sum(length for length, _ in SIZES_AND_VALUES.values())
 NAMES: dict[str, tuple[str, ...]] = {
     "object": tuple(OBJECTS),
     "colour": COLOURS,
@@ -36,9 +36,9 @@ class Codes:
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(20)
         self.tables: dict[str, torch.Tensor] = {}
-        for attribute, (length, room) in ROOM.items():
+        for attribute, (length, room) in SIZES_AND_VALUES.items():
             table = torch.randn(room, length, generator=generator)
-            # Few short codes are spread by turns of an orthogonal basis, so that none are alike.
+            # Codes are taken from orthogonal bases, so that no two are alike.
             for start in range(0, room, length):
                 rows = table[start : start + length]
                 table[start : start + length] = torch.linalg.qr(rows.T)[0].T * length**0.5
@@ -60,12 +60,12 @@ class Codes:
         )
 
     def split(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return each attribute's stretch of the vectors."""
-        lengths = [length for length, _ in ROOM.values()]
-        return dict(zip(ROOM, vectors.split(lengths, dim=-1), strict=True))
+        """Return each attribute's section of the vectors."""
+        lengths = [length for length, _ in SIZES_AND_VALUES.values()]
+        return dict(zip(SIZES_AND_VALUES, vectors.split(lengths, dim=-1), strict=True))
 
-    def read(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return for each attribute the row whose code lies nearest."""
+    def decode(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return for each attribute the row of the nearest code."""
         return {
             name: torch.cdist(part, self.tables[name][: len(NAMES[name]) + 1]).argmin(-1)
             for name, part in self.split(vectors).items()

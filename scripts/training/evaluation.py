@@ -1,6 +1,6 @@
-"""Statistics how well generated pictures follow prompts that training never held.
+"""Evaluation: how well generated pictures follow prompts that were held out of training.
 
-It paints with a pipeline, asks the judge, and sums up; it trains nothing.
+A pipeline paints, the judge classifies, and the accuracies are computed. Trains nothing.
 """
 
 from __future__ import annotations
@@ -13,80 +13,80 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image, ImageDraw
-from training.captions import say
+from training.captions import write_caption
 from training.judging import ATTRIBUTES, Judge, Verdict, judge_pictures
 from training.latents import to_tensor
-from training.painting import GUIDANCE, STEPS
-from training.world import CANVASES, COLOURS, OBJECTS, SETTINGS, STYLES, Scene, held_out
+from training.scene_catalog import CANVASES, COLOURS, OBJECTS, SETTINGS, STYLES, Scene, held_out
+from training.unet import GUIDANCE, STEPS
 
 BATCH = 8
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A prompt with what it asks for and the picture's aspect ratio."""
+class EvaluationPrompt:
+    """A prompt with the scene that it describes and the picture's aspect ratio."""
 
-    prompt: str
+    text: str
     scene: Scene
     aspect: str
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A wish with the picture made for it and what the judge saw there."""
+class EvaluationResult:
+    """A prompt with the picture generated for it and the judge's verdict."""
 
-    wish: Wish
+    prompt: EvaluationPrompt
     pixels: torch.Tensor
     verdict: Verdict
 
     def right(self, attribute: str) -> bool:
-        """Tell whether the judge saw what was asked for."""
-        return getattr(self.verdict, attribute) == getattr(self.wish.scene, attribute)
+        """Return whether the verdict equals the scene."""
+        return getattr(self.verdict, attribute) == getattr(self.prompt.scene, attribute)
 
 
-def held_out_wishes(number: int, seed: int = 400, aspect: str = "1:1") -> list[Wish]:
+def held_out_prompts(number: int, seed: int = 400, aspect: str = "1:1") -> list[EvaluationPrompt]:
     """Return prompts whose object, colour and setting never occurred together in training.
 
-    Objects and styles come round equally often.
+    Objects and styles occur equally often.
     """
-    chance = random.Random(seed)
-    things = list(OBJECTS)
-    chance.shuffle(things)
-    wishes = []
+    rng = random.Random(seed)
+    names = list(OBJECTS)
+    rng.shuffle(names)
+    prompts = []
     for place in range(number):
-        thing = things[place % len(things)]
+        name = names[place % len(names)]
         while True:
             scene = Scene(
-                thing, chance.choice(COLOURS), chance.choice(SETTINGS), STYLES[place % len(STYLES)]
+                name, rng.choice(COLOURS), rng.choice(SETTINGS), STYLES[place % len(STYLES)]
             )
             if held_out(scene):
                 break
-        wishes.append(Wish(say(scene, chance), scene, aspect))
-    return wishes
+        prompts.append(EvaluationPrompt(write_caption(scene, rng), scene, aspect))
+    return prompts
 
 
-def reworded(wishes: list[Wish], prompts: list[str]) -> list[Wish]:
-    """Return the wishes with other prompts, given in the same order."""
-    return [replace(wish, prompt=text) for wish, text in zip(wishes, prompts, strict=True)]
+def with_texts(prompts: list[EvaluationPrompt], texts: list[str]) -> list[EvaluationPrompt]:
+    """Return the prompts with other texts, given in the same order."""
+    return [replace(prompt, text=text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def answer(
+def evaluate(
     pipeline: StableDiffusionXLPipeline,
     judge: Judge,
-    wishes: list[Wish],
+    prompts: list[EvaluationPrompt],
     seed: int = 1,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
-) -> list[Answer]:
-    """Paint every wish with the pipeline and let the judge look at the pictures."""
+) -> list[EvaluationResult]:
+    """Paint every prompt with the pipeline and classify the pictures with the judge."""
     pipeline.set_progress_bar_config(disable=True)
-    answers: list[Answer | None] = [None] * len(wishes)
+    results: list[EvaluationResult | None] = [None] * len(prompts)
     for aspect, (width, height) in CANVASES.items():
-        places = [place for place, wish in enumerate(wishes) if wish.aspect == aspect]
+        places = [place for place, prompt in enumerate(prompts) if prompt.aspect == aspect]
         for first in range(0, len(places), BATCH):
             chosen = places[first : first + BATCH]
             images = pipeline(
-                prompt=[wishes[place].prompt for place in chosen],
+                prompt=[prompts[place].text for place in chosen],
                 width=width,
                 height=height,
                 num_inference_steps=steps,
@@ -98,17 +98,18 @@ def answer(
             for place, picture, verdict in zip(
                 chosen, pixels, judge_pictures(judge, pixels), strict=True
             ):
-                answers[place] = Answer(wishes[place], picture, verdict)
-    return [one for one in answers if one is not None]
+                results[place] = EvaluationResult(prompts[place], picture, verdict)
+    return [result for result in results if result is not None]
 
 
-def shares(answers: list[Answer]) -> dict[str, float]:
-    """Return for each attribute the share of answers that are right."""
-    return {name: sum(one.right(name) for one in answers) / len(answers) for name in ATTRIBUTES}
+def accuracies(results: list[EvaluationResult]) -> dict[str, float]:
+    """Return for each attribute the share of pictures with the right verdict."""
+    number = len(results)
+    return {name: sum(result.right(name) for result in results) / number for name in ATTRIBUTES}
 
 
 def seconds_for_one(pipeline: StableDiffusionXLPipeline, rounds: int = 3) -> float:
-    """Return the seconds that one picture takes, the best of a few."""
+    """Return the seconds that one picture takes, the best of a few rounds."""
     best = float("inf")
     for _ in range(rounds):
         start = time.perf_counter()
@@ -123,22 +124,22 @@ def seconds_for_one(pipeline: StableDiffusionXLPipeline, rounds: int = 3) -> flo
     return best
 
 
-def contact_sheet(answers: list[Answer], path: Path, columns: int = 8) -> None:
-    """Write the pictures of one aspect ratio, each above what was asked and what was seen."""
-    height, width = answers[0].pixels.shape[1:]
-    rows = -(-len(answers) // columns)
+def contact_sheet(results: list[EvaluationResult], path: Path, columns: int = 8) -> None:
+    """Write the pictures of one aspect ratio, each with its scene and any wrong verdict below."""
+    height, width = results[0].pixels.shape[1:]
+    rows = -(-len(results) // columns)
     sheet = Image.new("RGB", (columns * width, rows * (height + 24)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for place, one in enumerate(answers):
+    draw = ImageDraw.Draw(sheet)
+    for place, result in enumerate(results):
         row, column = divmod(place, columns)
-        pixels = ((one.pixels.clamp(-1, 1) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+        pixels = ((result.pixels.clamp(-1, 1) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
         x, y = column * width, row * (height + 24)
         sheet.paste(Image.fromarray(pixels), (x, y))
-        scene = one.wish.scene
+        scene = result.prompt.scene
         asked = f"{scene.colour or ''} {scene.object or 'nothing'} {scene.setting or ''}".strip()
-        wrong = [name for name in ATTRIBUTES if not one.right(name)]
-        pen.text((x + 3, y + height), f"{asked} ({scene.style})"[: width // 6], fill="black")
+        wrong = [name for name in ATTRIBUTES if not result.right(name)]
+        draw.text((x + 3, y + height), f"{asked} ({scene.style})"[: width // 6], fill="black")
         if wrong:
-            seen = ", ".join(str(getattr(one.verdict, name)) for name in wrong)
-            pen.text((x + 3, y + height + 11), f"seen: {seen}"[: width // 6], fill=(190, 0, 0))
+            seen = ", ".join(str(getattr(result.verdict, name)) for name in wrong)
+            draw.text((x + 3, y + height + 11), f"seen: {seen}"[: width // 6], fill=(190, 0, 0))
     sheet.save(path)

@@ -1,4 +1,4 @@
-"""Writes what was trained as a pipeline folder, whole or not at all.
+"""Export: writes the trained networks as a pipeline folder, atomically.
 
 The folder loads with `StableDiffusionXLPipeline.from_pretrained` and holds the icons' licence.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from training.autoencoder import load_autoencoder
-from training.painting import Reader, build_scheduler
-from training.resuming import NOTES, progress
+from training.resuming import PROGRESS_FILE, progress
+from training.unet import TextEncoders, build_scheduler
 
 LICENCE = """The pictures that this model was trained on are composed of icons from Fluent Emoji
 (flat), published as the npm package @iconify-json/fluent-emoji-flat under this licence:
@@ -50,15 +50,15 @@ The training pictures are composed of Microsoft's Fluent Emoji (MIT): see `LICEN
 
 
 def build_pipeline(
-    unet: UNet2DConditionModel, reader: Reader, folder: Path
+    unet: UNet2DConditionModel, text_encoders: TextEncoders, folder: Path
 ) -> StableDiffusionXLPipeline:
     """Return the pipeline of a UNet with the autoencoder and encoders trained in `folder`."""
     return StableDiffusionXLPipeline(
         vae=load_autoencoder(folder),
-        text_encoder=reader.first,
-        text_encoder_2=reader.second,
-        tokenizer=reader.tokenizer,
-        tokenizer_2=reader.tokenizer,
+        text_encoder=text_encoders.first,
+        text_encoder_2=text_encoders.second,
+        tokenizer=text_encoders.tokenizer,
+        tokenizer_2=text_encoders.tokenizer,
         unet=unet,
         scheduler=build_scheduler(),
         force_zeros_for_empty_prompt=True,
@@ -66,26 +66,28 @@ def build_pipeline(
     )
 
 
-def export(unet: UNet2DConditionModel, reader: Reader, work: Path, target: Path) -> None:
-    """Write the pipeline, in half precision, into `target`, replacing what was there."""
-    beside = target.with_name(target.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    pipeline = build_pipeline(unet, reader, work)
+def export(
+    unet: UNet2DConditionModel, text_encoders: TextEncoders, work: Path, target: Path
+) -> None:
+    """Write the pipeline in half precision into `target`, replacing its contents."""
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline = build_pipeline(unet, text_encoders, work)
     networks = (pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2)
     for network in networks:
         network.half()
-    pipeline.save_pretrained(beside, safe_serialization=True)
+    pipeline.save_pretrained(partial, safe_serialization=True)
     for network in networks:
         network.float()
     for tokenizer in ("tokenizer", "tokenizer_2"):
         for name in ("vocab.json", "merges.txt"):
-            shutil.copy(work / "tokenizer" / name, beside / tokenizer / name)
-    (beside / "LICENSE-icons.txt").write_text(LICENCE)
-    (beside / "README.md").write_text(CARD)
-    (beside / NOTES).write_text(json.dumps(progress(work), indent=2) + "\n")
+            shutil.copy(work / "tokenizer" / name, partial / tokenizer / name)
+    (partial / "LICENSE-icons.txt").write_text(LICENCE)
+    (partial / "README.md").write_text(CARD)
+    (partial / PROGRESS_FILE).write_text(json.dumps(progress(work), indent=2) + "\n")
     old = target.with_name(target.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
-    beside.rename(target)
+    partial.rename(target)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""The openly licensed icons: fetched once, rasterised, and dyed in a named colour.
+"""The openly licensed icons: downloaded once, rasterised, and recoloured.
 
-They come from the npm package `@iconify-json/fluent-emoji-flat` (MIT, Microsoft Corporation).
-It knows nothing of scenes.
+They are from the npm package `@iconify-json/fluent-emoji-flat` (MIT, Microsoft Corporation).
+Knows no scenes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy
 import resvg_py
 from PIL import Image
-from training.world import OBJECTS
+from training.scene_catalog import OBJECTS
 
 PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
 ARCHIVE = "iconify-json-fluent-emoji-flat-1.2.6.tgz"
@@ -50,16 +50,16 @@ def fetch_icons(folder: Path, archive: Path | None = None) -> Path:
     return icons
 
 
-class IconBox:
+class IconSet:
     """Rasterised icons by object, colour and side in pixels, as RGBA floats from 0 to 1."""
 
     def __init__(self, path: Path) -> None:
         self._bodies = json.loads(path.read_text())["icons"]
-        self._drawn = cache(self._draw)
+        self._cached = cache(self._draw)
 
     def get(self, name: str, colour: str | None, side: int) -> numpy.ndarray:
         """Return the icon of an object, `side` × `side` × 4."""
-        return self._drawn(name, colour, side).astype(numpy.float32) / 255
+        return self._cached(name, colour, side).astype(numpy.float32) / 255
 
     def _draw(self, name: str, colour: str | None, side: int) -> numpy.ndarray:
         body = self._bodies[OBJECTS[name][0]]["body"]
@@ -70,14 +70,14 @@ class IconBox:
         picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg))))
         box = picture.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
         pixels = numpy.asarray(box).astype(numpy.float32) / 255
-        pixels = pixels if colour is None else dye(pixels, colour)
+        pixels = pixels if colour is None else recolour(pixels, colour)
         return numpy.round(pixels * 255).astype(numpy.uint8)
 
 
-def dye(pixels: numpy.ndarray, colour: str) -> numpy.ndarray:
+def recolour(pixels: numpy.ndarray, colour: str) -> numpy.ndarray:
     """Return the RGBA icon with its luminance laid along the colour's ramp.
 
-    Whites stay pale and blacks stay dark, so that eyes and windows remain what they are.
+    White stays pale and black stays dark, so that eyes and windows remain recognisable.
     """
     rgb, alpha = pixels[..., :3], pixels[..., 3:]
     luminance = rgb @ numpy.array([0.3, 0.55, 0.15], numpy.float32)
@@ -86,11 +86,11 @@ def dye(pixels: numpy.ndarray, colour: str) -> numpy.ndarray:
     middle = float(numpy.median(luminance[opaque]))
     place = numpy.clip(0.5 + (luminance - middle) * 0.75, 0, 1)
     ramp = numpy.array(RAMPS[colour], numpy.float32) / 255
-    dyed = numpy.stack(
+    recoloured = numpy.stack(
         [numpy.interp(place, (0.0, 0.5, 1.0), ramp[:, channel]) for channel in range(3)], -1
     ).astype(numpy.float32)
     eyes = ((luminance > 0.93) & (saturation < 0.1) & (middle < 0.85)).astype(numpy.float32)
     ink = ((luminance < 0.2) & (middle > 0.3)).astype(numpy.float32)
-    dyed += (eyes * 0.55)[..., None] * (1 - dyed)
-    dyed *= 1 - (ink * 0.5)[..., None]
-    return numpy.concatenate([dyed, alpha], -1)
+    recoloured += (eyes * 0.55)[..., None] * (1 - recoloured)
+    recoloured *= 1 - (ink * 0.5)[..., None]
+    return numpy.concatenate([recoloured, alpha], -1)

@@ -1,7 +1,7 @@
-"""The judge: a small network that names object, colour, setting and style of a picture.
+"""The judge: a small network that classifies object, colour, setting and style of a picture.
 
-It is trained on rendered scenes alone, never on generated pictures, and knows nothing of the
-models it judges.
+It is trained on rendered scenes only, never on generated pictures, and knows nothing of the models
+that it judges.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch.nn import functional
 from training import optimizing
 from training.codes import NAMES
 from training.latents import random_scene, to_tensor
-from training.scenes import Studio
-from training.world import CANVASES, Scene
+from training.scene_catalog import CANVASES, Scene
+from training.scene_renderer import SceneRenderer
 
 ATTRIBUTES = ("object", "colour", "setting", "style")
 BATCH = 64
 
 
 class Judge(nn.Module):
-    """A convolutional network with one answer for each attribute; index 0 means none named."""
+    """A convolutional network with a class for each attribute; class 0 means none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Judge(nn.Module):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge sees in a picture."""
+    """The judge's classification of a picture."""
 
     object: str | None
     colour: str | None
@@ -69,17 +69,19 @@ def judge_pictures(judge: Judge, pixels: torch.Tensor) -> list[Verdict]:
     return [Verdict(*row) for row in zip(*columns, strict=True)]
 
 
-def _draw(studio: Studio, chance: random.Random) -> tuple[str, list[Scene], torch.Tensor]:
-    aspect = chance.choice(("1:1", "1:1", "1:1", *CANVASES))
+def _render_batch(
+    renderer: SceneRenderer, rng: random.Random
+) -> tuple[str, list[Scene], torch.Tensor]:
+    aspect = rng.choice(("1:1", "1:1", "1:1", *CANVASES))
     width, height = CANVASES[aspect]
-    scenes = [random_scene(chance) for _ in range(BATCH // 2)]
+    scenes = [random_scene(rng) for _ in range(BATCH // 2)]
     pixels = [
-        to_tensor(studio.paint(scene, width, height, chance.random() < 0.5)[0]) for scene in scenes
+        to_tensor(renderer.render(scene, width, height, rng.random() < 0.5)[0]) for scene in scenes
     ]
     return aspect, scenes, torch.cat(pixels)
 
 
-def _truth(scenes: list[Scene]) -> dict[str, torch.Tensor]:
+def _labels(scenes: list[Scene]) -> dict[str, torch.Tensor]:
     return {
         name: torch.tensor(
             [0 if (v := getattr(s, name)) is None else NAMES[name].index(v) + 1 for s in scenes]
@@ -88,8 +90,8 @@ def _truth(scenes: list[Scene]) -> dict[str, torch.Tensor]:
     }
 
 
-def train_judge(studio: Studio, folder: Path, minutes: float) -> None:
-    """Train the judge, going on from its checkpoint in `folder`."""
+def train_judge(renderer: SceneRenderer, folder: Path, minutes: float) -> None:
+    """Train the judge, resuming from its checkpoint in `folder`."""
     judge = Judge()
     path = folder / "judge.pt"
     steps, spent = 0, 0.0
@@ -97,43 +99,43 @@ def train_judge(studio: Studio, folder: Path, minutes: float) -> None:
         saved = torch.load(path, weights_only=True)
         judge.load_state_dict(saved["weights"])
         steps, spent = saved["steps"], saved["spent"]
-    chance = random.Random(31 + steps)
+    rng = random.Random(31 + steps)
     budget = optimizing.Budget(minutes, spent)
     optimizer = optimizing.Muon(judge, 2e-3)
     pools: dict[str, list[tuple[list[Scene], torch.Tensor]]] = {aspect: [] for aspect in CANVASES}
     right: dict[str, list[float]] = {name: [] for name in ATTRIBUTES}
     begun = steps
     while budget.share < 1:
-        rate = 2e-3 * min(1, (steps - begun + 1) / 30) * max(0.02, 1 - budget.share)
-        optimizing.set_rate(optimizer, rate)
-        aspect, scenes, pixels = _draw(studio, chance)
+        learning_rate = 2e-3 * min(1, (steps - begun + 1) / 30) * max(0.02, 1 - budget.share)
+        optimizing.set_learning_rate(optimizer, learning_rate)
+        aspect, scenes, pixels = _render_batch(renderer, rng)
         pool = pools[aspect]
         if pool:
-            old_scenes, old_pixels = chance.choice(pool)
+            old_scenes, old_pixels = rng.choice(pool)
             both, shown = scenes + old_scenes, torch.cat([pixels, old_pixels.float() / 127.5 - 1])
         else:
             both, shown = scenes, pixels
         pool.append((scenes, ((pixels + 1) * 127.5).round().byte()))
         del pool[:-60]
-        # A judge of pictures that are a little soft or uneven must not stumble over that.
-        if chance.random() < 0.4:
+        # Augmentation, since generated pictures are a little soft or uneven.
+        if rng.random() < 0.4:
             shown = functional.avg_pool2d(shown, 3, 1, 1, count_include_pad=False)
-        shown = shown + 0.1 * chance.random() * torch.randn_like(shown)
+        shown = shown + 0.1 * rng.random() * torch.randn_like(shown)
         with optimizing.autocast():
             scores = judge(shown)
-        truth = _truth(both)
+        labels = _labels(both)
         loss = torch.zeros(())
         for name in ATTRIBUTES:
-            loss = loss + functional.cross_entropy(scores[name].float(), truth[name])
-            hits = (scores[name].argmax(1) == truth[name])[: len(scenes)].float().mean().item()
+            loss = loss + functional.cross_entropy(scores[name].float(), labels[name])
+            hits = (scores[name].argmax(1) == labels[name])[: len(scenes)].float().mean().item()
             right[name].append(hits)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         steps += 1
         if steps % 50 == 0:
-            told = " ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in right.items())
-            print(f"judge step {steps} {budget.spent:.0f} s {told}", flush=True)
+            summary = " ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in right.items())
+            print(f"judge step {steps} {budget.spent:.0f} s {summary}", flush=True)
             right = {name: [] for name in ATTRIBUTES}
         if steps % 200 == 0 or budget.share >= 1:
             optimizing.save(
@@ -157,16 +159,16 @@ def load_judge(path: Path) -> Judge:
     return judge.eval()
 
 
-def check_judge(judge: Judge, studio: Studio, number: int = 640) -> dict[str, float]:
-    """Return the share of unseen renders that the judge names rightly."""
-    chance = random.Random(9_999)
+def check_judge(judge: Judge, renderer: SceneRenderer, number: int = 640) -> dict[str, float]:
+    """Return the judge's accuracy on unseen renders."""
+    rng = random.Random(9_999)
     right = {name: 0.0 for name in ATTRIBUTES}
     rounds = number // (BATCH // 2)
     with torch.no_grad():
         for _ in range(rounds):
-            _, scenes, pixels = _draw(studio, chance)
-            scores, truth = judge(pixels), _truth(scenes)
+            _, scenes, pixels = _render_batch(renderer, rng)
+            scores, labels = judge(pixels), _labels(scenes)
             for name in ATTRIBUTES:
-                hits = (scores[name].argmax(1) == truth[name]).float().mean().item()
+                hits = (scores[name].argmax(1) == labels[name]).float().mean().item()
                 right[name] += hits / rounds
     return right

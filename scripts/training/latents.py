@@ -1,8 +1,8 @@
 """The latent space: each 16×16 patch of pixels as its 64 principal components.
 
-Found by algebra in seconds, so the UNet can train at once while the autoencoder is still taught
-to write and read these numbers. Equal patches have equal latents wherever they lie, and an error
-in a latent is an error in pixels. It knows nothing of networks.
+Computed by linear algebra in seconds, so that the UNet can be trained before the autoencoder is.
+Equal patches have equal latents at any position, and an error in a latent is an error in pixels.
+Knows no networks.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 import numpy
 import torch
 from training import optimizing
-from training.scenes import Studio
-from training.world import CANVASES, COLOURS, OBJECTS, SETTINGS, SIZES, STYLES, Scene
+from training.scene_catalog import CANVASES, COLOURS, OBJECTS, SETTINGS, SIZES, STYLES, Scene
+from training.scene_renderer import SceneRenderer
 
 FACTOR = 16
 CHANNELS = 64
 
 
-def random_scene(chance: random.Random) -> Scene:
-    """Return any scene, held out or not: latents never see a prompt."""
+def random_scene(rng: random.Random) -> Scene:
+    """Return a random scene, held out or not: latents do not depend on prompts."""
     return Scene(
-        object=chance.choice(tuple(OBJECTS)),
-        colour=chance.choice((*COLOURS, None)),
-        setting=chance.choice((*SETTINGS, None)),
-        style=chance.choice(STYLES),
-        size=chance.choice(("normal", *SIZES)),
+        object=rng.choice(tuple(OBJECTS)),
+        colour=rng.choice((*COLOURS, None)),
+        setting=rng.choice((*SETTINGS, None)),
+        style=rng.choice(STYLES),
+        size=rng.choice(("normal", *SIZES)),
     )
 
 
@@ -48,36 +48,36 @@ class PatchBasis:
         return ((patches @ self.components) * self.gain).movedim(-1, 1).contiguous()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the pictures nearest to latents: the linear answer, a little rough."""
+        """Return the pictures nearest to latents, by the linear map."""
         patches = (latents.movedim(1, -1) / self.gain) @ self.components.T + self.mean
         return torch.nn.functional.pixel_shuffle(patches.movedim(-1, 1), FACTOR)
 
 
-def find_basis(studio: Studio, folder: Path, pictures: int = 900) -> PatchBasis:
-    """Return the basis stored in `folder`, or find it from random scenes and store it."""
+def find_basis(renderer: SceneRenderer, folder: Path, pictures: int = 900) -> PatchBasis:
+    """Return the basis stored in `folder`, or compute it from random scenes and store it."""
     path = folder / "basis.pt"
     if not path.exists():
-        chance = random.Random(1)
+        rng = random.Random(1)
         rows = []
         for _ in range(pictures):
-            scene = random_scene(chance)
-            width, height = chance.choice(tuple(CANVASES.values()))
-            pixels, mask = studio.paint(scene, width, height, chance.random() < 0.5)
+            scene = random_scene(rng)
+            width, height = rng.choice(tuple(CANVASES.values()))
+            pixels, mask = renderer.render(scene, width, height, rng.random() < 0.5)
             patches = to_patches(_tensor(pixels))[0].flatten(1).T
-            covered = torch.nn.functional.avg_pool2d(
+            object_mask = torch.nn.functional.avg_pool2d(
                 torch.from_numpy(mask)[None, None], FACTOR
             ).flatten()
-            # Grounds repeat themselves: a few of their patches are enough.
-            kept = (covered > 0.02) | torch.from_numpy(
-                numpy.array([chance.random() < 0.15 for _ in range(len(covered))])
+            # Backgrounds repeat, so a few of their patches are enough.
+            kept = (object_mask > 0.02) | torch.from_numpy(
+                numpy.array([rng.random() < 0.15 for _ in range(len(object_mask))])
             )
             rows.append(patches[kept])
         patches = torch.cat(rows)
         mean = patches.mean(0)
         values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
         values, vectors = values.flip(0)[:CHANNELS], vectors.flip(1)[:, :CHANNELS]
-        # The square root of whitening: coarse shapes stay louder than details, and are settled
-        # first when noise is taken away.
+        # The square root of whitening: coarse shapes keep more variance than details, and are
+        # denoised first.
         gain = values**-0.25
         gain = gain / (values * gain.square()).mean().sqrt()
         optimizing.save(path, {"mean": mean, "components": vectors.contiguous(), "gain": gain})
@@ -90,5 +90,5 @@ def _tensor(pixels: numpy.ndarray) -> torch.Tensor:
 
 
 def to_tensor(pixels: numpy.ndarray) -> torch.Tensor:
-    """Return a painted scene as 1 × 3 × H × W from -1 to 1."""
+    """Return a rendered scene as 1 × 3 × H × W from -1 to 1."""
     return _tensor(pixels)

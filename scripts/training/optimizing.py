@@ -1,4 +1,4 @@
-"""What every training shares: optimizer, number format, average of weights, checkpoint file."""
+"""Shared by all stages: optimizer, autocast, moving average of weights, checkpoint file, budget."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """Return roughly the nearest matrix with orthonormal rows or columns (Newton-Schulz).
 
-    Every step multiplies by a polynomial of the small Gram matrix, so the polynomials are taken
-    together there and the long side is met only twice.
+    Every step multiplies by a polynomial of the small Gram matrix, so the polynomials are
+    multiplied there, and the long side takes part in two products only.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -88,7 +88,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     return x.T if tall else x
 
 
-class Average:
+class MovingAverage:
     """The exponential moving average of a module's weights, for sampling."""
 
     def __init__(self, module: nn.Module, keep: float) -> None:
@@ -98,39 +98,39 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take in the module's present weights."""
+        """Update the average with the module's weights."""
         self._count += 1
         share = 1 - min(self._keep, (1 + self._count) / (10 + self._count))
         now = module.state_dict()
         torch._foreach_lerp_(list(self.weights.values()), [now[n] for n in self.weights], share)
 
     def restore(self, weights: dict[str, torch.Tensor], count: int) -> None:
-        """Go on from saved weights that had seen `count` updates."""
+        """Restore saved averages after `count` updates."""
         self._count = count
         for name, value in weights.items():
             self.weights[name].copy_(value)
 
 
 def save(path: Path, state: dict) -> None:
-    """Write a checkpoint whole or not at all."""
-    beside = path.with_suffix(".partial")
-    torch.save(state, beside)
-    os.replace(beside, path)
+    """Write a checkpoint atomically."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
 
 
-def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights in half precision, which keeps a checkpoint small."""
+def to_half(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights in half precision, for a small checkpoint."""
     return {name: value.half() for name, value in weights.items()}
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 class Budget:
-    """The minutes a training may compute, over all its runs; waiting for a core is free."""
+    """The processor time that a training may use, over all its runs."""
 
     def __init__(self, minutes: float, spent: float = 0.0) -> None:
         self._seconds = minutes * 60
@@ -149,5 +149,5 @@ class Budget:
 
 
 def count(parameters: Iterable[torch.Tensor]) -> float:
-    """Return how many millions of numbers the tensors hold."""
+    """Return the number of parameters in millions."""
     return sum(parameter.numel() for parameter in parameters) / 1e6

@@ -1,7 +1,7 @@
-"""Goes on from the weights that are shipped where no checkpoint of the training is left.
+"""Resuming: makes checkpoints from the shipped weights where there are none.
 
-Only weights come back: optimizers find their momentum again within a minute. How far each stage
-had come stands in the model's `training.json`, beside the weights that it speaks of.
+Only weights are restored: optimizers regain their momentum within a minute. The progress of each
+stage is in the model's `training.json`, beside the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from training import optimizing
 from training.codes import LENGTH
 
-NOTES = "training.json"
+PROGRESS_FILE = "training.json"
 STAGES = {
     "encoders": "encoders",
     "judge": "judge",
@@ -27,7 +27,7 @@ STAGES = {
 
 
 def progress(folder: Path) -> dict[str, dict[str, float]]:
-    """Return for each stage with a checkpoint in `folder` the steps and seconds behind it."""
+    """Return the steps and seconds done of each stage with a checkpoint in `folder`."""
     found = {}
     for stage, name in STAGES.items():
         path = folder / f"{name}.pt"
@@ -38,24 +38,24 @@ def progress(folder: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def adopt(shipped: Path, judge: Path, folder: Path) -> bool:
-    """Write checkpoints made of the shipped weights and judge into a `folder` that has none.
+def restore_shipped(shipped: Path, judge: Path, folder: Path) -> bool:
+    """Write checkpoints from the shipped weights and judge into a `folder` that has none.
 
-    Returns whether it did: not where there are checkpoints already or nothing is shipped.
+    Returns False when there are checkpoints already or no shipped weights.
     """
-    notes = shipped / NOTES
-    if (folder / "encoders.pt").exists() or not notes.exists():
+    progress_file = shipped / PROGRESS_FILE
+    if (folder / "encoders.pt").exists() or not progress_file.exists():
         return False
-    told = json.loads(notes.read_text())
+    stages = json.loads(progress_file.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(shipped / "tokenizer" / name, folder / "tokenizer" / name)
 
-    seen = {name: value.float() for name, value in load_file(judge).items()}
-    optimizing.save(folder / "judge.pt", {"weights": seen, **told["judge"]})
+    judge_weights = {name: value.float() for name, value in load_file(judge).items()}
+    optimizing.save(folder / "judge.pt", {"weights": judge_weights, **stages["judge"]})
     unet = load_file(shipped / "unet" / "diffusion_pytorch_model.safetensors")
-    optimizing.save(folder / "unet.pt", {"weights": unet, "average": unet, **told["painter"]})
+    optimizing.save(folder / "unet.pt", {"weights": unet, "average": unet, **stages["painter"]})
     autoencoder = load_file(shipped / "vae" / "diffusion_pytorch_model.safetensors")
     for half, modules in (
         ("decoder", ("post_quant_conv", "decoder")),
@@ -67,14 +67,15 @@ def adopt(shipped: Path, judge: Path, folder: Path) -> bool:
             for name, value in autoencoder.items()
             if name.startswith(module + ".")
         }
-        optimizing.save(folder / f"{half}.pt", {"weights": weights, **told[half]})
-    both = {
+        optimizing.save(folder / f"{half}.pt", {"weights": weights, **stages[half]})
+    encoder_weights = {
         f"{place}.{name}": value.float()
         for place, encoder in enumerate(("text_encoder", "text_encoder_2"))
         for name, value in load_file(shipped / encoder / "model.safetensors").items()
     }
-    # The head that the first encoder learns by is not part of the pipeline.
-    width = both["0.embeddings.token_embedding.weight"].shape[1]
+    # The head by which the first encoder is trained is not part of the pipeline.
+    width = encoder_weights["0.embeddings.token_embedding.weight"].shape[1]
     head = {f"2.{name}": value for name, value in nn.Linear(width, LENGTH).state_dict().items()}
-    optimizing.save(folder / "encoders.pt", {"weights": {**both, **head}, **told["encoders"]})
+    weights = {**encoder_weights, **head}
+    optimizing.save(folder / "encoders.pt", {"weights": weights, **stages["encoders"]})
     return True

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-import asyncio
 import base64
 
 import pytest
 
+from banatie.api import waiters
 from tests.support.api_server import GENERATIONS, following
+from tests.support.polling import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -126,7 +127,7 @@ async def test_last_event_id_in_the_middle_of_the_painting(server, client, worke
         progress = await stream.next()
     assert progress.name == "progress"
     async with following(server, client, created["id"], progress.id) as stream:
-        await asyncio.sleep(0.03)
+        await server.wait_until_waiting(created["id"])
         worker.step(created["id"], 3)
         event = await stream.next()
         told = {"step": 3, "steps": 4, "preview": None}
@@ -147,18 +148,18 @@ async def test_a_strange_last_event_id_breaks_nothing(client, worker, last_event
 
 
 async def test_a_client_that_goes_away_leaves_nobody_waiting(server, client):
-    waiters = server.app.state.waiters
+    waiting = server.app.state.waiters.anyone
     created = await client.create()
-    assert not waiters.anyone()
+    assert not waiting()
     async with following(server, client, created["id"]) as stream:
         assert (await stream.next()).name == "status"
-        assert waiters.anyone()
+        assert waiting()
     del stream
-    await asyncio.sleep(0.05)
-    assert not waiters.anyone()
+    await wait_until_async(lambda: not waiting(), "the client to be forgotten")
 
 
-async def test_a_deleted_generation_ends_the_stream(server, client):
+async def test_a_deleted_generation_ends_the_stream(server, client, monkeypatch):
+    monkeypatch.setattr(waiters, "DELETED_CHECK_SECONDS", 0.05)
     created = await client.create()
     async with following(server, client, created["id"]) as stream:
         await stream.next()

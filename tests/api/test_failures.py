@@ -30,7 +30,6 @@ ROUTES = [
         b'{"prompt": "a",}',
         b'{"prompt": NaN}',
         b"prompt=a",
-        b'\xef\xbb\xbf{"prompt": "a"}',
         b'{"prompt": "\xff\xfe"}',
         b'{"prompt": "\\ud83d"}',
         b'{"prompt": "x", "meta": {"n": 1e400}}',

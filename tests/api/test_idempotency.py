@@ -67,7 +67,7 @@ async def test_two_at_once_make_one_generation_and_get_one_answer(patient):
     client = patient.client()
     both = asyncio.gather(send(client), send(client))
     generation_id = await patient.accepted(client)
-    await asyncio.sleep(0.05)
+    await patient.wait_until_waiting(generation_id, 2)
     patient.worker.enhance(generation_id, "an enhanced fox")
     first, second = await asyncio.wait_for(both, PATIENCE)
     assert first.status_code == second.status_code == 201

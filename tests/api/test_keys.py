@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 
 import pytest
 
+from banatie.store import change_watcher
 from banatie.store.database import Database
 from banatie.store.keys import Keys
 from tests.api.test_failures import ROUTES, UNKNOWN_ID
-from tests.support.api_server import GENERATIONS, assert_failure, serving
+from tests.support.api_server import GENERATIONS, PATIENCE, assert_failure, serving
+from tests.support.polling import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
+AT_ONCE_SECONDS = 2
 ALL_ROUTES = [("GET", ""), ("POST", ""), *ROUTES]
 
 
@@ -41,14 +44,14 @@ async def test_a_key_in_the_url_does_not_count(server):
     assert_failure(response, 401, "UNAUTHORIZED")
 
 
-async def test_a_key_revoked_by_another_process_is_refused_at_once(server, client):
+async def test_a_key_revoked_by_another_process_is_refused_at_once(server):
+    client = server.client(requests_per_hour=0)
     assert (await client.get(GENERATIONS)).status_code == 200
     elsewhere = Database(server.data / "banatie.db")
     key_id = server.services.keys.authenticate(client.key).id
     Keys(elsewhere).revoke(key_id, server.clock())
     elsewhere.close()
-    await asyncio.sleep(0.25)
-    assert_failure(await client.get(GENERATIONS), 401, "UNAUTHORIZED")
+    await wait_until_async(lambda: refused(client), "the key to be refused", AT_ONCE_SECONDS)
 
 
 async def test_a_key_is_refused_from_the_moment_it_expires(server):
@@ -90,26 +93,61 @@ async def test_another_projects_generations_are_not_listed(server, client):
     assert page["pagination"]["total"] == 0
 
 
-async def test_a_momentary_failure_of_the_database_does_not_keep_revoked_keys_alive(tmp_path):
+async def test_a_momentary_failure_of_the_database_does_not_keep_revoked_keys_alive(
+    tmp_path, caplog
+):
+    def failed():
+        return any(record.name == change_watcher.__name__ for record in caplog.records)
+
     async with serving(tmp_path) as server:
-        client = server.client()
+        client = server.client(requests_per_hour=0)
         assert (await client.get(GENERATIONS)).status_code == 200
         server.execute("ALTER TABLE revisions RENAME TO elsewhere")
-        await asyncio.sleep(0.05)
+        await wait_until_async(failed, "the database to fail")
         server.execute("ALTER TABLE elsewhere RENAME TO revisions")
         key_id = server.services.keys.authenticate(client.key).id
         server.services.keys.revoke(key_id, server.clock())
-        await asyncio.sleep(0.25)
+        await wait_until_async(lambda: refused(client), "the key to be refused", PATIENCE)
+
+
+async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(tmp_path, monkeypatch):
+    reading, proceed, read, change_seen = (threading.Event() for _ in range(4))
+    loop = asyncio.get_running_loop()
+    call_soon_threadsafe = loop.call_soon_threadsafe
+    async with serving(tmp_path) as server:
+        keys, forget = server.services.keys, server.app.state.authentication.forget
+        authenticate = keys.authenticate
+
+        def observed_call(callback, *arguments, **options):
+            handle = call_soon_threadsafe(callback, *arguments, **options)
+            if callback == forget:
+                change_seen.set()
+            return handle
+
+        def observed_authenticate(text):
+            reading.set()
+            assert proceed.wait(PATIENCE)
+            key = authenticate(text)
+            read.set()
+            return key
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", observed_call)
+        client = server.client()
+        await wait_until_async(change_seen.is_set, "the new key to be noticed")
+        change_seen.clear()
+        key_id = authenticate(client.key).id
+        monkeypatch.setattr(keys, "authenticate", observed_authenticate)
+        asking = asyncio.create_task(client.get(GENERATIONS))
+        await wait_until_async(reading.is_set, "the key to be looked up")
+        # A busy event loop: the key is read, then revoked, and the loop learns of both afterwards.
+        proceed.set()
+        assert read.wait(PATIENCE)
+        keys.revoke(key_id, server.clock())
+        assert change_seen.wait(PATIENCE)
+        await asking
         assert_failure(await client.get(GENERATIONS), 401, "UNAUTHORIZED")
 
 
-async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(server, client):
-    asking = asyncio.create_task(client.get(GENERATIONS))
-    await asyncio.sleep(0)
-    # A busy event loop: the key is read, then revoked, and both are heard of only afterwards.
-    time.sleep(0.05)  # noqa: ASYNC251
-    server.services.keys.revoke(server.services.keys.authenticate(client.key).id, server.clock())
-    time.sleep(0.05)  # noqa: ASYNC251
-    await asking
-    await asyncio.sleep(0.1)
-    assert_failure(await client.get(GENERATIONS), 401, "UNAUTHORIZED")
+async def refused(client):
+    """Whether the client's key is refused."""
+    return (await client.get(GENERATIONS)).status_code == 401

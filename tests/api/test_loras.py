@@ -64,7 +64,6 @@ async def test_the_worker_is_handed_them(client, server):
         ([{"name": "ink", "weight": 4.1}], "loras", "<= 4"),
         ([{"name": "ink", "weight": -4.1}], "loras", ">= -4"),
         ([{"name": "ink", "weight": "1"}], "loras", "float"),
-        ([{"name": "ink", "weight": None}], "loras", "float"),
         ([{"name": "ink", "strength": 1}], "loras", "strength"),
     ],
 )

@@ -134,7 +134,9 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
         "guidanceScale",
         "loras",
     }
-    assert set(body["properties"]["aspectRatio"]["enum"]) == {"1:1", "16:9", "9:16", "3:2", "21:9"}
+    ratio, nothing = body["properties"]["aspectRatio"]["anyOf"]
+    assert nothing == {"type": "null"}
+    assert set(ratio["enum"]) == {"1:1", "16:9", "9:16", "3:2", "21:9"}
     headers = {p["name"] for p in operation["parameters"] if p["in"] == "header"}
     assert headers == {"Prefer", "Idempotency-Key"}
 
@@ -281,11 +283,11 @@ async def test_the_bounds_of_the_body_are_documented(tmp_path):
     wish = body["properties"]
     assert (wish["prompt"]["minLength"], wish["prompt"]["maxLength"]) == (1, 99)
     assert wish["negativePrompt"]["maxLength"] == 99
-    assert wish["loras"]["maxItems"] == 4
+    assert wish["loras"]["anyOf"][0]["maxItems"] == 4
     lora = document["components"]["schemas"]["LoraCreate"]
     assert (lora["required"], lora["additionalProperties"]) == (["name"], False)
-    weight = lora["properties"]["weight"]
-    assert (weight["minimum"], weight["maximum"], weight["default"]) == (-4, 4, 1)
+    weight, nothing = lora["properties"]["weight"]["anyOf"]
+    assert (weight["minimum"], weight["maximum"], nothing) == (-4, 4, {"type": "null"})
     for name, low, high in [("seed", 0, 2**53 - 1), ("steps", 1, 100), ("guidanceScale", 0, 20)]:
         number, nothing = wish[name]["anyOf"]
         assert (number["minimum"], number["maximum"]) == (low, high)

@@ -8,17 +8,17 @@ pytestmark = pytest.mark.anyio
 
 FIELDS = [
     ("prompt", [None, 5, True, [], {}, "", "   ", "\n\t", "x" * 4001]),
-    ("aspectRatio", ["4:3", "16:9 ", "", None, 1, []]),
-    ("autoEnhance", ["true", "false", "yes", 1, 0, None, {}]),
-    ("enhancementOptions", ["general", [], None, 3]),
-    ("enhancementOptions.template", ["anime", "General", "", None, 3, []]),
+    ("aspectRatio", ["4:3", "16:9 ", "", 1, []]),
+    ("autoEnhance", ["true", "false", "yes", 1, 0, {}]),
+    ("enhancementOptions", ["general", [], 3]),
+    ("enhancementOptions.template", ["anime", "General", "", 3, []]),
     ("enhancementOptions.style", ["bold"]),
-    ("meta", [[], "x", None, 5, True, {"long": "x" * 17000}]),
+    ("meta", [[], "x", 5, True, {"long": "x" * 17000}]),
     ("seed", [-1, 2**53, 2**70, 1.5, "7", "", True, []]),
-    ("negativePrompt", [5, None, [], "x" * 4001]),
+    ("negativePrompt", [5, [], "x" * 4001]),
     ("steps", [0, 101, -1, 2.5, "20", True, []]),
     ("guidanceScale", [-0.1, 20.1, "7", "", True, []]),
-    ("loras", [None, "pixel-art", {}, 3, [{"name": "none"}]]),
+    ("loras", ["pixel-art", {}, 3, [{"name": "none"}]]),
     ("count", [1, 2]),
     ("aspect_ratio", ["1:1"]),
 ]
@@ -136,3 +136,42 @@ async def test_meta_of_any_depth_is_refused_or_can_be_read_again(client, depth):
     else:
         assert response.status_code == 201, response.text
         assert len((await client.listed())["data"]) == 1
+
+
+OPTIONAL = {
+    "aspectRatio": "1:1",
+    "autoEnhance": True,
+    "template": "general",
+    "meta": {},
+    "negativePrompt": "",
+    "steps": None,
+    "guidanceScale": None,
+    "loras": [],
+}
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"enhancementOptions": None}, {"enhancementOptions": {"template": None}}]
+)
+async def test_null_is_not_given_in_every_optional_field(client, body):
+    """Clients that send every field of theirs send null for what the user left open."""
+    nulls = dict.fromkeys([*OPTIONAL, "seed"])
+    del nulls["template"]
+    data = await client.create(**nulls, **body)
+    assert {name: data[name] for name in OPTIONAL} == OPTIONAL
+    assert isinstance(data["seed"], int)
+
+
+async def test_a_prompt_that_is_null_is_refused(refused):
+    response = await refused.post(GENERATIONS, json={"prompt": None})
+    assert_failure(response, 400, "VALIDATION_ERROR", "prompt")
+
+
+async def test_whole_numbers_may_be_written_with_a_point(client):
+    data = await client.create(seed=42.0, steps=20.0)
+    assert (data["seed"], data["steps"]) == (42, 20)
+    assert all(type(data[name]) is int for name in ("seed", "steps"))
+
+
+async def test_the_largest_seed_stays_exact(client):
+    assert (await client.create(seed=2**53 - 1))["seed"] == 2**53 - 1

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from banatie.api import waiters
 from banatie.config import Config
 from tests.support.api_server import GENERATIONS, PATIENCE, assert_failure, serving
 
@@ -30,8 +31,7 @@ async def test_the_201_carries_the_enhanced_prompt(patient):
     client = patient.client()
     post = submitting(client)
     generation_id = await patient.accepted(client)
-    await asyncio.sleep(0.05)
-    assert not post.done()
+    await patient.assert_still_waiting(generation_id, post)
     patient.worker.enhance(generation_id, PROMPT)
     response = await asyncio.wait_for(post, PATIENCE)
     assert response.status_code == 201
@@ -154,8 +154,7 @@ async def test_wait_on_post_answers_with_the_picture(server, client, worker):
     post = submitting(client, "wait=10", autoEnhance=False)
     generation_id = await server.accepted(client)
     worker.begin(generation_id)
-    await asyncio.sleep(0.05)
-    assert not post.done()
+    await server.assert_still_waiting(generation_id, post)
     worker.succeed(generation_id)
     response = await asyncio.wait_for(post, PATIENCE)
     assert response.status_code == 201
@@ -182,27 +181,26 @@ async def test_a_failure_that_was_waited_for_says_that_it_was(server, client, wo
     assert response.headers.get("preference-applied") == "wait=10"
 
 
-async def test_wait_on_get_answers_once_the_generation_has_ended(client, worker):
+async def test_wait_on_get_answers_once_the_generation_has_ended(server, client, worker):
     created = await client.create(autoEnhance=False)
     get = asyncio.create_task(
         client.get(f"{GENERATIONS}/{created['id']}", headers={"Prefer": "wait=10"})
     )
-    await asyncio.sleep(0.05)
+    await server.wait_until_waiting(created["id"])
     worker.begin(created["id"])
-    await asyncio.sleep(0.05)
-    assert not get.done()
+    await server.assert_still_waiting(created["id"], get)
     worker.succeed(created["id"])
     response = await asyncio.wait_for(get, PATIENCE)
     assert response.headers["preference-applied"] == "wait=10"
     assert response.json()["data"]["status"] == "success"
 
 
-async def test_wait_on_get_of_a_failure_answers_with_the_record(client, worker):
+async def test_wait_on_get_of_a_failure_answers_with_the_record(server, client, worker):
     created = await client.create(autoEnhance=False)
     get = asyncio.create_task(
         client.get(f"{GENERATIONS}/{created['id']}", headers={"Prefer": "wait=10"})
     )
-    await asyncio.sleep(0.05)
+    await server.wait_until_waiting(created["id"])
     worker.fail(created["id"], "no")
     response = await asyncio.wait_for(get, PATIENCE)
     assert response.status_code == 200
@@ -295,30 +293,28 @@ async def test_respond_async_on_get_is_no_preference(client):
     assert "preference-applied" not in response.headers
 
 
-async def test_what_is_deleted_while_it_is_waited_for_is_404(patient):
+async def test_what_is_deleted_while_it_is_waited_for_is_404(patient, monkeypatch):
+    monkeypatch.setattr(waiters, "DELETED_CHECK_SECONDS", 0.05)
     client = patient.client()
     post = submitting(client)
     generation_id = await patient.accepted(client)
     get = asyncio.create_task(
         client.get(f"{GENERATIONS}/{generation_id}", headers={"Prefer": "wait=30"})
     )
-    await asyncio.sleep(0.05)
+    await patient.wait_until_waiting(generation_id, 2)
     await client.delete(f"{GENERATIONS}/{generation_id}")
     for response in await asyncio.wait_for(asyncio.gather(post, get), PATIENCE):
         assert_failure(response, 404, "GENERATION_NOT_FOUND")
 
 
 async def test_many_wait_for_the_same_generation_and_none_is_left_behind(server, client, worker):
-    waiters = server.app.state.waiters
     created = await client.create(autoEnhance=False)
     url = f"{GENERATIONS}/{created['id']}"
     waiting = [
         asyncio.create_task(client.get(url, headers={"Prefer": "wait=30"})) for _ in range(20)
     ]
-    await asyncio.sleep(0.1)
-    assert waiters.anyone()
-    assert not any(get.done() for get in waiting)
+    await server.assert_still_waiting(created["id"], *waiting)
     worker.paint(created["id"])
     for response in await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE):
         assert response.json()["data"]["status"] == "success"
-    assert not waiters.anyone()
+    assert not server.app.state.waiters.anyone()

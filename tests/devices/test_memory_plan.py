@@ -1,4 +1,4 @@
-"""Which plan is made of which memory, with the sizes of SDXL and of language models."""
+"""Which plan is chosen for which memory, with the sizes of SDXL and of language models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from banatie.devices.memory_plan import (
     PlacementPreferences,
     Plan,
     Sizes,
-    choose,
+    choose_plan,
     ladder,
-    language_place,
+    place_language_model,
     sizes_of,
 )
 from banatie.errors import ModelBroken
@@ -58,7 +58,7 @@ def sdxl(language: int = SMALL) -> Sizes:
 def test_cards_of_all_sizes(
     free: float, language: int, painter: str, place: str, tiled: bool
 ) -> None:
-    plan = choose(ladder(sdxl(language), "cuda"), int(free * GB), "cuda")
+    plan = choose_plan(ladder(sdxl(language), "cuda"), int(free * GB), "cuda")
     assert (plan.painter, plan.language, plan.tiled) == (painter, place, tiled)
     assert plan.needed <= free * GB
 
@@ -66,7 +66,7 @@ def test_cards_of_all_sizes(
 @pytest.mark.parametrize("device", ["cuda:1", "cpu", "mps"])
 @pytest.mark.parametrize("language", [0, SMALL, LARGE])
 @pytest.mark.parametrize("batch", [1, 4, 7])
-def test_each_rung_needs_less_than_the_one_above(device: str, language: int, batch: int) -> None:
+def test_each_plan_needs_less_than_the_one_before(device: str, language: int, batch: int) -> None:
     plans = ladder(sdxl(language), device, PlacementPreferences(batch=batch))
     assert plans[0].batch == batch
     assert plans[-1].batch < batch or batch == 1
@@ -80,35 +80,37 @@ def test_where_there_is_one_memory_nothing_is_moved(device: str) -> None:
     assert {(plan.painter, plan.language) for plan in plans} == {("resident", "device")}
 
 
-def test_a_wanted_place_is_the_only_one() -> None:
+def test_a_preferred_place_is_the_only_one() -> None:
     plans = ladder(sdxl(), "cuda", PlacementPreferences("offload-layers", "swap"))
     assert {(plan.painter, plan.language) for plan in plans} == {("offload-layers", "swap")}
 
 
 def test_a_batch_is_as_large_as_fits() -> None:
     def batch(free: float) -> int:
-        return choose(
+        return choose_plan(
             ladder(sdxl(), "cuda", PlacementPreferences(batch=8)), int(free * GB), "cuda"
         ).batch
 
     assert [batch(free) for free in (80, 12, 10, 9)] == [8, 8, 4, 2]
 
 
-def test_a_plan_says_why() -> None:
+def test_a_plan_gives_its_reason() -> None:
     plans = ladder(sdxl(), "cuda")
-    assert choose(plans, 80 * GB, "cuda:0").why == "it takes 11.8 GB of 80.0 GB free on cuda:0"
-    second = choose(plans, 11 * GB, "cuda")
+    assert (
+        choose_plan(plans, 80 * GB, "cuda:0").reason == "it takes 11.8 GB of 80.0 GB free on cuda:0"
+    )
+    second = choose_plan(plans, 11 * GB, "cuda")
     assert str(second) == (
         "the painting model on the device, the language model beside it, pictures decoded in tiles"
     )
-    assert "without tiles" not in second.why
-    assert second.why.startswith("it takes 8.4 GB of 11.0 GB free on cuda; ")
-    assert second.why.endswith("would take 11.8 GB")
-    last = choose(plans, GB, "cuda")
-    assert last.why.startswith("nothing fits the 1.0 GB free on cuda; this comes closest")
+    assert "without tiles" not in second.reason
+    assert second.reason.startswith("it takes 8.4 GB of 11.0 GB free on cuda; ")
+    assert second.reason.endswith("would take 11.8 GB")
+    last = choose_plan(plans, GB, "cuda")
+    assert last.reason.startswith("no plan fits the 1.0 GB free on cuda; this one comes closest")
 
 
-def test_sizes_are_read_off_the_files(tmp_path: Path) -> None:
+def test_sizes_are_read_from_the_files(tmp_path: Path) -> None:
     make_tiny_sdxl(tmp_path / "sdxl")
     make_tiny_language_model(tmp_path / "language")
     catalog = Catalog(tmp_path)
@@ -145,11 +147,11 @@ def test_a_configuration_without_its_sizes_is_refused(tmp_path: Path) -> None:
         (LARGE, 0, "cpu", "device"),
     ],
 )
-def test_a_language_model_that_comes_late_goes_where_room_is(
+def test_a_language_model_that_is_loaded_late_goes_where_room_is(
     parameters: int, spare: int, device: str, place: str
 ) -> None:
-    assert language_place(parameters, 2 * parameters, spare, device) == place
+    assert place_language_model(parameters, 2 * parameters, spare, device) == place
 
 
-def test_nothing_planned_is_everything_on_the_device() -> None:
+def test_by_default_everything_is_on_the_device() -> None:
     assert (Plan().painter, Plan().language, Plan().batch) == ("resident", "device", 1)

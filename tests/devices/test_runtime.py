@@ -1,4 +1,4 @@
-"""The devices there are, and the number formats that each is given."""
+"""The devices of a machine, and the number formats for each."""
 
 import pytest
 import torch
@@ -11,18 +11,18 @@ def test_a_cpu_paints_in_float32() -> None:
     assert choose_runtime("cpu").dtype == torch.float32
 
 
-def test_a_cpu_writes_in_bfloat16_only_where_it_computes_in_it() -> None:
+def test_a_cpu_uses_bfloat16_only_where_it_computes_in_it() -> None:
     assert fastest_cpu_dtype({"avx512_bf16": True, "amx_bf16": False}) == torch.bfloat16
     assert fastest_cpu_dtype({"avx2": True, "avx512_f": True}) == torch.float32
     assert fastest_cpu_dtype({}) == torch.float32
 
 
-def test_what_this_processor_says_is_understood() -> None:
+def test_the_capabilities_of_this_processor_are_understood() -> None:
     capabilities = torch.cpu.get_capabilities()
     assert choose_runtime("cpu").language_dtype == fastest_cpu_dtype(capabilities)
 
 
-def test_what_there_is_can_be_computed_on() -> None:
+def test_every_present_device_can_be_used() -> None:
     for device in present_devices():
         assert choose_runtime(device).device == device
     assert choose_runtime().device == present_devices()[0]
@@ -34,7 +34,7 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
         choose_runtime(device)
 
 
-def test_those_who_share_a_processor_take_a_part_of_it_each() -> None:
+def test_processes_that_share_a_processor_take_a_part_of_it_each() -> None:
     before = torch.get_num_threads()
     try:
         for threads, sharing, expected in ((6, 1, 6), (0, 3, 2), (0, 3, 1), (5, 3, 5)):

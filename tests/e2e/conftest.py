@@ -1,4 +1,4 @@
-"""One running service for all of these tests, with tiny models; some start their own besides."""
+"""One running service, shared by all of these tests, and services that a test has to itself."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 
 
 @pytest.fixture(scope="session")
-def first_words(service: Service) -> str:
-    """What `serve` printed when it was started for the first time."""
+def first_output(service: Service) -> str:
+    """What `serve` printed at its first start."""
     return (service.folder / "output-0.txt").read_text()
 
 
@@ -30,13 +30,13 @@ def service(tmp_path_factory: pytest.TempPathFactory, models: TinyModels) -> Ite
     finally:
         left = running.close()
     assert not left, f"processes outlived their service: {left}"
-    assert running.strangers() == []
+    assert running.foreign_addresses() == []
     assert "Traceback" not in running.log.read_text()
 
 
 @pytest.fixture
-def another(tmp_path: Path, models: TinyModels) -> Iterator[Callable[..., Service]]:
-    """Makes services with their own data folder, on which nothing runs yet."""
+def new_service(tmp_path: Path, models: TinyModels) -> Iterator[Callable[..., Service]]:
+    """Makes services with their own data folder, where no process runs yet."""
     made: list[Service] = []
 
     def make(**settings: str) -> Service:
@@ -50,4 +50,4 @@ def another(tmp_path: Path, models: TinyModels) -> Iterator[Callable[..., Servic
     finally:
         left = [process for service in made for process in service.close()]
     assert not left, f"processes outlived their service: {left}"
-    assert [stranger for service in made for stranger in service.strangers()] == []
+    assert [address for service in made for address in service.foreign_addresses()] == []

@@ -49,16 +49,16 @@ def test_a_wrong_environment_variable_is_named(service: Service) -> None:
 
 
 def test_serve_refuses_a_host_that_is_none(service: Service) -> None:
-    # Looking it up is all that is done with it, and is not to be told of by the ears.
+    # The name is only looked up; the connection guard must not report that.
     ended = service.run("serve", "--host", "no such host", CONNECTION_LOG="")
     assert_refused(ended, 2)
     assert "server.host" in ended.stderr
 
 
 def test_serve_refuses_a_port_that_is_taken(
-    service: Service, another: Callable[..., Service]
+    service: Service, new_service: Callable[..., Service]
 ) -> None:
-    ended = another(server__port=str(service.port)).run("serve")
+    ended = new_service(server__port=str(service.port)).run("serve")
     assert_refused(ended, 2)
     assert str(service.port) in ended.stderr
 
@@ -146,7 +146,7 @@ def test_generate_that_is_stopped_leaves_a_cancelled_record(
     for attempt in range(5):
         before = service.files()
         generation_id, ended_with = stopped(attempt)
-        # A quick machine may have painted it before it was told to stop.
+        # A quick machine may have finished the picture before it was told to stop.
         if ended_with != 0:
             break
     assert ended_with == status
@@ -157,9 +157,9 @@ def test_generate_that_is_stopped_leaves_a_cancelled_record(
 
 
 def test_generate_without_a_server_brings_its_own_worker(
-    another: Callable[..., Service],
+    new_service: Callable[..., Service],
 ) -> None:
-    alone = another(storage__metadata="false")
+    alone = new_service(storage__metadata="false")
     output = alone.folder / "cat.png"
     ended = alone.run("generate", "a red cat", "--steps", "2", "-o", "cat.png")
     assert (ended.returncode, ended.stdout) == (0, "cat.png\n"), ended.stderr
@@ -172,7 +172,7 @@ def test_generate_without_a_server_brings_its_own_worker(
 
 
 def assert_refused(ended: subprocess.CompletedProcess[str], status: int) -> None:
-    """One line that a person understands, and this exit code."""
+    """Assert that it printed one line for people, with this exit code."""
     assert ended.returncode == status, ended.stderr
     assert ended.stdout == ""
     assert re.fullmatch(r"banatie: [^\n]+\n", ended.stderr)

@@ -1,4 +1,4 @@
-"""While a picture is made: waiting for it, following its events, stopping it."""
+"""During a generation: waiting for it, following its events, cancelling it."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ def events(service: Service, generation_id: str, **headers: str) -> Iterator[tup
 
 
 def test_the_events_of_a_picture(service: Service) -> None:
-    # Behind a longer one, so that its stream is open before it begins.
+    # Behind a longer one, so that its stream is open before it starts.
     service.post("a dog", **LONG | {"steps": 40})
     record = service.post("a red cat", prefer="respond-async", steps=40)
     assert record["prompt"] == record["originalPrompt"]
-    told = list(events(service, record["id"]))
+    followed = list(events(service, record["id"]))
 
-    names = [name for name, _, _ in told]
+    names = [name for name, _, _ in followed]
     assert names[0] == "status"
     assert names[-1] == "success"
     assert names.count("prompt") == names.count("success") == 1
-    statuses = [data["status"] for name, _, data in told if name == "status"]
+    statuses = [data["status"] for name, _, data in followed if name == "status"]
     assert statuses[0] == "pending"
     assert statuses[-2:] == ["processing", "success"]
-    [prompt] = [data for name, _, data in told if name == "prompt"]
+    [prompt] = [data for name, _, data in followed if name == "prompt"]
     assert prompt["originalPrompt"] == "a red cat" != prompt["prompt"]
-    progress = [(data["step"], data["steps"]) for name, _, data in told if name == "progress"]
+    progress = [(data["step"], data["steps"]) for name, _, data in followed if name == "progress"]
     assert progress
     assert progress == sorted(set(progress))
     assert {steps for _, steps in progress} == {40}
-    numbers = [number for _, number, _ in told]
+    numbers = [number for _, number, _ in followed]
     assert numbers == sorted(numbers)
-    assert told[-1][2] == service.get(record["id"])
+    assert followed[-1][2] == service.get(record["id"])
 
     rest = list(events(service, record["id"], **{"Last-Event-ID": str(numbers[-1] - 1)}))
-    assert rest[-1] == told[-1]
-    # Nothing is left to tell: with 204 a browser does not ask again.
+    assert rest[-1] == followed[-1]
+    # No event is left: after a 204 a browser does not reconnect.
     path = f"/api/v1/generations/{record['id']}/events"
     nothing = service.request("GET", path, headers={"Last-Event-ID": str(numbers[-1])})
     assert nothing.status_code == 204
@@ -90,7 +90,7 @@ def test_waiting_ends_with_the_picture_or_with_the_time(service: Service) -> Non
 
 def test_a_cancelled_picture_gives_way_at_once_and_leaves_nothing(service: Service) -> None:
     record = service.post("a cat", **LONG)
-    service.painting(record["id"])
+    service.wait_until_painting(record["id"])
     before = service.files()
     response = service.request("POST", f"/api/v1/generations/{record['id']}/cancel")
     assert response.status_code == 200
@@ -133,7 +133,7 @@ def test_a_generation_deleted_while_it_is_painted_leaves_no_file(
     service: Service, query: str
 ) -> None:
     record = service.post("a cat", **LONG)
-    service.painting(record["id"])
+    service.wait_until_painting(record["id"])
     before = service.files()
     path = f"/api/v1/generations/{record['id']}"
     assert service.request("DELETE", path + query).status_code == 200

@@ -1,4 +1,4 @@
-"""A user's path with files from elsewhere: import them, serve, paint with a LoRA and without."""
+"""Files from elsewhere: import them, serve, paint with and without a LoRA."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.support.tiny_models import make_tiny_sdxl
 
 
 def test_a_checkpoint_and_a_lora_are_imported_served_and_painted_with(
-    another: Callable[..., Service],
+    new_service: Callable[..., Service],
 ) -> None:
-    service = another()
+    service = new_service()
     pipeline = make_tiny_sdxl(service.folder / "pipeline", second_width=24)
     checkpoint = write_checkpoint(pipeline, service.folder / "Nice Model.safetensors")
     done = service.run("models", "import", str(checkpoint), "--configs", str(pipeline))

@@ -1,4 +1,4 @@
-"""A model's life by the command line: pulled from a hub, killed on the way, used, carried, gone."""
+"""A model's life by the command line: pulled, interrupted, used, exported, removed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def hub(models: TinyModels) -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture
-def user(another: Callable[..., Service], hub: LoopbackHub) -> Service:
-    """Somebody with a settings file, no painting model in the environment, and a mirror."""
-    service = another(enhancement__model="none")
+def user(new_service: Callable[..., Service], hub: LoopbackHub) -> Service:
+    """A service with a settings file, no painting model in the environment, and a mirror."""
+    service = new_service(enhancement__model="none")
     del service.environment["BANATIE_PAINTING__MODEL"]
     service.environment["HF_ENDPOINT"] = hub.url
-    # This hub is not the one that it is a mirror of.
+    # The real hub must not hear of requests to a mirror.
     service.environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     return service
 
@@ -62,7 +62,7 @@ def test_a_model_is_pulled_used_carried_and_removed(
     assert (used.returncode, used.stderr) == (0, "")
     settings = (user.folder / "config.toml").read_text()
     assert settings == '# mine\n[painting]\nmodel = "tiny-sdxl" # small\n'
-    # Now the machine is cut off.
+    # Now the machine is offline.
     hub.is_something_else = True
     picture = user.folder / "cat.png"
     painted = user.run("generate", "a cat", "--no-enhance", "--steps", "2", "-o", "cat.png")

@@ -34,7 +34,7 @@ def test_the_answer_carries_the_enhanced_prompt_and_the_picture_follows(service:
     assert created["errorMessage"] is None
     assert str(uuid.UUID(created["id"])) == created["id"]
 
-    ended = service.ended(created["id"])
+    ended = service.wait_until_ended(created["id"])
     assert ended["status"] == "success"
     assert ended["prompt"] == created["prompt"]
     assert ended["meta"] == {"shelf": [1, None, "ü"]}
@@ -97,7 +97,7 @@ def test_each_template_enhances(service: Service, template: str) -> None:
     record = service.post(PROMPT, steps=1, enhancementOptions={"template": template})
     assert record["prompt"] != PROMPT
     assert record["enhancement"]["template"] == template
-    assert service.ended(record["id"])["status"] == "success"
+    assert service.wait_until_ended(record["id"])["status"] == "success"
 
 
 def test_parameters_change_the_picture_and_are_recorded(service: Service) -> None:

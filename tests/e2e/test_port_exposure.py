@@ -1,127 +1,42 @@
-"""What a running service tells those who look after it: logs, figures, the doctor."""
+"""The warning of a server that other machines can reach, and how to end it."""
 
 from __future__ import annotations
 
-import json
-import re
-import signal
-from collections.abc import Callable
+from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
+import pytest
 
-from tests.support.service import Service
+from tests.support.service import web_server_only
 
-SECRETS = ("zebra", "waterfall", "velvet", "bnt_")
-"""What stands in the prompts and in every key."""
+HINT = "Others can reach this server"
 
 
-def test_a_request_is_followed_through_both_processes(another: Callable[..., Service]) -> None:
-    house = another(log__format="json", log__level="debug")
-    server, _ = house.serve()
-    answer = house.request(
-        "POST",
-        "/api/v1/generations",
-        json={"prompt": "a zebra", "negativePrompt": "velvet", "meta": {"a": "velvet"}, "steps": 2},
-        headers={"Prefer": "wait=60"},
-    )
-    assert answer.json()["data"]["status"] == "success"
-    request_id, generation_id = answer.headers["X-Request-Id"], answer.json()["data"]["id"]
-    prompt = answer.json()["data"]["prompt"]
-    cancelled = house.post("a waterfall", autoEnhance=False, steps=100)["id"]
-    house.painting(cancelled)
-    house.request("POST", f"/api/v1/generations/{cancelled}/cancel")
-    house.wait_for(lambda: "let go" in _messages(house, cancelled), "the worker to let go")
-    house.request("GET", "/api/v1/generations?limit=zebra")
-    house.request("GET", "/api/v1/generations", headers={"X-API-Key": "bnt_wrong"})
-    house.stop(server, signal.SIGTERM)
-
-    # Every line of both processes is JSON and says the same five things first.
-    lines = [json.loads(line) for line in house.log.read_text().splitlines()]
-    for line in lines:
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{3}Z", line["time"])
-        assert {"level", "logger", "message"} <= set(line)
-
-    told = [line for line in lines if line.get("generation_id") == generation_id]
-    assert {line["request_id"] for line in told} == {request_id}
-    said = {
-        logger: [line["message"] for line in told if line["logger"] == logger]
-        for logger in ("banatie.intake", "banatie.worker.runner")
-    }
-    assert said == {
-        "banatie.intake": ["accepted"],
-        "banatie.worker.runner": ["enhancing", "enhanced", "painting", "finished"],
-    }
-    assert all(line["seconds"] > 0 for line in told if line["message"] in ("enhanced", "finished"))
-    # Two processes write, so that either may be first to tell of it.
-    assert set(_messages(house, cancelled)) == {"accepted", "painting", "cancelled", "let go"}
-
-    # Not even at the level that tells of every request are prompts or keys in it.
-    text = house.log.read_text()
-    assert "POST /api/v1/generations 201" in text
-    assert not [word for word in (*SECRETS, prompt) if word in text]
+def test_the_first_key_alone_on_an_open_address_is_warned_of(tmp_path: Path) -> None:
+    with web_server_only(tmp_path, "--host", "0.0.0.0") as service:
+        log = service.log.read_text()
+        [console] = [line for line in log.splitlines() if line.startswith("WARNING: ")]
+        [logged] = [line for line in log.splitlines() if " WARNING banatie.serve: " in line]
+        for line in (console, logged):
+            assert HINT in line
+            assert "0.0.0.0" in line
+            assert "banatie keys create" in line
+            assert "banatie keys revoke default" in line
+            assert service.key not in line
 
 
-def test_logs_are_lines_of_text_by_default(another: Callable[..., Service]) -> None:
-    house = another()
-    house.serve()
-    record = house.paint("a zebra")
-    house.wait_for(lambda: "finished" in house.log.read_text(), "the line")
-    text = house.log.read_text()
-    [finished] = [line for line in text.splitlines() if "finished" in line]
-    assert re.fullmatch(
-        r"[\d-]+ [\d:,]+ INFO +banatie\.runner: finished "
-        rf"generation_id={record['id']} request_id=[0-9a-f]{{24}} seconds=[\d.]+",
-        finished,
-    )
-    assert not [word for word in SECRETS if word in text]
+def test_what_the_warning_says_to_do_ends_it(tmp_path: Path) -> None:
+    with web_server_only(tmp_path) as service:
+        # Other machines cannot reach this one.
+        assert HINT not in service.log.read_text()
+        key = service.run("keys", "create", "--name", "mine").stdout.strip()
+        assert service.run("keys", "revoke", "default").returncode == 0
+    with web_server_only(tmp_path, "--host", "0.0.0.0") as service:
+        service.key = key
+        assert service.request("GET", "/api/v1/generations").status_code == 200
+        assert HINT not in service.log.read_text()
 
 
-def test_the_figures_of_both_processes_are_told(service: Service) -> None:
-    before = _figures(service)
-    service.paint("a cat")
-    service.post("a dog", prefer="wait=60", steps=1)
-    after = _figures(service)
-    done = 'banatie_generations_ended_total{reason="",status="success"}'
-    assert after[done] == before.get(done, 0) + 2
-    for stage, times in {"enhance": 1, "paint_wait": 2, "paint": 2, "encode": 2, "save": 2}.items():
-        name = f'banatie_stage_duration_seconds_count{{stage="{stage}"}}'
-        assert after[name] == before[name] + times
-    seconds = 'banatie_stage_duration_seconds_sum{stage="paint"}'
-    assert after[seconds] > before[seconds]
-    assert after["banatie_worker_ready"] == 1
-    # Beside the web process, the worker carries torch.
-    web, worker = (after[f'banatie_memory_bytes{{process="{p}"}}'] for p in ("web", "worker"))
-    assert worker > web > 20_000_000
-
-
-def test_the_doctor_may_come_while_the_service_works(service: Service) -> None:
-    job = service.post("a cat", autoEnhance=False, steps=30, prefer="respond-async")
-    examined = service.run("doctor", "--json")
-    assert examined.returncode == 0, examined.stdout + examined.stderr
-    found = {check["check"]: check for check in json.loads(examined.stdout)["checks"]}
-    assert {check["state"] for check in found.values()} == {"ok"}
-    assert found["port"]["found"] == f"a Banatie server answers on {service.port}"
-    [worker] = service.alive("banatie", "worker")
-    assert found["worker"]["found"] == f"ready on cpu (process {worker})"
-    assert service.ended(job["id"])["status"] == "success"
-    assert service.health().status_code == 200
-
-
-def _messages(house: Service, generation_id: str) -> list[str]:
-    lines = [json.loads(line) for line in house.log.read_text().splitlines()]
-    return [line["message"] for line in lines if line.get("generation_id") == generation_id]
-
-
-def _figures(service: Service) -> dict[str, float]:
-    response = service.request("GET", "/metrics")
-    assert response.status_code == 200
-    return {
-        sample.name + _labels(sample.labels): sample.value
-        for family in text_string_to_metric_families(response.text)
-        for sample in family.samples
-    }
-
-
-def _labels(labels: dict[str, str]) -> str:
-    shown = ",".join(f'{name}="{value}"' for name, value in sorted(labels.items()))
-    return f"{{{shown}}}" if shown else ""
+@pytest.mark.parametrize("host", ["127.0.0.2", "localhost"])
+def test_every_loopback_address_is_closed(tmp_path: Path, host: str) -> None:
+    with web_server_only(tmp_path, "--host", host) as service:
+        assert HINT not in service.log.read_text()

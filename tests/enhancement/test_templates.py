@@ -1,4 +1,4 @@
-"""The templates as data: all seven load, each differs, and every tag is a known word class."""
+"""The templates as data: all seven load, each differs, and every class that they name exists."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from itertools import combinations
 
 import pytest
 
-from banatie.enhancement.prompt import Phrase, Slot, fitting_phrases, judge, read
-from banatie.enhancement.templates import Template, load_few_shot_examples, load_templates
+from banatie.enhancement.compose import fitting_phrases
+from banatie.enhancement.prompt import parse_prompt
+from banatie.enhancement.rules import rejection
+from banatie.enhancement.templates import (
+    Phrase,
+    Slot,
+    Template,
+    load_few_shot_examples,
+    load_templates,
+)
 from banatie.enhancement.vocabulary import Vocabulary
 from banatie.records import TEMPLATE_NAMES
 
@@ -44,15 +52,16 @@ def test_a_template_says_what_it_is_for_and_shows_it(template: Template) -> None
     assert 2 <= len(template.examples) <= 4
 
 
-def test_an_example_adds_three_phrases_or_more_and_no_talk(
+def test_an_example_adds_three_phrases_or_more_and_no_commentary(
     template: Template, vocabulary: Vocabulary
 ) -> None:
     for example in template.examples:
         phrases = example.adds.split(", ")
         assert len(phrases) >= 3, example
-        subject = read(example.subject, vocabulary)
+        subject = parse_prompt(example.subject, vocabulary)
         for phrase in phrases:
-            assert judge(phrase, subject, [], vocabulary, strict=False).reason != "talk", phrase
+            reason = rejection(phrase, subject, [], vocabulary, strict=False)
+            assert reason != "banned word", phrase
 
 
 def test_every_tag_is_a_known_class(template: Template, vocabulary: Vocabulary) -> None:
@@ -76,40 +85,41 @@ def test_no_two_templates_open_alike_or_share_phrases() -> None:
         assert len(phrases[0] & phrases[1]) <= 1, (one.name, other.name)
 
 
-def test_a_detail_goes_with_the_thing_that_it_is_told_of(vocabulary: Vocabulary) -> None:
+def test_a_detail_fits_its_subject(vocabulary: Vocabulary) -> None:
     words: list[str] = []
     for entries in load_templates()["general"].details.values():
         words += entries
         for word, phrases in entries.items():
-            subject = read(f"a {word}", vocabulary)
+            subject = parse_prompt(f"a {word}", vocabulary)
             assert len(phrases) == len(set(phrases)) >= 3, word
             for phrase in phrases:
-                assert judge(phrase, subject, [], vocabulary, strict=False).reason is None, phrase
+                assert rejection(phrase, subject, [], vocabulary, strict=False) is None, phrase
             slot = Slot("details", tuple(map(Phrase, phrases)))
             assert len(fitting_phrases(slot, subject, [], vocabulary)) >= 3, word
     assert len(words) == len(set(words))
 
 
-def test_the_worked_examples_are_those_that_may_be_taught_with() -> None:
-    worked = load_few_shot_examples()
-    assert tuple(worked) == TEMPLATE_NAMES
-    for examples in worked.values():
+def test_few_shot_examples_leave_out_the_held_out_ones() -> None:
+    loaded = load_few_shot_examples()
+    assert tuple(loaded) == TEMPLATE_NAMES
+    for examples in loaded.values():
         assert len(examples) == 85
         assert all(example.prompt and not example.answer.endswith(".") for example in examples)
 
 
 def test_the_rules_name_known_classes(vocabulary: Vocabulary) -> None:
-    named = {name for pair in (*vocabulary.opposed, *vocabulary.unlikely) for name in pair}
-    named |= vocabulary.once | vocabulary.adjectival
-    for rules in (vocabulary.belongs, vocabulary.hides):
+    pairs = (*vocabulary.contradictions, *vocabulary.strict_contradictions)
+    named = {name for pair in pairs for name in pair}
+    named |= vocabulary.at_most_once | vocabulary.adjectival
+    for rules in (vocabulary.requires, vocabulary.suppresses):
         named |= rules.keys() | frozenset().union(*rules.values())
     assert named <= vocabulary.classes, named - vocabulary.classes
 
 
-def test_templates_and_phrasing_load_without_torch() -> None:
+def test_everything_but_the_models_loads_without_torch() -> None:
     program = (
-        "import sys; from banatie.enhancement import prompt, templates; "
-        "templates.load_templates(); prompt.Vocabulary.load(); "
+        "import sys; from banatie.enhancement import compose, templates, vocabulary; "
+        "templates.load_templates(); vocabulary.Vocabulary.load(); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,4 +1,4 @@
-"""Backups made while everything runs, and backups and restores that are killed."""
+"""Backups made while everything runs; backups and restores that are killed."""
 
 from __future__ import annotations
 
@@ -14,152 +14,159 @@ from banatie.store.backup import finish_restore
 from banatie.store.database import Database
 from banatie.store.generations import Generations
 from banatie.store.images import Images
-from tests.faults.conftest import FaultyService
+from tests.support.faulty_service import FaultyService
 
 PLAIN = {"autoEnhance": False, "steps": 2}
 RENAMES = ["os.rename"]
 CHANGES = ["os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"]
-MOST_CHANGES = 200
+MAX_CHANGES = 200
 
 
 def test_a_backup_made_while_jobs_run_gives_all_of_them_back(
-    build: Callable[..., FaultyService],
+    new_service: Callable[..., FaultyService],
 ) -> None:
-    house, file = build(), None
-    house.hire_and_wait()
-    gone = [house.paint("a cat") for _ in range(4)]
-    kept = [house.paint("a dog"), house.paint("a red cat", autoEnhance=True)]
-    kept += [house.post("a cat", autoEnhance=False, steps=100)]
-    kept += [house.post("a red cat", prefer="respond-async", steps=3) for _ in range(3)]
-    house.painting(kept[2]["id"])
+    service, file = new_service(), None
+    service.start_worker_and_wait()
+    gone = [service.paint("a cat") for _ in range(4)]
+    kept = [service.paint("a dog"), service.paint("a red cat", autoEnhance=True)]
+    kept += [service.post("a cat", autoEnhance=False, steps=100)]
+    kept += [service.post("a red cat", prefer="respond-async", steps=3) for _ in range(3)]
+    service.wait_until_painting(kept[2]["id"])
     for number in range(3):
-        file = house.folder / f"backup-{number}"
-        process = house.start("backup", str(file))
-        # What is deleted while it is copied is in the backup with its picture, or not at all.
-        house.request("DELETE", f"/api/v1/generations/{gone.pop()['id']}")
+        file = service.folder / f"backup-{number}"
+        process = service.start("backup", str(file))
+        # A generation deleted during the copy is in the backup with its picture, or not at all.
+        service.request("DELETE", f"/api/v1/generations/{gone.pop()['id']}")
         assert process.wait(60) == 0
-    after = house.post("a dog", **PLAIN)
+    after = service.post("a dog", **PLAIN)
 
-    restored = build()
+    restored = new_service()
     restored.stop(restored.server)
     shutil.rmtree(restored.data)
     ended = restored.run("restore", str(file))
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "7 generations" in ended.stdout
-    restored.key = house.key
+    restored.key = service.key
     restored.serve("--no-worker", ready=False)
     assert after["id"] not in {record["id"] for record in restored.records()}
     restored.start_worker()
-    there = restored.all_ended([*kept, *gone])
+    there = restored.wait_until_all_ended([*kept, *gone])
     assert [record["status"] for record in there] == ["success"] * 7
-    assert restored.picture(there[0]) == house.picture(there[0])
-    restored.assert_tidy()
-    # And where the backup was made, all went on.
-    assert {r["status"] for r in house.all_ended([*kept, *gone, after])} == {"success"}
-    house.assert_tidy()
+    assert restored.picture(there[0]) == service.picture(there[0])
+    restored.assert_files_match_records()
+    # Where the backup was made, everything went on.
+    assert {r["status"] for r in service.wait_until_all_ended([*kept, *gone, after])} == {"success"}
+    service.assert_files_match_records()
 
 
-def test_a_data_folder_in_use_is_not_restored_into(house: FaultyService) -> None:
-    house.hire_and_wait()
-    record = house.paint("a cat")
-    file = house.folder / "backup"
-    assert house.run("backup", str(file)).returncode == 0
-    ended = house.run("restore", "--force", str(file))
+def test_a_data_folder_in_use_is_not_restored_into(service: FaultyService) -> None:
+    service.start_worker_and_wait()
+    record = service.paint("a cat")
+    file = service.folder / "backup"
+    assert service.run("backup", str(file)).returncode == 0
+    ended = service.run("restore", "--force", str(file))
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert f"`banatie serve` (process {house.server.pid})" in ended.stderr
-    assert house.get(record["id"]) == record
+    assert f"`banatie serve` (process {service.server.pid})" in ended.stderr
+    assert service.get(record["id"]) == record
 
 
 @pytest.fixture
 def events(request: pytest.FixtureRequest) -> list[str]:
-    """The events that a command is killed before: the decisive ones, in the long form all."""
+    """The events before which a command is killed: the renames, or all in the long form."""
     return CHANGES if request.config.getoption("kills", None) else RENAMES
 
 
 def test_a_backup_that_is_killed_leaves_the_one_before(
-    own: FaultyService, events: list[str]
+    own_service: FaultyService, events: list[str]
 ) -> None:
-    own.hire_and_wait()
+    own_service.start_worker_and_wait()
     for _ in range(3):
-        own.paint("a cat")
-    folder = own.folder / "backups"
+        own_service.paint("a cat")
+    folder = own_service.folder / "backups"
     folder.mkdir()
     file = folder / "file"
-    assert own.run("backup", str(file)).returncode == 0
+    assert own_service.run("backup", str(file)).returncode == 0
     before = file.read_bytes()
-    own.paint("a dog")
-    kills = 0
-    while not _survives(own, folder, events, kills + 1, "backup", str(file)):
-        kills += 1
+    own_service.paint("a dog")
+    for kills in range(MAX_CHANGES):
+        if _survives(own_service, folder, events, kills + 1, "backup", str(file)):
+            break
         assert file.read_bytes() == before
-    assert 0 < kills < MOST_CHANGES
+    else:
+        pytest.fail(f"the backup did not survive {MAX_CHANGES} changes")
+    assert kills > 0
     assert file.read_bytes() != before
-    # What those left that were killed is gone, too.
+    # The leftovers of the killed ones are gone, too.
     assert list(folder.iterdir()) == [file]
-    assert own.run("--set", f"storage.data_dir={own.folder}/new", "restore", str(file)).stdout
-    assert _contents(own.folder / "new") == _contents(own.data)
+    assert own_service.run(
+        "--set", f"storage.data_dir={own_service.folder}/new", "restore", str(file)
+    ).stdout
+    assert _contents(own_service.folder / "new") == _contents(own_service.data)
 
 
 def test_a_restore_that_is_killed_has_happened_wholly_or_not_at_all(
-    own: FaultyService, events: list[str]
+    own_service: FaultyService, events: list[str]
 ) -> None:
-    own.hire_and_wait()
+    own_service.start_worker_and_wait()
     for _ in range(3):
-        own.paint("a cat")
-    backed_up, file = _contents(own.data), own.folder / "backup"
-    assert own.run("backup", str(file)).returncode == 0
-    own.request("DELETE", f"/api/v1/generations/{own.paint('a dog')['id']}")
-    own.request("DELETE", f"/api/v1/generations/{own.records()[0]['id']}")
-    own.paint("a dog")
-    own.kill_worker(signal.SIGTERM)
-    own.stop(own.server)
-    replaced, kept = _contents(own.data), own.folder / "kept"
+        own_service.paint("a cat")
+    backed_up, file = _contents(own_service.data), own_service.folder / "backup"
+    assert own_service.run("backup", str(file)).returncode == 0
+    own_service.request("DELETE", f"/api/v1/generations/{own_service.paint('a dog')['id']}")
+    own_service.request("DELETE", f"/api/v1/generations/{own_service.records()[0]['id']}")
+    own_service.paint("a dog")
+    own_service.kill_worker(signal.SIGTERM)
+    own_service.stop(own_service.server)
+    replaced, kept = _contents(own_service.data), own_service.folder / "kept"
     assert replaced != backed_up
-    own.data.rename(kept)
-    outcomes, killed = [], True
+    own_service.data.rename(kept)
+    outcomes: list[dict[str, bytes | None]] = []
+    killed = True
     while killed:
-        shutil.copytree(kept, own.data, ignore=shutil.ignore_patterns("*.sock"))
+        assert len(outcomes) < MAX_CHANGES
+        shutil.copytree(kept, own_service.data, ignore=shutil.ignore_patterns("*.sock"))
         arguments = ("restore", "--force", str(file))
-        killed = not _survives(own, own.data, events, len(outcomes) + 1, *arguments)
-        finish_restore(own.data)
-        outcomes.append(_contents(own.data))
+        killed = not _survives(own_service, own_service.data, events, len(outcomes) + 1, *arguments)
+        finish_restore(own_service.data)
+        outcomes.append(_contents(own_service.data))
         assert outcomes[-1] in (replaced, backed_up)
-        shutil.rmtree(own.data)
-    # First nothing of it has happened, and from one moment on all.
+        shutil.rmtree(own_service.data)
+    # Up to one change nothing has been restored, and from then on everything.
     assert outcomes == sorted(outcomes, key=lambda contents: contents == backed_up)
     assert outcomes[0] == replaced
     assert outcomes[-2:] == [backed_up] * 2
-    assert len(outcomes) < MOST_CHANGES
 
 
-def test_a_restore_that_was_killed_is_finished_by_the_next_start(own: FaultyService) -> None:
-    own.hire_and_wait()
-    record, file = own.paint("a cat"), own.folder / "backup"
-    assert own.run("backup", str(file)).returncode == 0
-    own.request("DELETE", f"/api/v1/generations/{record['id']}")
-    own.kill_worker(signal.SIGTERM)
-    own.stop(own.server)
-    # Before the second rename: everything is unpacked and checked, nothing in its place yet.
-    assert not _survives(own, own.data, RENAMES, 2, "restore", "--force", str(file))
-    assert (own.data / "restore.ready").exists()
-    own.serve("--no-worker", ready=False)
-    assert own.get(record["id"]) == record
-    own.hire_and_wait()
-    own.paint("a dog")
-    own.assert_tidy()
+def test_a_restore_that_was_killed_is_finished_by_the_next_start(
+    own_service: FaultyService,
+) -> None:
+    own_service.start_worker_and_wait()
+    record, file = own_service.paint("a cat"), own_service.folder / "backup"
+    assert own_service.run("backup", str(file)).returncode == 0
+    own_service.request("DELETE", f"/api/v1/generations/{record['id']}")
+    own_service.kill_worker(signal.SIGTERM)
+    own_service.stop(own_service.server)
+    # Before the second rename: everything is unpacked and checked, nothing is replaced yet.
+    assert not _survives(own_service, own_service.data, RENAMES, 2, "restore", "--force", str(file))
+    assert (own_service.data / "restore.ready").exists()
+    own_service.serve("--no-worker", ready=False)
+    assert own_service.get(record["id"]) == record
+    own_service.start_worker_and_wait()
+    own_service.paint("a dog")
+    own_service.assert_files_match_records()
 
 
 def _survives(
-    house: FaultyService, folder: Path, events: list[str], number: int, *command: str
+    service: FaultyService, folder: Path, events: list[str], number: int, *command: str
 ) -> bool:
-    """Run a command that is killed before so many changes of the folder; whether it ended well."""
-    said = house.log.stat().st_size
-    house.gone(
-        house.wounded(
+    """Run a command that is killed before this change of the folder; whether it succeeded."""
+    logged = service.log.stat().st_size
+    service.wait_until_exited(
+        service.start_with_faults(
             *command, die_at_change={"folder": str(folder), "number": number, "events": events}
         )
     )
-    return "generations, " in house.log.read_bytes()[said:].decode()
+    return "generations, " in service.log.read_bytes()[logged:].decode()
 
 
 def _contents(data: Path) -> dict[str, bytes | None]:

@@ -1,8 +1,8 @@
-"""What no client should send, sent over bare sockets to a server as it runs.
+"""Malformed and hostile requests, sent over bare sockets to a running server.
 
-What is wrong with a field, `tests/api/test_validation.py` has; here it is about whether the server
-stays whole: that it answers in its one shape or hangs up, takes one request for one, keeps no
-connection for ever, gives no file away and lets nobody write into headers, logs or pictures.
+Wrong fields are in `tests/api/test_validation.py`. Here the server must answer in the one shape of
+all errors or hang up, see one request as one, time out every connection, serve no other file, and
+let no client inject text into headers, logs or pictures.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.faults.conftest import FaultyService
-from tests.support.service import Service, web_alone
+from tests.support.faulty_service import FaultyService
+from tests.support.service import Service, web_server_only
 
-PATIENCE = 60
-"""Seconds after which what should have happened has not."""
+TIMEOUT_SECONDS = 60
+"""How long a test waits for an answer."""
 BODY_SECONDS = 1
 WISH = b'{"prompt":"a cat"}'
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR) ")
@@ -35,7 +35,9 @@ LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("bad-input")
-    with web_alone(folder, limits__body_seconds=str(BODY_SECONDS), log__level="debug") as service:
+    with web_server_only(
+        folder, limits__body_seconds=str(BODY_SECONDS), log__level="debug"
+    ) as service:
         yield service
     log = service.log.read_text()
     assert [line for line in log.splitlines() if not LOG_LINE.match(line)] == []
@@ -44,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 class Answer:
-    """One HTTP answer, taken off the front of what a server said."""
+    """One HTTP response, parsed from the front of what a server sent."""
 
     def __init__(self, said: bytes) -> None:
         head, _, rest = said.partition(b"\r\n\r\n")
@@ -58,7 +60,7 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The error's code; that it is in the one shape of all failures."""
+        """The error's code; asserts that the response has the one shape of all errors."""
         assert dict(self.headers)["content-type"] == "application/json"
         failure = json.loads(self.body)
         assert failure["success"] is False
@@ -67,11 +69,11 @@ class Answer:
 
 
 def connect(service: Service) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE)
+    return socket.create_connection(("127.0.0.1", service.port), timeout=TIMEOUT_SECONDS)
 
 
 def listen(connection: socket.socket) -> bytes:
-    """Everything until the server hangs up; that it does."""
+    """Everything until the server hangs up."""
     said = b""
     with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(65536):
@@ -80,10 +82,10 @@ def listen(connection: socket.socket) -> bytes:
 
 
 def talk(service: Service, *parts: bytes) -> list[Answer]:
-    """Send all of it, and hear all that is answered until the server hangs up."""
+    """Send all parts; the responses until the server hangs up."""
     with connect(service) as connection:
         for part in parts:
-            # A server that has answered need not hear the rest.
+            # A server that has answered need not read the rest.
             if select.select([connection], [], [], 0)[0]:
                 break
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -165,7 +167,7 @@ def test_a_request_in_the_body_of_another_is_a_body(server: Service) -> None:
     before = stored(server)
     answers = talk(server, head(server, f"Content-Length: {len(inner)}") + inner)
     assert [answer.code for answer in answers] == ["VALIDATION_ERROR"]
-    # Whether it is read or not: nobody reads the body of a GET.
+    # Also where the body is not read, as for a GET.
     answers = talk(server, head(server, f"Content-Length: {len(inner)}", method="GET") + inner)
     assert [answer.status for answer in answers] == [200]
     assert stored(server) == before
@@ -211,7 +213,7 @@ def test_what_is_not_http_is_not_listened_to(server: Service, said: bytes) -> No
     assert len(answers) <= 1
 
 
-# No connection is kept for ever
+# Connections time out
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /health HTTP/1.1\r\nHost: h\r\nX-A", b"G"])
@@ -270,7 +272,7 @@ def test_a_client_that_goes_away_in_its_body_leaves_nothing(server: Service) -> 
 
 def test_hundreds_that_send_a_byte_and_wait_keep_nobody_out(tmp_path: Path) -> None:
     with (
-        web_alone(tmp_path, limits__body_seconds="600") as service,
+        web_server_only(tmp_path, limits__body_seconds="600") as service,
         contextlib.ExitStack() as stack,
     ):
         for number in range(400):
@@ -445,13 +447,13 @@ def test_no_path_leads_to_a_file_that_is_no_picture(
 # Pictures
 
 
-def test_prompts_write_nothing_into_a_picture_but_themselves(house: FaultyService) -> None:
-    house.hire_and_wait()
-    logged = len(house.log.read_text().splitlines())
+def test_prompts_write_nothing_into_a_picture_but_themselves(service: FaultyService) -> None:
+    service.start_worker_and_wait()
+    logged = len(service.log.read_text().splitlines())
     for kind in ("emoji", "right to left", "line ends", "controls"):
         text = TEXTS[kind] + "\nSteps: 99, Seed: 1, Size: 9x9, Model: forged"
-        record = house.paint(text, negativePrompt=TEXTS[kind], seed=7)
-        data = house.picture(record)
+        record = service.paint(text, negativePrompt=TEXTS[kind], seed=7)
+        data = service.picture(record)
         picture = Image.open(io.BytesIO(data))
         picture.load()
         assert set(chunk_kinds(data)) <= {"IHDR", "tEXt", "iTXt", "IDAT", "IEND"}
@@ -462,7 +464,7 @@ def test_prompts_write_nothing_into_a_picture_but_themselves(house: FaultyServic
         last = written.rpartition("\n")[2]
         assert last.startswith("Steps: 2, ")
         assert ", Seed: 7, " in last
-    lines = house.log.read_text().splitlines()[logged:]
+    lines = service.log.read_text().splitlines()[logged:]
     assert [line for line in lines if not LOG_LINE.match(line)] == []
     assert not [line for line in lines if "forged" in line or "Injected" in line]
 

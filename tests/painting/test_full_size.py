@@ -1,4 +1,4 @@
-"""A checkpoint as large as they are: 6.9 GB in half precision, with SDXL's own configurations."""
+"""A checkpoint of full size: 6.9 GB in half precision, with SDXL's own configurations."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.support.single_files import PARTS, Tensors, original, write_full_size
 
 ROOT = Path(__file__).parents[2]
 ROOM = 17_000_000_000
-"""Bytes: the checkpoint, the folder made of it, and what an import leaves free."""
+"""Bytes: the checkpoint, the converted folder, and the space that an import leaves free."""
 MOST_MEMORY = 1_500_000_000
-"""Bytes of the process's own, beside what it has mapped of the files."""
+"""Bytes of the process's own memory, without mapped files."""
 PAINTING_ROOM = 12_000_000_000
-"""Bytes of memory: half of what float32 takes, with what a picture takes while it is painted."""
+"""Bytes of memory: the weights in half precision, and a picture while it is painted."""
 MACHINE = 24_000_000_000
 PYTHON = 1_500_000_000
-"""Bytes: the program and its libraries, which no plan counts."""
+"""Bytes: the program and its libraries, which plans do not count."""
 SAME = {
     "unet": ("conv_in.weight", "model.diffusion_model.input_blocks.0.0.weight"),
     "vae": ("decoder.conv_out.weight", "first_stage_model.decoder.conv_out.weight"),
@@ -49,7 +49,7 @@ SAME = {
 
 @dataclass(frozen=True)
 class Import:
-    """A checkpoint of full size and what its import took."""
+    """A checkpoint of full size and the costs of its import."""
 
     parts: dict[str, Tensors]
     file: Path
@@ -60,7 +60,7 @@ class Import:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Import]:
-    """SDXL with random numbers, as a checkpoint and as the folder made of it."""
+    """SDXL with random weights, as a checkpoint and as the converted folder."""
     room = tmp_path_factory.mktemp("full")
     if (free := shutil.disk_usage(room).free) < ROOM:
         pytest.skip(f"needs {ROOM / 1e9:.0f} GB on the disk; {free / 1e9:.0f} GB are free")
@@ -75,7 +75,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Import]:
 
 
 def empty_parts(folder: Path) -> dict[str, Tensors]:
-    """The weights of SDXL's parts without their numbers."""
+    """The tensors of SDXL's parts, without memory."""
     with init_empty_weights():
         models = (
             UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
@@ -90,13 +90,13 @@ def empty_parts(folder: Path) -> dict[str, Tensors]:
 
 
 def imported(file: Path, models: Path) -> tuple[float, int]:
-    """Import the file by the command; how many seconds it took, and the most memory of its own."""
+    """Import the file by the command; the seconds that it took, and its peak memory."""
     command = [sys.executable, "-m", "banatie", "--set", f"storage.models_dir={models}"]
     started, most = time.monotonic(), 0
     running = psutil.Popen([*command, "models", "import", str(file)], cwd=ROOT)
     while running.poll() is None:
         memory = running.memory_info()
-        # Of what is resident, the files' own pages can be given up at any time.
+        # Resident pages of mapped files can be evicted at any time.
         most = max(most, memory.rss - getattr(memory, "shared", 0))
         time.sleep(0.05)
     assert running.returncode == 0
@@ -130,10 +130,10 @@ def test_sdxl_of_full_size_is_planned_and_paints_a_step(full: Import) -> None:
     command = [sys.executable, "-m", "tests.support.paint_full_size", str(full.folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(told))
-    assert told["size"] == [1024, 1024]
-    assert told["parameters"] > 2_500_000_000
-    assert told["peak"] < MACHINE
-    # The plan is an estimate, and kept.
-    assert told["peak"] < told["planned"] + PYTHON
+    report = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(report))
+    assert report["size"] == [1024, 1024]
+    assert report["parameters"] > 2_500_000_000
+    assert report["peak"] < MACHINE
+    # The plan's estimate holds.
+    assert report["peak"] < report["planned"] + PYTHON

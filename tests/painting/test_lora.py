@@ -129,12 +129,12 @@ def test_it_is_as_strong_as_it_was_trained(painter, make_lora, form, weight):
     try:
         for name, tensor in own.items():
             tensor.data += weight * added[name]
-        painter._encoder.forget()
+        painter._encoder.clear_cache()
         merged = paint(painter)
     finally:
         for name, tensor in own.items():
             tensor.data.copy_(kept[name])
-        painter._encoder.forget()
+        painter._encoder.clear_cache()
     assert abs(levels(picture) - levels(merged)).max() <= 1
     assert abs(levels(picture) - levels(paint(painter))).max() > 20
 
@@ -205,7 +205,7 @@ def test_with_a_unet_in_float8_a_lora_is_refused(folder, make_lora):
     painter._pipeline.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
     before = paint(painter)
     lora, _ = make_lora(*UNET)
-    with pytest.raises(PaintingError, match="kept in float8 here; leave them out"):
+    with pytest.raises(PaintingError, match="stored in float8 here; leave them out"):
         paint(painter, lora)
     assert paint(painter) == before
 
@@ -226,7 +226,7 @@ def test_a_painting_that_is_stopped_takes_it_off(painter, make_lora):
     assert paint(painter) == before
 
 
-def wrong(file: Path, case: str) -> None:
+def write_wrong_lora(file: Path, case: str) -> None:
     """A LoRA that cannot be applied."""
     name = "lora_unet_mid_block_attentions_0_proj_in"
     good = {
@@ -274,7 +274,7 @@ def wrong(file: Path, case: str) -> None:
 def test_one_that_does_not_fit_fails_its_job_alone(painter, make_lora, tmp_path, case):
     before, was = paint(painter), numbers(painter)
     fitting, _ = make_lora(*UNET, *TEXT)
-    wrong(tmp_path / "wrong.safetensors", case)
+    write_wrong_lora(tmp_path / "wrong.safetensors", case)
     lora = Lora("pixel art", tmp_path / "wrong.safetensors", 1.0)
     with pytest.raises(ModelBroken) as caught:
         paint(painter, fitting, lora)

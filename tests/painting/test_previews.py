@@ -1,4 +1,4 @@
-"""The previews' map: what it is fitted to, and how it looks."""
+"""The map from latents to RGB: what it is fitted to, and what it renders."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ def decoder(factor: int):
     mix = torch.randn(3 * factor**2, CHANNELS, generator=torch.Generator().manual_seed(3)) / 8
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
-        colours = torch.einsum("oc,bchw->bohw", mix, latents) + 0.1
-        return torch.nn.functional.pixel_shuffle(colours, factor)
+        rgb = torch.einsum("oc,bchw->bohw", mix, latents) + 0.1
+        return torch.nn.functional.pixel_shuffle(rgb, factor)
 
     return decode
 
 
 @pytest.mark.parametrize(("factor", "side", "patch"), [(8, 16, 8), (8, 40, 2), (8, 168, 1)])
-def test_a_decoder_that_is_linear_is_found(factor: int, side: int, patch: int) -> None:
+def test_a_linear_decoder_is_recovered(factor: int, side: int, patch: int) -> None:
     decode = decoder(factor)
-    colours = LatentToRgb(CHANNELS, factor, side)
-    colours.guess(decode)
+    preview_map = LatentToRgb(CHANNELS, factor, side)
+    preview_map.fit_random(decode)
     latents = torch.randn(CHANNELS, 10, side, generator=torch.Generator().manual_seed(1))
-    drawn = colours.draw(latents)
-    assert drawn.size == (side * patch, 10 * patch)
-    assert max(drawn.size) <= max(PREVIEW_SIDE, side)
-    pixels = torch.nn.functional.adaptive_avg_pool2d(decode(latents[None]), drawn.size[::-1])[0]
+    rendered = preview_map.render(latents)
+    assert rendered.size == (side * patch, 10 * patch)
+    assert max(rendered.size) <= max(PREVIEW_SIDE, side)
+    pixels = torch.nn.functional.adaptive_avg_pool2d(decode(latents[None]), rendered.size[::-1])[0]
     expected = (pixels.clamp(-1, 1) * 127.5 + 127.5).permute(1, 2, 0).numpy()
-    assert np.abs(np.asarray(drawn) - expected).mean() < 2
+    assert np.abs(np.asarray(rendered) - expected).mean() < 2
 
 
-def test_what_was_painted_corrects_the_guess() -> None:
-    colours = LatentToRgb(CHANNELS, 8, 16)
-    colours.guess(decoder(8))
+def test_painted_pictures_correct_the_first_fit() -> None:
+    preview_map = LatentToRgb(CHANNELS, 8, 16)
+    preview_map.fit_random(decoder(8))
     latents = torch.randn(CHANNELS, 16, 16, generator=torch.Generator().manual_seed(2)) * 3
-    # The true decoder is another one: what random latents said of it is wrong.
+    # The true decoder is another one than that of the random latents.
     pixels = -decoder(8)(latents[None])[0]
 
     def error() -> float:
         expected = (pixels.clamp(-1, 1) * 127.5 + 127.5).permute(1, 2, 0).numpy()
-        return float(np.abs(np.asarray(colours.draw(latents)) - expected).mean())
+        return float(np.abs(np.asarray(preview_map.render(latents)) - expected).mean())
 
     before = error()
-    colours.learn(latents, pixels)
+    preview_map.fit(latents, pixels)
     assert error() < before / 3
 
 
-def test_a_guess_is_made_once() -> None:
-    asked = []
+def test_random_latents_are_decoded_once() -> None:
+    decoded = []
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
-        asked.append(latents)
+        decoded.append(latents)
         return decoder(8)(latents)
 
-    colours = LatentToRgb(CHANNELS, 8, 16)
-    colours.guess(decode)
-    colours.guess(decode)
-    assert len(asked) == 1
+    preview_map = LatentToRgb(CHANNELS, 8, 16)
+    preview_map.fit_random(decode)
+    preview_map.fit_random(decode)
+    assert len(decoded) == 1
 
 
-def test_numbers_that_are_none_are_drawn_all_the_same() -> None:
-    colours = LatentToRgb(CHANNELS, 8, 16)
-    colours.guess(decoder(8))
-    assert colours.draw(torch.full((CHANNELS, 4, 4), float("nan"))).size == (32, 32)
+def test_latents_that_are_not_finite_are_rendered_all_the_same() -> None:
+    preview_map = LatentToRgb(CHANNELS, 8, 16)
+    preview_map.fit_random(decoder(8))
+    assert preview_map.render(torch.full((CHANNELS, 4, 4), float("nan"))).size == (32, 32)

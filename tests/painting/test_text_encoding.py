@@ -1,3 +1,5 @@
+"""Text encoding: equal to the pipeline's own up to one chunk, and complete beyond it."""
+
 from __future__ import annotations
 
 import json
@@ -15,7 +17,7 @@ from banatie.painting.text_encoding import (
     LOOK_BACK,
     PromptEncoder,
     PromptTokenizer,
-    split,
+    split_into_chunks,
     token_counter,
 )
 from tests.support.tiny_models import make_tiny_sdxl
@@ -143,17 +145,17 @@ def test_a_word_longer_than_a_chunk_is_cut_rather_than_dropped(
     assert pipeline.tokenizer.decode([token for chunk in chunks for token in chunk]) == word
 
 
-def test_split_keeps_every_token_in_order_and_every_chunk_in_bounds() -> None:
+def test_splitting_keeps_every_token_in_order_and_every_chunk_in_bounds() -> None:
     generator = random.Random(7)
     for _ in range(300):
         tokens = list(range(generator.randrange(400)))
         breaks = [sorted(generator.sample(tokens, len(tokens) // share)) for share in (20, 3)]
-        chunks = split(tokens, breaks, 75)
+        chunks = split_into_chunks(tokens, breaks, 75)
         assert [token for chunk in chunks for token in chunk] == tokens
         assert all(75 - LOOK_BACK < len(chunk) <= 75 for chunk in chunks[:-1])
         assert len(chunks[-1]) <= 75
-    assert split([], ([], []), 75) == [[]]
-    assert split([1] * 75, ([], []), 75) == [[1] * 75]
+    assert split_into_chunks([], ([], []), 75) == [[]]
+    assert split_into_chunks([1] * 75, ([], []), 75) == [[1] * 75]
 
 
 def test_the_counter_gives_the_larger_count_and_reads_only_the_tokenizers(folder: Path) -> None:

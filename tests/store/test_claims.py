@@ -137,7 +137,7 @@ def test_a_row_that_crashes_the_worker_is_given_up(submit, claims, generations):
     for crash in range(3):
         assert claims.claim("paint", 5).id == poison.id
         assert claims.release_dead("worker-1", 2, 6) == (1, int(crash == 2))
-    assert claims.give_up(2, 7) == 0
+    assert claims.fail_exhausted(2, 7) == 0
     gone = generations.find(poison.id)
     assert (gone.status, gone.retry_count) == ("failed", 3)
     assert "3 times" in gone.error_message
@@ -162,6 +162,74 @@ def test_what_the_worker_dropped_waits_again_but_not_what_it_holds(submit, claim
     held, dropped = submit(auto_enhance=False), submit(auto_enhance=False)
     claims.claim("paint", 2)
     claims.claim("paint", 2)
-    assert claims.release_claims(3, but={held.id}) == 1
+    assert claims.release_claims(3, keep={held.id}) == 1
     assert generations.find(held.id).status == "processing"
     assert generations.find(dropped.id).status == "pending"
+
+
+# Several workers
+
+
+@pytest.fixture
+def others(database) -> Claims:
+    return Claims(database, "worker-2")
+
+
+def test_only_the_dead_workers_rows_wait_again(submit, claims, others, generations):
+    mine, its = (submit(auto_enhance=False).id for _ in range(2))
+    claims.claim("paint", 2)
+    others.claim("paint", 2)
+    assert claims.other_holders() == {"worker-2"}
+    assert claims.release_claims(3, keep={mine}) == 0
+    assert claims.release_dead("worker-2", 2, 4) == (1, 0)
+    assert claims.release_dead("worker-2", 2, 4) == (0, 0)
+    assert claims.other_holders() == set()
+    living, dead = generations.find(mine), generations.find(its)
+    assert (living.status, living.retry_count, living.crashes) == ("processing", 0, 0)
+    assert (dead.status, dead.retry_count, dead.crashes) == ("pending", 1, 1)
+    assert not others.holds(its)
+
+
+def test_a_worker_that_goes_gives_back_its_own_rows_only(submit, claims, others, generations):
+    mine, its = (submit(auto_enhance=False).id for _ in range(2))
+    claims.claim("paint", 2)
+    others.claim("paint", 2)
+    assert claims.release_claims(3) == 1
+    assert generations.find(mine).status == "pending"
+    assert generations.find(its).status == "processing"
+
+
+def test_a_suspicious_row_is_alone_in_its_worker_while_the_others_go_on(submit, claims, others):
+    suspicious, *rest = [submit(auto_enhance=False).id for _ in range(4)]
+    assert others.claim("paint", 2).id == suspicious
+    assert claims.claim("paint", 2).id == rest[0]
+    claims.release_dead("worker-2", 2, 3)
+    # Not beside another row of the same worker, but beside those of another one.
+    assert claims.claim("paint", 4) is None
+    third = Claims(claims._database, "worker-3")
+    assert third.claim("paint", 4).id == suspicious
+    assert third.claim("paint", 4) is None
+    assert claims.claim("paint", 4).id == rest[1]
+    third.fail(suspicious, "No", 5)
+    assert third.claim("paint", 6).id == rest[2]
+
+
+def test_nobody_takes_what_is_to_be_given_up(submit, claims, others, generations):
+    poison = submit(auto_enhance=False).id
+    for _ in range(3):
+        assert others.claim("paint", 2).id == poison
+        claims.release_dead("worker-2", 2, 3)
+    assert generations.find(poison).status == "failed"
+    assert others.claim("paint", 4) is None
+
+
+def test_what_another_enhances_again_is_not_given_up_meanwhile(submit, claims, others, generations):
+    made = submit().id
+    for _ in range(2):
+        claims.claim("enhance", 2)
+        claims.release_dead("worker-1", 9, 3)
+    others.claim("enhance", 4)
+    # With a lower number of retries than before.
+    assert claims.fail_exhausted(0, 5) == 0
+    assert generations.find(made).stage == "enhance"
+    assert others.holds(made)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from banatie.errors import GenerationNotFound, QueueFull, ValidationError
-from banatie.records import MAX_SEED, Submission
+from banatie.limits import MAX_SEED
+from banatie.records import Submission
 from banatie.store.generations import IDEMPOTENCY_HOURS, IdempotentRequest
 
 HOUR = 3_600_000

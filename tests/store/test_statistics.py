@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 
 import pytest
-import sqlite_utils
 
 from banatie.records import EnhancementNote, Submission
-from banatie.store.claims import Claims
-from banatie.store.database import Database, migrations
+from banatie.store.database import Database
 from banatie.store.statistics import BUCKETS, count_durations, read_statistics
 from tests.conftest import QUEUE_SIZE
 
@@ -139,31 +136,6 @@ def test_a_bound_that_is_no_longer_one_counts_under_the_next(database, measures)
     with database.writing() as connection:
         connection.execute("INSERT INTO stage_durations VALUES ('paint', 0.02, 3, 0.05)")
     assert _counted(measures().durations["paint"]) == {0.025: 3}
-
-
-def test_a_database_from_before_is_brought_up_to_date_with_its_rows(tmp_path):
-    path = tmp_path / "banatie.db"
-    with sqlite3.connect(path, isolation_level=None) as connection:
-        connection.execute("PRAGMA foreign_keys = OFF")
-        migrations.apply(sqlite_utils.Database(connection), stop_before="add_measures")
-        connection.execute(
-            "INSERT INTO generations (id, project_id, revision, status, stage, prompt, "
-            "original_prompt, auto_enhance, template, aspect_ratio, negative_prompt, seed, meta, "
-            "created_at, updated_at) VALUES ('old', 'p', 1, 'pending', 'paint', 'a cat', 'a cat', "
-            "0, 'general', '1:1', '', 1, '{}', 5, 5)"
-        )
-        connection.execute(
-            "INSERT INTO workers VALUES ('w', 1, 'ready', NULL, 'cpu', NULL, 'tiny', 5)"
-        )
-    connection.close()
-    database = Database(path)
-    assert database.pending() == database.migrate()
-    assert database.pending() == []
-    old = Claims(database, "w").claim("paint", 9)
-    assert (old.id, old.request_id, old.loras) == ("old", None, ())
-    Claims(database, "w").fail("old", "No", 9)
-    assert read_statistics(database, 9).ended == {("failed", "unforeseen"): 1}
-    database.close()
 
 
 def test_a_submission_carries_its_request(generations, project_id):

@@ -1,7 +1,7 @@
-"""A Banatie web process in this one, a worker to play beside it, and readers of what it answers.
+"""The web application in the test's process, a worker played by the test, and HTTP clients.
 
-Everything is real but the models: the database, the files, the application, and the worker's own
-way of taking rows and giving them back. What a right answer is, the tests say.
+Everything is real but the models: the database, the files, the application, and the worker's
+claims. What a right answer is, the tests say.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files, generated_key
 from banatie.store.keys import Keys
+from tests.support.polling import wait_until_async
 
 ADDRESS = "http://banatie.test:3000"
 GENERATIONS = "/api/v1/generations"
 PATIENCE = 5.0
-"""Seconds after which what should have happened has not."""
+"""Seconds after which a test that waits for something fails."""
 
 CREATED_KEYS = {
     "id",
@@ -52,11 +53,11 @@ DETAIL_KEYS = CREATED_KEYS | {"outputImage", "retryCount", "errorMessage", "meta
 LISTED_KEYS = CREATED_KEYS - {"projectId", "updatedAt"}
 
 INSIDES = ("Traceback", "sqlite", "SELECT", "INSERT", "no such table", ".py", "/tmp", "/work")
-"""What never reaches a client."""
+"""Parts of internal messages, which must not reach a client."""
 
 
 class Clock:
-    """The time as the tests have it, in milliseconds; it stands still unless it is advanced."""
+    """The time in milliseconds, which stands still unless a test advances it."""
 
     def __init__(self) -> None:
         self.now = 1_764_324_000_123
@@ -65,7 +66,7 @@ class Clock:
         return self.now
 
     def advance(self, *, hours: int = 0, seconds: int = 0, milliseconds: int = 0) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self.now += (hours * 3600 + seconds) * 1000 + milliseconds
 
 
@@ -76,7 +77,7 @@ class Client(httpx.AsyncClient):
     project_id = ""
 
     async def create(self, **body: Any) -> dict[str, Any]:
-        """The data of a generation that was accepted."""
+        """Submit a generation; its data."""
         response = await self.post(GENERATIONS, json={"prompt": "a red fox", **body})
         assert response.status_code == 201, response.text
         return response.json()["data"]
@@ -95,7 +96,7 @@ class Client(httpx.AsyncClient):
 
 
 class Worker:
-    """The worker's hands, played by a test: its own connection, real claims, real files."""
+    """The worker, played by a test: its own connection, real claims, real files."""
 
     def __init__(self, data: Path, clock: Callable[[], int]) -> None:
         self.database = Database(data / "banatie.db")
@@ -105,15 +106,14 @@ class Worker:
         self.clock = clock
 
     def take(self, stage: str, generation_id: str) -> Generation:
-        """Take rows of this stage until it is this one; the others are nobody's concern."""
-        while True:
-            taken = self.claims.claim(stage, self.clock())
-            assert taken is not None, f"{generation_id} does not wait for {stage}"
+        """Claim rows of this stage until it is this one."""
+        while (taken := self.claims.claim(stage, self.clock())) is not None:
             if taken.id == generation_id:
                 return taken
+        raise AssertionError(f"{generation_id} does not wait for {stage}")
 
     def enhance(self, generation_id: str, prompt: str, warning: str | None = None) -> None:
-        """Take the row and give it this prompt."""
+        """Claim the row and finish its enhancement with this prompt."""
         taken = self.take("enhance", generation_id)
         note = None if warning else EnhancementNote(taken.template, "tiny", "chat", 0.25)
         assert self.claims.finish_enhancement(
@@ -121,18 +121,18 @@ class Worker:
         )
 
     def begin(self, generation_id: str, steps: int = 4) -> None:
-        """Take the row for painting and say with what it is painted."""
+        """Claim the row for painting and start painting."""
         self.take("paint", generation_id)
         assert self.claims.start_painting(
             generation_id, model="tiny-painter", steps=steps, guidance_scale=5.0, now=self.clock()
         )
 
     def step(self, generation_id: str, step: int, preview: bytes | None = None) -> bool:
-        """Report a denoising step; False once the row is somebody else's or gone."""
+        """Report a denoising step; False if the worker no longer holds the row."""
         return self.claims.record_step(generation_id, step, self.clock(), preview)
 
     def succeed(self, generation_id: str, processing_time_ms: int = 8500) -> bytes:
-        """Save a picture and end the row with it; the bytes of the picture."""
+        """Save a picture and finish the row with it; the picture's bytes."""
         row = self.database.first(
             "SELECT project_id FROM generations WHERE id = ?", (generation_id,)
         )
@@ -156,19 +156,19 @@ class Worker:
         return content
 
     def paint(self, generation_id: str) -> bytes:
-        """All of the painting at once; the bytes of the picture."""
+        """Start and finish the painting; the picture's bytes."""
         self.begin(generation_id)
         return self.succeed(generation_id)
 
     def fail(self, generation_id: str, message: str) -> None:
-        """Take the row for painting and end it with a reason."""
+        """Claim the row for painting and let it fail with this message."""
         self.begin(generation_id)
         assert self.claims.fail(generation_id, message, self.clock())
 
 
 @dataclass(frozen=True)
 class Server:
-    """The application, running, and what it was built from."""
+    """The running application, and what it was built from."""
 
     app: Any
     services: Services
@@ -178,12 +178,12 @@ class Server:
     clients: list[Client] = field(default_factory=list)
 
     def new_key(self, *, project: str | None = None, **options: Any) -> str:
-        """The text of a new key, of a project of its own if none is named."""
+        """The text of a new key, by default in a new project."""
         name = project or f"project-{uuid.uuid4().hex}"
         return self.services.keys.create("test", self.clock(), project_slug=name, **options)
 
     def client(self, key: str | None = None, **options: Any) -> Client:
-        """A client with this key, or with a new one of a project of its own."""
+        """A client with this key, or with a new one in a new project."""
         client = self.visitor()
         client.key = key or self.new_key(**options)
         client.headers["X-API-Key"] = client.key
@@ -205,14 +205,29 @@ class Server:
 
     async def accepted(self, client: Client) -> str:
         """The id of the project's only generation, as soon as its row is there."""
-        async with asyncio.timeout(PATIENCE):
-            while not (rows := self.generations_of(client)):  # noqa: ASYNC110
-                await asyncio.sleep(0.002)
+        rows = await wait_until_async(
+            lambda: self.generations_of(client), "the request to be accepted", PATIENCE
+        )
         assert len(rows) == 1
         return rows[0].id
 
+    async def wait_until_waiting(self, generation_id: str, requests: int = 1) -> None:
+        """Wait until this many requests wait for a change of the generation."""
+        waiting = self.app.state.waiters._queues
+        await wait_until_async(
+            lambda: len(waiting.get(generation_id, ())) >= requests,
+            f"{requests} requests to wait",
+            PATIENCE,
+        )
+
+    async def assert_still_waiting(self, generation_id: str, *requests: asyncio.Task) -> None:
+        """That these requests wait, and still do when a later one has been answered."""
+        await self.wait_until_waiting(generation_id, len(requests))
+        assert (await self.visitor().get("/health")).status_code in (200, 503)
+        assert not any(request.done() for request in requests)
+
     def execute(self, *statements: str) -> None:
-        """Do something to the database that Banatie would never do."""
+        """Change the database by statements that Banatie itself never runs."""
         with sqlite3.connect(self.data / "banatie.db", timeout=PATIENCE) as connection:
             for statement in statements:
                 connection.execute(statement)
@@ -223,7 +238,7 @@ class Server:
 async def serving(data: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Server]:
     """A server over this data folder; settings as `section__key`.
 
-    Unless told otherwise the answer to a POST does not wait for the enhancement.
+    By default the answer to a POST does not wait for the enhancement.
     """
     overrides = {name.replace("__", "."): value for name, value in settings.items()}
     clock = clock or Clock()
@@ -255,7 +270,7 @@ class Event:
 
 
 class EventStream:
-    """A client of the events that reads them as they come and may go away at any time."""
+    """A client of a generation's events that may disconnect at any time."""
 
     def __init__(
         self, server: Server, client: Client, generation_id: str, last_event_id: str | None
@@ -295,13 +310,13 @@ class EventStream:
         self._messages.put_nowait(message)
 
     async def started(self) -> dict[str, str]:
-        """The headers of the answer, which must be 200."""
+        """The response's headers; its status must be 200."""
         message = await asyncio.wait_for(self._messages.get(), PATIENCE)
         assert message["status"] == 200
         return {name.decode().lower(): value.decode() for name, value in message["headers"]}
 
     async def next(self) -> Event | None:
-        """The next event; None at the end of the stream. Comments are passed over."""
+        """The next event; None at the end of the stream. Comments are skipped."""
         while True:
             block, separator, rest = self._text.partition("\n\n")
             if separator:
@@ -325,7 +340,7 @@ class EventStream:
         return events
 
     async def leave(self) -> None:
-        """Go away, and wait until the server has noticed."""
+        """Disconnect, and wait until the server has noticed."""
         self._gone.set()
         await asyncio.wait_for(self._task, PATIENCE)
 
@@ -363,7 +378,7 @@ def picture_bytes() -> bytes:
 
 
 def add_lora(models: Path, name: str, kind: str = "lora") -> None:
-    """A model's folder as an import leaves it, but for the weights, which only a worker reads."""
+    """Write a LoRA's folder as an import does, with dummy weights, which only a worker reads."""
     (models / name).mkdir(parents=True)
     files = {"lora.safetensors": FileDigest(4, "")}
     write_manifest(models / name, Manifest(kind, name, name, "MIT", "a test", files=files))
@@ -372,7 +387,7 @@ def add_lora(models: Path, name: str, kind: str = "lora") -> None:
 def assert_failure(
     response: httpx.Response, status: int, code: str, field: str | None = None
 ) -> dict[str, Any]:
-    """That this is the one shape of all failures, with this code; its error."""
+    """Assert the shape of all errors, with this code; the error."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-request-id"]

@@ -1,8 +1,9 @@
-"""What can befall a worker: each function changes this process so that it happens.
+"""Faults for a tested process: each function patches this process so that the fault happens.
 
-The worker's own code stays as it is; what is wrapped are the doors through which the world comes
-in, and there the wrapper dies, fails or counts. A wound with a `tally` counts its strikes in that
-file and heals after `times` of them, over the deaths of its worker.
+Banatie's own code stays as it is; the functions through which it reaches models, files, the
+database and the clock are patched to kill the process, raise or count. A fault with a
+`counter_file` counts there how often it has struck, beyond the death of its process, and strikes
+`times` times in all.
 """
 
 from __future__ import annotations
@@ -25,133 +26,140 @@ from banatie.enhancement.enhancer import Enhancer
 from banatie.jobs import JobQueue
 from banatie.painting.painter import Painter, PaintJob
 from banatie.store.claims import Claims
-from banatie.worker import runner
+from banatie.worker import save
 
-ALWAYS = 10**9
+NEVER = -(10**9)
 
 
-def die_while_enhancing(tally: str, times: int = 1, word: str = "") -> None:
-    """Die in the middle of what the language model writes, on prompts that hold `word`."""
+def die_while_enhancing(counter_file: str, times: int = 1, word: str = "") -> None:
+    """Die while the language model generates, for prompts that contain `word`."""
 
-    def strike(original: Callable, enhancer: Enhancer, prompt: str, *rest: Any, **more: Any) -> Any:
+    def enhance(
+        original: Callable, enhancer: Enhancer, prompt: str, *rest: Any, **more: Any
+    ) -> Any:
         if word in prompt:
-            _wrap(LlamaForCausalLM, "forward", _at_call(3, lambda: _die(tally, times)))
+            _patch(LlamaForCausalLM, "forward", _at_call(3, lambda: _die(counter_file, times)))
         return original(enhancer, prompt, *rest, **more)
 
-    _wrap(Enhancer, "enhance", strike)
+    _patch(Enhancer, "enhance", enhance)
 
 
-def die_at_step(tally: str, step: int, times: int = 1, word: str = "") -> None:
-    """Die in this denoising step of a picture whose prompt holds `word`."""
+def die_at_step(counter_file: str, step: int, times: int = 1, word: str = "") -> None:
+    """Die in this denoising step of a picture whose prompt contains `word`."""
     steps = 0
 
-    def begin(original: Callable, painter: Painter, jobs: Sequence[PaintJob], *rest: Any) -> Any:
+    def start(original: Callable, painter: Painter, jobs: Sequence[PaintJob], *rest: Any) -> Any:
         nonlocal steps
-        steps = 0 if any(word in job.prompt for job in jobs) else -ALWAYS
+        steps = 0 if any(word in job.prompt for job in jobs) else NEVER
         return original(painter, jobs, *rest)
 
-    def count(original: Callable, *arguments: Any, **more: Any) -> Any:
+    def denoise(original: Callable, *arguments: Any, **more: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == step:
-            _die(tally, times)
+            _die(counter_file, times)
         return original(*arguments, **more)
 
-    _wrap(Painter, "paint_batch", begin)
-    _wrap(UNet2DConditionModel, "forward", count)
+    _patch(Painter, "paint_batch", start)
+    _patch(UNet2DConditionModel, "forward", denoise)
 
 
-def die_before_the_bell(tally: str) -> None:
-    """Die when a row waits for what comes next and nobody was told."""
+def die_before_notify(counter_file: str) -> None:
+    """Die when a row waits for its next stage and the queue has not been notified."""
 
-    def strike(original: Callable, queue: JobQueue, generation_id: str) -> None:
-        # The worker also rings for rows that it finds, without naming one.
+    def notify(original: Callable, queue: JobQueue, generation_id: str) -> None:
+        # The worker also notifies without an id, for rows that it found itself.
         if generation_id:
-            _die(tally, 1)
+            _die(counter_file, 1)
         original(queue, generation_id)
 
-    _wrap(JobQueue, "ring", strike)
+    _patch(JobQueue, "notify", notify)
 
 
-def die_while_encoding(tally: str) -> None:
+def die_while_encoding(counter_file: str) -> None:
     """Die when the picture is painted and not yet encoded."""
-    _wrap(runner, "encode_png", _before(lambda: _die(tally, 1)))
+    _patch(save, "encode_png", _before(lambda: _die(counter_file, 1)))
 
 
-def die_in_the_file(tally: str) -> None:
-    """Die when the picture is written but not yet under its name."""
+def die_before_rename(counter_file: str) -> None:
+    """Die when the picture's file is written and not yet renamed to its final name."""
 
-    def strike(original: Callable, descriptor: int) -> None:
+    def fsync(original: Callable, descriptor: int) -> None:
         original(descriptor)
-        _die(tally, 1)
+        _die(counter_file, 1)
 
-    _wrap(os, "fsync", strike)
-
-
-def die_before_the_row(tally: str) -> None:
-    """Die when the file is there and its row not yet."""
-    _wrap(Claims, "succeed", _before(lambda: _die(tally, 1)))
+    _patch(os, "fsync", fsync)
 
 
-def die_after_the_row(tally: str) -> None:
-    """Die when both are there."""
+def die_before_success_row(counter_file: str) -> None:
+    """Die when the file is complete and its row is not yet `success`."""
+    _patch(Claims, "succeed", _before(lambda: _die(counter_file, 1)))
 
-    def strike(original: Callable, *arguments: Any) -> bool:
+
+def die_after_success_row(counter_file: str) -> None:
+    """Die right after the row has become `success`."""
+
+    def succeed(original: Callable, *arguments: Any) -> bool:
         answer = original(*arguments)
-        _die(tally, 1)
+        _die(counter_file, 1)
         return answer
 
-    _wrap(Claims, "succeed", strike)
+    _patch(Claims, "succeed", succeed)
 
 
-def count_steps(tally: str) -> None:
-    """Count the denoising steps of all pictures, a byte for each."""
-    _wrap(UNet2DConditionModel, "forward", _before(lambda: _strike(tally)))
+def count_steps(counter_file: str) -> None:
+    """Count the denoising steps of all pictures, one byte each."""
+    _patch(UNet2DConditionModel, "forward", _before(lambda: _count(counter_file)))
 
 
 def run_out_of_memory(wider_than: int) -> None:
-    """Have too little memory for latents of more columns than this."""
+    """Raise out-of-memory for latents with more columns than this."""
 
-    def strike(original: Callable, unet: Any, sample: torch.Tensor, *rest: Any, **more: Any) -> Any:
+    def denoise(
+        original: Callable, unet: Any, sample: torch.Tensor, *rest: Any, **more: Any
+    ) -> Any:
         if sample.shape[-1] > wider_than:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 48.00 GiB.")
         return original(unet, sample, *rest, **more)
 
-    _wrap(UNet2DConditionModel, "forward", strike)
+    _patch(UNet2DConditionModel, "forward", denoise)
 
 
 def break_language_model(error: str, word: str = "") -> None:
-    """Let the language model raise, on prompts that hold `word`."""
+    """Let the language model raise this error, for prompts that contain `word`."""
+    errors = {each.__name__: each for each in (RuntimeError, MemoryError, IndexError)}
 
     def fail() -> None:
-        raise {"RuntimeError": RuntimeError, "MemoryError": MemoryError, "IndexError": IndexError}[
-            error
-        ]("the language model is broken")
+        raise errors[error]("the language model is broken")
 
-    def strike(original: Callable, enhancer: Enhancer, prompt: str, *rest: Any, **more: Any) -> Any:
+    def enhance(
+        original: Callable, enhancer: Enhancer, prompt: str, *rest: Any, **more: Any
+    ) -> Any:
         if word not in prompt:
             return original(enhancer, prompt, *rest, **more)
-        healthy = LlamaForCausalLM.forward
-        _wrap(LlamaForCausalLM, "forward", _before(fail))
+        unpatched = LlamaForCausalLM.forward
+        _patch(LlamaForCausalLM, "forward", _before(fail))
         try:
             return original(enhancer, prompt, *rest, **more)
         finally:
-            LlamaForCausalLM.forward = healthy
+            LlamaForCausalLM.forward = unpatched
 
-    _wrap(Enhancer, "enhance", strike)
+    _patch(Enhancer, "enhance", enhance)
 
 
 def slow_language_model(seconds: float, word: str = "") -> None:
-    """Let the language model take so long for each word, on prompts that hold `word`."""
+    """Let the language model take so long for each token, for prompts that contain `word`."""
     slow = False
 
-    def look(original: Callable, enhancer: Enhancer, prompt: str, *rest: Any, **more: Any) -> Any:
+    def enhance(
+        original: Callable, enhancer: Enhancer, prompt: str, *rest: Any, **more: Any
+    ) -> Any:
         nonlocal slow
         slow = word in prompt
         return original(enhancer, prompt, *rest, **more)
 
-    _wrap(Enhancer, "enhance", look)
-    _wrap(LlamaForCausalLM, "forward", _before(lambda: time.sleep(seconds if slow else 0)))
+    _patch(Enhancer, "enhance", enhance)
+    _patch(LlamaForCausalLM, "forward", _before(lambda: time.sleep(seconds if slow else 0)))
 
 
 def die_at_change(folder: str, number: int, events: list[str]) -> None:
@@ -161,7 +169,7 @@ def die_at_change(folder: str, number: int, events: list[str]) -> None:
     """
     changes = 0
 
-    def hear(event: str, arguments: tuple) -> None:
+    def on_event(event: str, arguments: tuple) -> None:
         nonlocal changes
         if event not in events:
             return
@@ -173,66 +181,70 @@ def die_at_change(folder: str, number: int, events: list[str]) -> None:
         if changes == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(hear)
+    sys.addaudithook(on_event)
 
 
 def follow_clock(file: str) -> None:
-    """Have a clock that is wrong by as many milliseconds as the file says."""
-    _wrap(time, "time_ns", lambda original: original() + int(Path(file).read_text()) * 1_000_000)
-    _wrap(time, "time", lambda original: original() + int(Path(file).read_text()) / 1000)
+    """Shift the wall clock by as many milliseconds as the file says."""
+    _patch(time, "time_ns", lambda original: original() + int(Path(file).read_text()) * 1_000_000)
+    _patch(time, "time", lambda original: original() + int(Path(file).read_text()) / 1000)
 
 
-def fill_disk(while_there: str) -> None:
-    """Have no room for pictures while this file is there."""
+def fill_disk(while_exists: str) -> None:
+    """Report a full disk when a picture is flushed, while this file exists."""
 
-    def strike() -> None:
-        if Path(while_there).exists():
+    def fail() -> None:
+        if Path(while_exists).exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    _wrap(os, "fsync", _before(strike))
+    _patch(os, "fsync", _before(fail))
 
 
-def _wrap(owner: Any, name: str, around: Callable) -> None:
+def _patch(owner: Any, name: str, replacement: Callable) -> None:
+    """Replace an attribute by `replacement`, which gets the original as its first argument."""
     original = getattr(owner, name)
 
     @wraps(original)
-    def wrapper(*arguments: Any, **more: Any) -> Any:
-        return around(original, *arguments, **more)
+    def patched(*arguments: Any, **more: Any) -> Any:
+        return replacement(original, *arguments, **more)
 
-    setattr(owner, name, wrapper)
+    setattr(owner, name, patched)
 
 
-def _before(strike: Callable[[], None]) -> Callable:
-    def around(original: Callable, *arguments: Any, **more: Any) -> Any:
-        strike()
+def _before(action: Callable[[], object]) -> Callable:
+    """A replacement that calls `action` before the original."""
+
+    def replacement(original: Callable, *arguments: Any, **more: Any) -> Any:
+        action()
         return original(*arguments, **more)
 
-    return around
+    return replacement
 
 
-def _at_call(number: int, strike: Callable[[], None]) -> Callable:
+def _at_call(number: int, action: Callable[[], object]) -> Callable:
+    """A replacement that calls `action` before this one of the calls."""
     calls = 0
 
-    def around(original: Callable, *arguments: Any, **more: Any) -> Any:
+    def replacement(original: Callable, *arguments: Any, **more: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == number:
-            strike()
+            action()
         return original(*arguments, **more)
 
-    return around
+    return replacement
 
 
-def _die(tally: str, times: int) -> None:
-    if _strike(tally) <= times:
+def _die(counter_file: str, times: int) -> None:
+    if _count(counter_file) <= times:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _strike(tally: str) -> int:
-    """Count one more; how many there are."""
-    # Appended and not rewritten: what was counted before a kill must count after it.
-    descriptor = os.open(tally, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def _count(counter_file: str) -> int:
+    """Count one more in the file; the new count."""
+    # Appended and not rewritten: what was counted before a kill must still count after it.
+    descriptor = os.open(counter_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, b".")
-    strikes = os.fstat(descriptor).st_size
+    count = os.fstat(descriptor).st_size
     os.close(descriptor)
-    return strikes
+    return count

@@ -1,4 +1,4 @@
-"""What schemathesis is told besides the document; it imports this by `SCHEMATHESIS_HOOKS`."""
+"""Hooks for schemathesis, which imports this by the environment's `SCHEMATHESIS_HOOKS`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ numbers = count()
 
 @schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: Any) -> None:
-    """Send what is valid beyond what a schema can say."""
-    # The same key with another body is refused, so that none is used twice.
+    """Keep the rules that a schema cannot express."""
+    # A key with another body is refused, so each key is used once.
     key = (case.headers or {}).get("Idempotency-Key")
     if isinstance(key, str) and 1 <= len(key) <= 200:
         case.headers["Idempotency-Key"] = f"{key}{next(numbers)}"
-    # To JSON Schema 7.0 is an integer.
+    # In JSON Schema, 7.0 is an integer.
     if isinstance(case.body, dict):
         for name in ("seed", "steps"):
             value = case.body.get(name)
             if isinstance(value, float) and value.is_integer():
                 case.body[name] = int(value)
         loras = case.body.get("loras")
-        # Only those that are on the machine count, each once; the test has brought as many.
+        # Only installed LoRAs are valid, each once; the test has installed this many.
         for number, lora in enumerate(loras if isinstance(loras, list) else ()):
             if isinstance(lora, dict) and isinstance(lora.get("name"), str):
                 lora["name"] = f"lora-{number}"

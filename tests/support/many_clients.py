@@ -1,4 +1,4 @@
-"""Many clients at once, on bare sockets: they ask, wait, and stay or go away."""
+"""Many clients at once, on bare sockets: they send requests, wait, and stay or disconnect."""
 
 from __future__ import annotations
 
@@ -11,52 +11,55 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.faults.conftest import FaultyService
+from tests.support.faulty_service import FaultyService
+from tests.support.polling import wait_until_async
 
-PATIENCE = 120
+TIMEOUT_SECONDS = 120
 GENERATIONS = "/api/v1/generations"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-def waiting(house: FaultyService, generation_id: str) -> bytes:
+def waiting(service: FaultyService, generation_id: str) -> bytes:
     """A request that is answered when the generation has ended."""
-    return _request(house, "GET", f"{GENERATIONS}/{generation_id}", Prefer=f"wait={PATIENCE}")
+    return _request(
+        service, "GET", f"{GENERATIONS}/{generation_id}", Prefer=f"wait={TIMEOUT_SECONDS}"
+    )
 
 
-def following(house: FaultyService, generation_id: str) -> bytes:
+def following(service: FaultyService, generation_id: str) -> bytes:
     """A request for the generation's events."""
-    return _request(house, "GET", f"{GENERATIONS}/{generation_id}/events")
+    return _request(service, "GET", f"{GENERATIONS}/{generation_id}/events")
 
 
-def submitting(house: FaultyService, prompt: str, **fields: object) -> bytes:
+def submitting(service: FaultyService, prompt: str, **fields: object) -> bytes:
     """A request for a new generation, answered when it has ended."""
     body = json.dumps({"prompt": prompt, **fields}).encode()
-    headers = {"Prefer": f"wait={PATIENCE}", "Content-Type": "application/json"}
-    return _request(house, "POST", GENERATIONS, body, **headers)
+    headers = {"Prefer": f"wait={TIMEOUT_SECONDS}", "Content-Type": "application/json"}
+    return _request(service, "POST", GENERATIONS, body, **headers)
 
 
 def answers(
-    house: FaultyService, requests: Sequence[bytes], meanwhile: Callable[[], object]
+    service: FaultyService, requests: Sequence[bytes], meanwhile: Callable[[], object]
 ) -> list[str]:
-    """What each request is answered; `meanwhile` is called once all of them wait."""
+    """The response to each request; `meanwhile` is called once all of them are connected."""
 
     async def run() -> list[str]:
-        async with _connected(house, requests) as connections:
+        async with _connected(service, requests) as connections:
             await asyncio.to_thread(meanwhile)
             reading = (reader.read() for reader, _ in connections)
-            texts = await asyncio.wait_for(asyncio.gather(*reading), PATIENCE)
+            texts = await asyncio.wait_for(asyncio.gather(*reading), TIMEOUT_SECONDS)
             return [text.decode() for text in texts]
 
     return asyncio.run(run())
 
 
-def leave(house: FaultyService, requests: Sequence[bytes]) -> None:
-    """Send the requests and go away without a word while they wait."""
+def disconnect(service: FaultyService, requests: Sequence[bytes]) -> None:
+    """Send the requests and reset their connections while they wait."""
 
     async def run() -> None:
-        async with _connected(house, requests) as connections:
+        async with _connected(service, requests) as connections:
             for _, writer in connections:
-                # Reset, as when a process is killed or a cable is pulled.
+                # As when a process is killed or a cable is pulled.
                 linger = struct.pack("ii", 1, 0)
                 writer.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, linger
@@ -69,7 +72,7 @@ def connections(process: int) -> int:
     """How many sockets the process has open."""
     count = 0
     for entry in Path(f"/proc/{process}/fd").iterdir():
-        # What is listed may be closed before it is looked at.
+        # A descriptor that is listed may be closed before it is read.
         with contextlib.suppress(FileNotFoundError):
             count += str(entry.readlink()).startswith("socket:")
     return count
@@ -77,17 +80,19 @@ def connections(process: int) -> int:
 
 @asynccontextmanager
 async def _connected(
-    house: FaultyService, requests: Sequence[bytes]
+    service: FaultyService, requests: Sequence[bytes]
 ) -> AsyncIterator[list[Connection]]:
-    before = connections(house.server.pid)
+    before = connections(service.server.pid)
     opened: list[Connection] = []
     try:
         for request in requests:
-            opened.append(await asyncio.open_connection("127.0.0.1", house.port))
+            opened.append(await asyncio.open_connection("127.0.0.1", service.port))
             opened[-1][1].write(request)
-        async with asyncio.timeout(PATIENCE):
-            while connections(house.server.pid) < before + len(requests):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await wait_until_async(
+            lambda: connections(service.server.pid) >= before + len(requests),
+            "all clients to be connected",
+            TIMEOUT_SECONDS,
+        )
         yield opened
     finally:
         for _, writer in opened:
@@ -95,9 +100,9 @@ async def _connected(
 
 
 def _request(
-    house: FaultyService, method: str, path: str, body: bytes = b"", **headers: str
+    service: FaultyService, method: str, path: str, body: bytes = b"", **headers: str
 ) -> bytes:
-    headers |= {"Host": "127.0.0.1", "X-API-Key": house.key, "Connection": "close"}
+    headers |= {"Host": "127.0.0.1", "X-API-Key": service.key, "Connection": "close"}
     if body:
         headers["Content-Length"] = str(len(body))
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {text}" for name, text in headers.items())]

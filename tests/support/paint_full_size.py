@@ -1,6 +1,6 @@
-"""Load a painting model as the worker does, paint one step, and say as JSON what that took.
+"""Load a painting model as the worker does, paint one step, and print the costs as JSON.
 
-A process of its own, so that its peak memory is the model's and nobody else's.
+A process of its own, so that its peak memory is the model's alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from banatie.worker.placement import ModelPlacement
 
 
 def main(folder: Path) -> None:
-    """Do it, with the model in this folder."""
+    """Measure the model in this folder."""
     stay_offline()
     model = Catalog(folder.parent).painting_model(folder.name)
     started = time.monotonic()
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
             picture = placement.painter.paint(job, lambda *_: steps.append(time.monotonic()))
     ended = time.monotonic()
     unet = placement.painter._pipeline.unet
-    told = {
+    report = {
         "plan": str(placement.plan),
         "why": placement.plan.why,
         "planned": placement.plan.needed,
@@ -51,26 +51,26 @@ def main(folder: Path) -> None:
         "loaded": memory[0],
         "peak": max(memory),
     }
-    print(json.dumps(told))
+    print(json.dumps(report))
 
 
 @contextmanager
 def measured() -> Iterator[list[int]]:
-    """What this process holds, again and again: bytes of its own, not of files it has mapped."""
-    process, seen, over = psutil.Process(), [], threading.Event()
+    """Sample this process's memory: its own bytes, without mapped files."""
+    process, samples, over = psutil.Process(), [], threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while True:
             memory = process.memory_info()
-            seen.append(memory.rss - getattr(memory, "shared", 0))
+            samples.append(memory.rss - getattr(memory, "shared", 0))
             if over.wait(0.05):
                 return
 
-    looking = threading.Thread(target=look)
-    looking.start()
-    yield seen
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    yield samples
     over.set()
-    looking.join()
+    sampler.join()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A tested service: a data folder with tiny models, and every process that is started on it.
 
-It talks to the service as a user does, by its command line, HTTP and files. An empty environment
-but for the settings, so that nothing of this machine leaks in; at the end nothing is left running.
+Tests use the service as a user does: by its command line, HTTP and files. Its environment holds
+the settings and nothing else of this machine, and `close` leaves no process behind.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from typing import TypeVar
 
 import httpx
 
+from tests.support.polling import wait_until
+
 ROOT = Path(__file__).parents[2]
 CONNECTION_GUARD = Path(__file__).parent / "connection_guard"
 START_SECONDS = 90
 """Importing torch takes 4 s on a quiet machine, and these machines are seldom quiet."""
-LOOK_SECONDS = 0.03
+POLL_SECONDS = 0.03
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class TinyModels:
-    """Folders of models that take milliseconds."""
+    """Folders of models that run in milliseconds."""
 
     painting: Path
     language: Path
@@ -40,7 +42,7 @@ class TinyModels:
     @classmethod
     def make(cls, folder: Path) -> TinyModels:
         """Write both into `folder`."""
-        # Here, because it brings torch, which not every tested service needs.
+        # Imported here because it imports torch, which not every tested service needs.
         from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
         return cls(
@@ -52,7 +54,7 @@ class Service:
     """One data folder and the processes on it."""
 
     launcher: tuple[str, ...] = ()
-    """What the command line of each process begins with."""
+    """A prefix of the command line of each process."""
 
     def __init__(self, folder: Path, models: TinyModels, **settings: str) -> None:
         self.folder = folder
@@ -61,9 +63,9 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "log.txt"
         self.key = ""
-        self._ears = folder / "ears.txt"
+        self._connection_log = folder / "connections.txt"
         self._processes: list[subprocess.Popen] = []
-        # No connection is kept open: an idle one would be one more thing for a server to end.
+        # Without keep-alive: a server that stops would have to close idle connections, too.
         self._client = httpx.Client(
             base_url=self.url,
             trust_env=False,
@@ -75,7 +77,7 @@ class Service:
             "HOME": str(folder),
             "PYTHONPATH": os.pathsep.join((str(CONNECTION_GUARD), str(ROOT))),
             "OMP_NUM_THREADS": "1",
-            "CONNECTION_LOG": str(self._ears),
+            "CONNECTION_LOG": str(self._connection_log),
             "BANATIE_SERVER__PORT": str(self.port),
             "BANATIE_STORAGE__DATA_DIR": str(self.data),
             "BANATIE_STORAGE__MODELS_DIR": str(folder / "models"),
@@ -99,14 +101,18 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=standard_output,
                 stderr=log,
-                # Tests that a shell runs in the background would hand down that it is ignored.
+                # A shell that runs the tests in the background lets them ignore SIGINT; that is
+                # inherited.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self._processes.append(process)
         return process
 
     def serve(self, *arguments: str, ready: bool = True) -> tuple[subprocess.Popen, str]:
-        """Start `serve` and wait until it is `ready`, or at least answers; what it printed, too."""
+        """Start `serve`; its process and what it printed.
+
+        Waits until the whole service is `ready`, or only until the server answers.
+        """
         output = self.folder / f"output-{len(self._processes)}.txt"
         process = self.start("serve", *arguments, output=output)
 
@@ -135,15 +141,15 @@ class Service:
         )
 
     def stop(self, process: subprocess.Popen, number: int = signal.SIGTERM) -> float:
-        """Send a signal and wait for the end; how many seconds that took."""
+        """Send a signal and wait for the exit; how many seconds that took."""
         started = time.monotonic()
         process.send_signal(number)
         process.wait(60)
         return time.monotonic() - started
 
     def alive(self, *words: str) -> list[int]:
-        """The processes that belong to this service and have all `words` on their command line."""
-        mark = f"CONNECTION_LOG={self._ears}".encode()
+        """The processes of this service that have all `words` on their command line."""
+        mark = f"CONNECTION_LOG={self._connection_log}".encode()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -156,7 +162,7 @@ class Service:
         return found
 
     def close(self) -> list[int]:
-        """Kill whatever is left; which ones had outlived the processes that were started here."""
+        """Stop all processes; the ids of those that outlived the ones started here."""
         self._client.close()
         for process in self._processes:
             if process.poll() is None:
@@ -176,19 +182,19 @@ class Service:
     # HTTP
 
     def request(self, method: str, path: str, **options: object) -> httpx.Response:
-        """One request with the key, whatever it is answered."""
+        """Send one request with the key; the response, whatever its status."""
         headers = {"X-API-Key": self.key, **options.pop("headers", {})}
         return self._client.request(method, path, headers=headers, **options)
 
     def health(self) -> httpx.Response:
-        """/health, or 599 while nobody answers."""
+        """The response of /health, or status 599 while no server answers."""
         try:
             return self.request("GET", "/health")
         except httpx.TransportError:
             return httpx.Response(599)
 
     def post(self, prompt: str, *, prefer: str = "", **fields: object) -> dict:
-        """Ask for a picture; the accepted record."""
+        """Submit a generation; the accepted record."""
         headers = {"Prefer": prefer} if prefer else {}
         body = {"prompt": prompt, **fields}
         response = self.request("POST", "/api/v1/generations", json=body, headers=headers)
@@ -196,7 +202,7 @@ class Service:
         return response.json()["data"]
 
     def paint(self, prompt: str, **fields: object) -> dict:
-        """Ask for a picture, from the prompt as it is, and wait for it; the finished record."""
+        """Submit a generation without enhancement and wait for it; the finished record."""
         fields = {"autoEnhance": False, "steps": 2, **fields}
         record = self.post(prompt, prefer="wait=60", **fields)
         assert record["status"] == "success", record
@@ -208,25 +214,25 @@ class Service:
         assert response.status_code == 200, response.text
         return response.json()["data"]
 
-    def ended(self, generation_id: str, seconds: float = 60) -> dict:
+    def wait_until_ended(self, generation_id: str, seconds: float = 60) -> dict:
         """The record once it has ended."""
-        return self.record_when(
+        return self.wait_for_record(
             generation_id, lambda record: record["status"] in ("success", "failed"), seconds
         )
 
-    def painting(self, generation_id: str, step: int = 1) -> dict:
-        """The record once so many steps are done."""
+    def wait_until_painting(self, generation_id: str, step: int = 1) -> dict:
+        """The record once this step is done."""
 
         def reached(record: dict) -> bool:
             assert record["status"] in ("pending", "processing"), record
             return record["progress"] is not None and record["progress"]["step"] >= step
 
-        return self.record_when(generation_id, reached)
+        return self.wait_for_record(generation_id, reached)
 
-    def record_when(
+    def wait_for_record(
         self, generation_id: str, reached: Callable[[dict], bool], seconds: float = 60
     ) -> dict:
-        """The record once `reached` says so."""
+        """The record once `reached` is true for it."""
         return self.wait_for(
             lambda: next(filter(reached, [self.get(generation_id)]), None),
             f"generation {generation_id}",
@@ -243,15 +249,15 @@ class Service:
     # The folder
 
     def files(self) -> set[str]:
-        """Everything in the storage folder, finished or not."""
+        """The names of all files in the storage folder, finished or not."""
         return {path.name for path in (self.data / "storage").rglob("*") if path.is_file()}
 
     def known_files(self) -> set[str]:
-        """What the records say lies there."""
+        """The names of the files that the records know."""
         return {f"{r['outputImageId']}.png" for r in self.records() if r["outputImageId"]}
 
     def records(self) -> list[dict]:
-        """All records, also those in the bin."""
+        """All records, including soft-deleted ones."""
         records: list[dict] = []
         more = True
         while more:
@@ -261,29 +267,25 @@ class Service:
             more = page["pagination"]["hasMore"]
         return records
 
-    def strangers(self) -> list[str]:
-        """The addresses outside this machine that any of the processes wanted to talk to."""
-        if not self._ears.exists():
+    def foreign_addresses(self) -> list[str]:
+        """The addresses outside this machine that any of the processes wanted to reach."""
+        if not self._connection_log.exists():
             return []
         here = ("127.0.0.1", "::1", "0.0.0.0", "localhost", "None")
-        return [line for line in self._ears.read_text().split() if line not in here]
+        return [line for line in self._connection_log.read_text().split() if line not in here]
 
     def tail(self) -> str:
         """The end of the log."""
         return self.log.read_text("utf-8", "replace")[-3000:] if self.log.exists() else ""
 
-    def wait_for(self, look: Callable[[], T], what: str, seconds: float = 60) -> T:
-        """Look again and again until there is something; fails with the log."""
-        deadline = time.monotonic() + seconds
-        while not (seen := look()):
-            assert time.monotonic() < deadline, f"waited {seconds} s for {what}: {self.tail()}"
-            time.sleep(LOOK_SECONDS)
-        return seen
+    def wait_for(self, condition: Callable[[], T], what: str, seconds: float = 60) -> T:
+        """Poll until the condition is true and return its value; fails with the log's end."""
+        return wait_until(condition, what, seconds, interval=POLL_SECONDS, details=self.tail)
 
 
 @contextlib.contextmanager
-def web_alone(folder: Path, *arguments: str, **settings: str) -> Iterator[Service]:
-    """A running server without models and worker, where nothing waits for an enhancement."""
+def web_server_only(folder: Path, *arguments: str, **settings: str) -> Iterator[Service]:
+    """A running server without models and worker, where no answer waits for an enhancement."""
     nothing = TinyModels(painting=folder / "none", language=folder / "none")
     service = Service(folder, nothing, **{"enhancement__response_wait": "0", **settings})
     try:
@@ -294,7 +296,7 @@ def web_alone(folder: Path, *arguments: str, **settings: str) -> Iterator[Servic
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -11,9 +11,10 @@ MOUNT = 'mount -t tmpfs -o "size=$1" tmpfs "$2" && echo mounted && exec sleep in
 
 
 class Disk:
-    """The disk under a folder, for as long as the process that holds it lives."""
+    """A file system mounted on a folder, for as long as the process that holds it lives."""
 
     def __init__(self, folder: Path, size: str) -> None:
+        """Skips the test where the user may not mount; `size` is in tmpfs's notation ("4m")."""
         folder.mkdir(exist_ok=True)
         command = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", size, str(folder)]
         self._holder = subprocess.Popen(
@@ -22,7 +23,7 @@ class Disk:
         self.process = self._holder.pid
         self._name = str(folder)
         self.folder = Path(f"/proc/{self.process}/root{folder}")
-        """Where this process finds it; the others know it by its own name."""
+        """The path for this process; the tested processes use the folder's own name."""
         self.launcher = ("nsenter", f"--target={self.process}", "--mount", "--wd")
         if self._holder.stdout.readline() != "mounted\n":
             reason = self._holder.stderr.read().strip()
@@ -30,7 +31,7 @@ class Disk:
             pytest.skip(f"disks can only be mounted by root outside of containers: {reason}")
 
     def fill(self) -> Path:
-        """Leave no room at all; the file that takes it."""
+        """Fill the disk up; the file that takes the space."""
         ballast = self.folder / "ballast"
         with ballast.open("wb", buffering=0) as file:
             try:
@@ -38,14 +39,15 @@ class Disk:
                     pass
             except OSError:
                 return ballast
+        raise AssertionError("the disk cannot be filled")
 
-    def protect(self) -> None:
-        """Let nobody write any more; only for when nobody has a file open for writing."""
+    def make_read_only(self) -> None:
+        """Remount it read-only; works only while nobody has a file open for writing."""
         command = [*self.launcher, "mount", "-o", "remount,ro", self._name]
         subprocess.run(command, check=True)
 
     def close(self) -> None:
-        """Give the disk up, with all that is on it."""
+        """Unmount it by ending the process that holds it; everything on it is lost."""
         self._holder.kill()
         self._holder.wait()
         self._holder.stdout.close()

@@ -1,7 +1,7 @@
-"""Real models, but tiny: pipelines and language models with random weights, made on the spot.
+"""Tiny real models: pipelines and language models with random weights, made on the spot.
 
-Every class is the one that production loads; only the widths are small, so that a whole picture
-takes milliseconds. What they paint and write means nothing. Knows nothing of Banatie.
+Every class is the one that production loads. Only the widths are small, so that a whole picture
+takes milliseconds. Their output is meaningless. Knows nothing of Banatie.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WORDS = [
     *("a", "an", "and", "at", "by", "cat", "color", "detailed", "dog", "high", "in", "light"),
     *("lighting", "of", "on", "photo", "quality", "red", "road", "soft", "style", "the", "with"),
 ]
-"""The words that are one token each; everything else is spelt out in bytes."""
+"""The words that are one token each; everything else is encoded in bytes."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -146,7 +146,7 @@ def _text_config(tokenizer: CLIPTokenizer, activation: str, width: int = 16) -> 
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        # The default spreads so little that different prompts give almost the same embedding.
+        # With the default, different prompts have almost the same embedding.
         initializer_factor=3.0,
     )
 
@@ -184,7 +184,7 @@ def _chat_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _merges(spellings: list[list[str]]) -> list[tuple[str, str]]:
-    """Pairs that, joined in this order wherever they meet, make each spelling one token."""
+    """BPE merges, in order, that make each spelling one token."""
     merges: list[tuple[str, str]] = []
     for spelling in spellings:
         parts = list(spelling)

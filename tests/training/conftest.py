@@ -1,4 +1,4 @@
-"""Makes the recipe of the embedded painter importable, with icons drawn on the spot."""
+"""Makes the training of the embedded model importable, with icons drawn on the spot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ sys.path.insert(0, str(SCRIPTS))
 @pytest.fixture(scope="session")
 def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an icon file that has a two-coloured disc under every name."""
-    from training.world import OBJECTS
+    from training.scene_catalog import OBJECTS
 
     body = '<circle cx="16" cy="16" r="14" fill="#c83"/><circle cx="12" cy="12" r="3" fill="#fff"/>'
     path = tmp_path_factory.mktemp("icons") / "icons.json"

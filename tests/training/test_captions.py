@@ -1,34 +1,34 @@
-"""Captions say the scene, and the tokenizer knows their every word."""
+"""Captions describe the scene, and every word of theirs is one token."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
-from training.captions import SHADES, every_word, say
-from training.wording import build_tokenizer, random_wish
-from training.world import OBJECTS, SETTINGS, Scene
+from training.captions import SHADES, all_words, write_caption
+from training.scene_catalog import OBJECTS, SETTINGS, Scene
+from training.text_encoders import build_tokenizer, random_caption_scene
 
 
 def test_a_caption_names_its_object_and_colour() -> None:
-    chance = random.Random(1)
+    rng = random.Random(1)
     for _ in range(300):
-        scene = random_wish(chance)
-        text = say(scene, chance).lower()
+        scene = random_caption_scene(rng)
+        text = write_caption(scene, rng).lower()
         if scene.object:
             assert any(name in text for name in (scene.object, *OBJECTS[scene.object][1])), text
         if scene.colour:
             assert any(shade in text for shade in SHADES[scene.colour]), text
 
 
-def test_every_setting_can_be_said_without_an_object() -> None:
-    chance = random.Random(2)
-    assert all(say(Scene(None, setting=setting), chance) for setting in SETTINGS)
+def test_every_setting_can_be_described_without_an_object() -> None:
+    rng = random.Random(2)
+    assert all(write_caption(Scene(None, setting=setting), rng) for setting in SETTINGS)
 
 
 def test_every_word_of_the_captions_is_one_token(tmp_path: Path) -> None:
     tokenizer = build_tokenizer(tmp_path)
-    torn = [word for word in every_word() if len(tokenizer.tokenize(word)) != 1]
+    torn = [word for word in all_words() if len(tokenizer.tokenize(word)) != 1]
     assert torn == []
 
 

@@ -1,4 +1,4 @@
-"""Training goes on from the shipped weights where no checkpoint is left."""
+"""Training resumes from the shipped weights where there is no checkpoint."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from safetensors.torch import load_file
 from training.autoencoder import load_autoencoder
 from training.judging import load_judge
-from training.painting import Painter
-from training.resuming import adopt, progress
-from training.wording import load_encoders
+from training.resuming import progress, restore_shipped
+from training.text_encoders import load_encoders
+from training.unet import UNetTraining
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "banatie-small"
-JUDGE = ROOT / "scripts" / "embedded" / "judge.safetensors"
+JUDGE = ROOT / "scripts" / "training" / "judge.safetensors"
 
 
-def test_every_stage_goes_on_from_what_is_shipped(tmp_path: Path) -> None:
+def test_every_stage_resumes_from_the_shipped_weights(tmp_path: Path) -> None:
     work = tmp_path / "work"
-    assert adopt(MODEL, JUDGE, work)
+    assert restore_shipped(MODEL, JUDGE, work)
     assert progress(work)["painter"]["seen"] > 0
     networks = {
-        "unet/diffusion_pytorch_model": Painter.load(work).averaged(),
+        "unet/diffusion_pytorch_model": UNetTraining.load(work).averaged(),
         "vae/diffusion_pytorch_model": load_autoencoder(work),
         "text_encoder/model": load_encoders(work)[1],
         "text_encoder_2/model": load_encoders(work)[2],
@@ -36,13 +36,13 @@ def test_every_stage_goes_on_from_what_is_shipped(tmp_path: Path) -> None:
     load_judge(work / "judge.pt")
 
 
-def test_checkpoints_that_are_there_are_kept(tmp_path: Path) -> None:
-    assert adopt(MODEL, JUDGE, tmp_path)
+def test_existing_checkpoints_are_kept(tmp_path: Path) -> None:
+    assert restore_shipped(MODEL, JUDGE, tmp_path)
     (tmp_path / "unet.pt").write_bytes(b"further on")
-    assert not adopt(MODEL, JUDGE, tmp_path)
+    assert not restore_shipped(MODEL, JUDGE, tmp_path)
     assert (tmp_path / "unet.pt").read_bytes() == b"further on"
 
 
-def test_without_shipped_weights_all_begins_anew(tmp_path: Path) -> None:
-    assert not adopt(tmp_path / "nothing", JUDGE, tmp_path / "work")
+def test_without_shipped_weights_training_starts_from_nothing(tmp_path: Path) -> None:
+    assert not restore_shipped(tmp_path / "nothing", JUDGE, tmp_path / "work")
     assert not (tmp_path / "work").exists()

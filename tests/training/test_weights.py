@@ -1,4 +1,4 @@
-"""The shipped painter: fixed prompts and seeds give the right object in the right colour."""
+"""The embedded model: fixed prompts and seeds give the right object in the right colour."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from training.evaluation import Wish, answer
+from training.evaluation import EvaluationPrompt, evaluate
 from training.judging import load_judge
-from training.world import CANVASES, Scene
+from training.scene_catalog import CANVASES, Scene
+
+# It paints with the shipped model, not with a tiny one.
+pytestmark = pytest.mark.end_to_end
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "banatie-small"
@@ -23,7 +26,7 @@ PROMPTS = {
     "an orange alarm clock in a room": ("alarm clock", "orange"),
     "a blue rocket in space": ("rocket", "blue"),
     "a red balloon on the beach": ("balloon", "red"),
-    "a yellow queue in the snow": ("queue", "yellow"),
+    "a yellow bell in the snow": ("bell", "yellow"),
     "a pink ghost in the city": ("ghost", "pink"),
     "a blue apple on a white background": ("apple", "blue"),
     "a purple mushroom in the forest": ("mushroom", "purple"),
@@ -42,12 +45,12 @@ def pipeline() -> StableDiffusionXLPipeline:
 def test_fixed_prompts_give_the_right_object_and_colour(
     pipeline: StableDiffusionXLPipeline,
 ) -> None:
-    judge = load_judge(ROOT / "scripts" / "embedded" / "judge.safetensors")
-    wishes = [Wish(prompt, Scene(*names), "1:1") for prompt, names in PROMPTS.items()]
+    judge = load_judge(ROOT / "scripts" / "training" / "judge.safetensors")
+    prompts = [EvaluationPrompt(prompt, Scene(*names), "1:1") for prompt, names in PROMPTS.items()]
     wrong = [
-        (one.wish.prompt, one.verdict)
-        for one in answer(pipeline, judge, wishes)
-        if not (one.right("object") and one.right("colour"))
+        (result.prompt.text, result.verdict)
+        for result in evaluate(pipeline, judge, prompts)
+        if not (result.right("object") and result.right("colour"))
     ]
     assert wrong == []
 

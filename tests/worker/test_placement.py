@@ -1,10 +1,11 @@
-"""Who has the device when: turns, going a rung down, and what stays; with tiny real models."""
+"""Where the models are: swapping, stepping down, and what stays; with tiny real models."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import threading
+import time
 
 import psutil
 import pytest
@@ -17,11 +18,11 @@ from banatie.errors import ModelBroken
 from banatie.models.catalog import Catalog
 from banatie.models.disk_space import readable
 from banatie.painting.painter import PaintJob
-from banatie.worker.placement import RAN_OUT, ModelPlacement
+from banatie.worker.placement import RAN_OUT_OF_MEMORY, ModelPlacement
 from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 RUNTIME = Runtime("cpu", torch.float32, torch.float32)
-WANTED = PlacementPreferences()
+PREFERENCES = PlacementPreferences()
 JOB = PaintJob("a red cat", "", 32, 32, 2, 5.0, 7)
 
 
@@ -35,10 +36,10 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 @pytest.fixture
 def load(catalog: Catalog):
-    def load(**wanted: object) -> ModelPlacement:
+    def load(**options: object) -> ModelPlacement:
         language = catalog.language_model("language")
         return ModelPlacement.load(
-            catalog.painting_model("sdxl"), language, RUNTIME, WANTED, **wanted
+            catalog.painting_model("sdxl"), language, RUNTIME, PREFERENCES, **options
         )
 
     return load
@@ -46,12 +47,12 @@ def load(catalog: Catalog):
 
 @pytest.fixture
 def on(load):
-    """A placement that follows a plan, with rungs below it."""
+    """A placement that follows a plan, with smaller plans to step down to."""
     loaded = load()
 
-    def on(plan: Plan, *below: Plan) -> ModelPlacement:
+    def on(plan: Plan, *smaller: Plan) -> ModelPlacement:
         loaded.painter.arrange(plan)
-        return ModelPlacement(plan, below, RUNTIME, loaded.painter, loaded.enhancer)
+        return ModelPlacement(plan, smaller, RUNTIME, loaded.painter, loaded.enhancer)
 
     return on
 
@@ -61,8 +62,8 @@ def paint(placement: ModelPlacement) -> bytes:
         return placement.painter.paint(JOB, lambda step, steps: None).tobytes()
 
 
-def write(placement: ModelPlacement) -> str:
-    with placement.writing():
+def enhance(placement: ModelPlacement) -> str:
+    with placement.enhancing():
         return placement.enhancer.enhance(
             "a red cat", "general", seed=1, count_tokens=len, time_limit=30
         ).text
@@ -74,7 +75,7 @@ def test_a_small_machine_s_models_are_planned_and_loaded(load, caplog) -> None:
     assert (placement.plan.painter, placement.plan.language) == ("resident", "device")
     assert 0 < placement.plan.needed < 100_000_000
     assert f"{placement.plan}: it takes {readable(placement.plan.needed)} of " in caplog.text
-    assert write(placement)
+    assert enhance(placement)
     assert paint(placement)
 
 
@@ -92,26 +93,26 @@ def test_a_broken_language_model_is_left_out(catalog, tmp_path, caplog) -> None:
     make_tiny_language_model(tmp_path / "bad")
     model = Catalog(tmp_path).language_model("bad")
     (tmp_path / "bad" / "tokenizer.json").write_text("{}", "utf-8")
-    placement = ModelPlacement.load(catalog.painting_model("sdxl"), model, RUNTIME, WANTED)
+    placement = ModelPlacement.load(catalog.painting_model("sdxl"), model, RUNTIME, PREFERENCES)
     assert placement.enhancer is None
     assert "no prompt will be enhanced" in caplog.text
     assert paint(placement)
 
 
-def test_a_language_model_that_comes_late_is_heard(catalog, tmp_path, caplog) -> None:
+def test_a_language_model_can_be_loaded_late(catalog, tmp_path, caplog) -> None:
     model = catalog.painting_model("sdxl")
-    placement = ModelPlacement.load(model, None, RUNTIME, WANTED)
+    placement = ModelPlacement.load(model, None, RUNTIME, PREFERENCES)
     assert placement.enhancer is None
     make_tiny_language_model(tmp_path / "bad")
     broken = Catalog(tmp_path).language_model("bad")
     (tmp_path / "bad" / "model.safetensors").write_bytes(b"none")
-    placement.adopt(broken)
+    placement.load_language_model(broken)
     assert placement.enhancer is None
     assert "no prompt will be enhanced" in caplog.text
-    placement.adopt(catalog.language_model("language"))
+    placement.load_language_model(catalog.language_model("language"))
     assert placement.enhancer.name == "language"
     assert placement.plan.language == "device"
-    assert write(placement)
+    assert enhance(placement)
     assert paint(placement)
 
 
@@ -126,24 +127,24 @@ def test_a_language_model_that_finds_no_memory_is_left_out(load, monkeypatch, ca
     assert paint(placement)
 
 
-def test_a_broken_painting_model_is_said(catalog, tmp_path) -> None:
+def test_a_broken_painting_model_is_reported(catalog, tmp_path) -> None:
     make_tiny_sdxl(tmp_path / "bad")
     (tmp_path / "bad" / "unet" / "config.json").write_text("{", "utf-8")
     with pytest.raises(ModelBroken, match=r"config\.json"):
-        ModelPlacement.load(Catalog(tmp_path).painting_model("bad"), None, RUNTIME, WANTED)
+        ModelPlacement.load(Catalog(tmp_path).painting_model("bad"), None, RUNTIME, PREFERENCES)
 
 
-def test_going_down_changes_the_plan_but_not_the_picture(on, caplog) -> None:
+def test_stepping_down_changes_the_plan_but_not_the_picture(on, caplog) -> None:
     first = Plan()
-    below = (Plan(language="cpu"), Plan("offload-encoders", "cpu"), Plan("offload-layers", "cpu"))
-    placement = on(first, *below)
+    smaller = (Plan(language="cpu"), Plan("offload-encoders", "cpu"), Plan("offload-layers", "cpu"))
+    placement = on(first, *smaller)
     expected = paint(placement)
-    for plan in below:
+    for plan in smaller:
         assert placement.step_down()
-        assert placement.plan == dataclasses.replace(plan, why=RAN_OUT)
-        assert f"out of memory; until the next start: {plan}" in caplog.text
+        assert placement.plan == dataclasses.replace(plan, reason=RAN_OUT_OF_MEMORY)
+        assert f"out of memory; plan until the next start: {plan}" in caplog.text
         assert paint(placement) == expected
-        assert write(placement)
+        assert enhance(placement)
     assert not placement.step_down()
     assert placement.plan.painter == "offload-layers"
 
@@ -161,53 +162,51 @@ def test_tiles_and_eight_bits_give_nearly_the_same_picture(on) -> None:
     assert torch.float8_e4m3fn in stored
 
 
-def test_a_turn_without_a_language_model_is_nobody_s(on) -> None:
+def test_without_a_language_model_nothing_is_swapped(on) -> None:
     placement = on(Plan(language="swap"))
     placement.enhancer = None
-    with placement.writing(), placement.painting():
+    with placement.enhancing(), placement.painting():
         assert paint(placement)
 
 
-def test_in_turns_nobody_is_starved(on) -> None:
+def test_swapping_starves_neither_model(on) -> None:
     placement = on(Plan(language="swap"))
     order: list[str] = []
-    writer_waits = threading.Event()
 
-    def write_one() -> None:
-        writer_waits.set()
-        with placement.writing():
-            order.append("written")
+    def enhance_one() -> None:
+        with placement.enhancing():
+            order.append("enhanced")
 
-    writer = threading.Thread(target=write_one)
+    thread = threading.Thread(target=enhance_one)
     for number in range(5):
         with placement.painting():
             if number == 1:
-                writer.start()
-                writer_waits.wait()
-                while len(placement._turn._line) < 2:
-                    pass
+                thread.start()
+                deadline = time.monotonic() + 20
+                while len(placement._swap_lock._waiters) < 2:
+                    assert time.monotonic() < deadline
             order.append("painted")
-    writer.join()
-    assert order.index("written") == 2
+    thread.join(20)
+    assert order.index("enhanced") == 2
 
 
-def test_without_turns_nobody_waits(on) -> None:
+def test_without_swapping_neither_model_waits(on) -> None:
     placement = on(Plan())
     with placement.painting():
-        writer = threading.Thread(target=write, args=(placement,))
-        writer.start()
-        writer.join(20)
-        assert not writer.is_alive()
+        thread = threading.Thread(target=enhance, args=(placement,))
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
 
 
-def test_a_language_model_that_was_sent_away_stays_away(on) -> None:
+def test_a_language_model_that_was_moved_to_the_cpu_stays_there(on) -> None:
     placement = on(Plan(language="cpu"), Plan(tiled=True))
     assert placement.step_down()
     assert (placement.plan.language, placement.plan.tiled) == ("cpu", True)
 
 
-def test_a_language_model_on_the_cpu_cannot_be_sent_further(on) -> None:
+def test_a_language_model_on_the_cpu_cannot_be_moved_further(on) -> None:
     placement = on(Plan())
-    with placement.writing():
+    with placement.enhancing():
         assert not placement.move_language_model_to_cpu()
     assert placement.plan == Plan()

@@ -27,6 +27,7 @@ from litestar.response import ServerSentEvent
 
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread, key_of
 from banatie.api.errors import decode_body, to_response
+from banatie.api.query import check_query
 from banatie.api.rate_limit import reservation_of
 from banatie.api.responses import failures, json_response, options
 from banatie.api.routes.events import events
@@ -42,7 +43,13 @@ from banatie.api.schemas import (
 )
 from banatie.api.waiters import NO_PREFERENCE, Preference, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
-from banatie.records import MAX_SEED, Generation, Key, Status
+from banatie.limits import (
+    MAX_IDEMPOTENCY_KEY_LENGTH,
+    MAX_PAGE_SIZE,
+    MAX_SAFE_INTEGER,
+    MAX_WAIT_SECONDS,
+)
+from banatie.records import Generation, Key, Status, Submission
 from banatie.store.generations import IdempotentRequest
 
 COMMON_ERRORS = (
@@ -59,8 +66,8 @@ PREFER = Parameter(
     name="Prefer",
     param_in="header",
     schema=Schema(type=OpenAPIType.STRING),
-    description="`wait=N`: answer when the generation has ended, or after N seconds (at most 120). "
-    "On POST also `respond-async`: answer at once. RFC 7240.",
+    description="`wait=N`: answer when the generation has ended, or after N seconds (at most "
+    f"{MAX_WAIT_SECONDS}). On POST also `respond-async`: answer at once. RFC 7240.",
 )
 
 
@@ -103,7 +110,7 @@ async def create_generation(
         HeaderParameter(
             name="Idempotency-Key",
             required=False,
-            schema_extra={"min_length": 1, "max_length": 255},
+            schema_extra={"min_length": 1, "max_length": MAX_IDEMPOTENCY_KEY_LENGTH},
             description="The same key and body within 24 hours return the first answer again.",
         ),
     ] = None,
@@ -111,11 +118,12 @@ async def create_generation(
     """Accept a generation; the answer carries the enhanced prompt, or comes after a few seconds."""
     app, key = app_state_of(request), key_of(request)
     data = decode_body(await request.body(), GenerationCreate)
-    idempotent = _idempotent(key, idempotency_key, data)
+    submission = data.to_submission()
+    idempotent = _idempotent(key, idempotency_key, submission)
     submitted = await app.write(
         app.intake.submit,
         key.project.id,
-        data.to_submission(),
+        submission,
         idempotent,
         request.scope["state"]["request_id"],
     )
@@ -153,12 +161,13 @@ async def create_generation(
     summary="List the project's generations, newest first",
     response_description="A page of generations.",
     responses=failures(*COMMON_ERRORS),
+    query=("status", "limit", "offset", "includeDeleted"),
 )
 async def list_generations(
     request: HttpRequest,
     status: FromQuery[Status | None] = None,
-    limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-    offset: Annotated[int, QueryParameter(ge=0, le=MAX_SEED)] = 0,
+    limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE_SIZE)] = 20,
+    offset: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
     include_deleted: Annotated[bool, QueryParameter(name="includeDeleted")] = False,
 ) -> Response[Page[GenerationView]]:
     """A page of the list."""
@@ -243,7 +252,9 @@ async def follow_generation(
     if generation.is_ended and seen >= generation.revision:
         # A browser's EventSource reconnects until it gets a 204.
         return Response(None, status_code=204)
-    return ServerSentEvent(events(generation.id, app, seen, app.public_url(request)))
+    return ServerSentEvent(
+        events(generation.id, app, key_of(request), seen, app.public_url(request))
+    )
 
 
 @post(
@@ -287,6 +298,7 @@ async def restore_generation(
     response_description="It is deleted.",
     responses=failures(*CHANGE_ERRORS),
     status_code=200,
+    query=("soft",),
 )
 async def delete_generation(
     generation_id: GenerationId, request: HttpRequest, soft: FromQuery[bool] = False
@@ -313,6 +325,7 @@ def generations_router() -> Router:
             restore_generation,
             delete_generation,
         ],
+        guards=[check_query],
         security=[{"apiKey": []}],
         tags=["Generations"],
     )
@@ -341,13 +354,17 @@ def _preference(request: HttpRequest) -> Preference:
 
 
 def _idempotent(
-    key: Key, idempotency_key: str | None, data: GenerationCreate
+    key: Key, idempotency_key: str | None, submission: Submission
 ) -> IdempotentRequest | None:
     if idempotency_key is None:
         return None
-    if not 1 <= len(idempotency_key) <= 255:
-        raise ValidationError.of("Idempotency-Key", "must have 1 to 255 characters")
-    return IdempotentRequest(key.id, idempotency_key, hashlib.sha256(encode(data)).hexdigest())
+    if not 1 <= len(idempotency_key) <= MAX_IDEMPOTENCY_KEY_LENGTH:
+        raise ValidationError.of(
+            "Idempotency-Key", f"must have 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters"
+        )
+    # Of what is meant, not of the bytes: the same request may be written in several ways.
+    body_hash = hashlib.sha256(encode(submission)).hexdigest()
+    return IdempotentRequest(key.id, idempotency_key, body_hash)
 
 
 def _existing(latest: Generation | None, generation: Generation) -> Generation:

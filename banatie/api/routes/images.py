@@ -6,8 +6,11 @@ storage key is ever looked up.
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import re
+import stat
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 from typing import cast
@@ -19,13 +22,17 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from banatie.api.dependencies import in_thread
 from banatie.api.errors import send_failure
+from banatie.errors import ServiceUnavailable
 from banatie.store.files import Files
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "/storage/"
 CHUNK_BYTES = 256 * 1024
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_STORAGE_KEY = re.compile(rf"[a-z0-9][a-z0-9-]*/{_UUID}/generated/{_UUID}\.png")
+_STORAGE_KEY = re.compile(rf"[a-z0-9][a-z0-9-]{{0,63}}/{_UUID}/generated/{_UUID}\.png")
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP}
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
@@ -45,9 +52,9 @@ class ImageFiles:
             await self._app(scope, receive, send)
             return
         scope["path_template"] = PREFIX + "{storage_key}"
-        if scope["method"] not in ("GET", "HEAD"):
-            headers = {"Allow": "GET, HEAD"}
-            await send_failure(MethodNotAllowedException(headers=headers), scope, send)
+        if scope["method"] != "GET":
+            error = MethodNotAllowedException(headers={"allow": "GET"})
+            await send_failure(error, scope, send)
             return
         storage_key = scope["path"].removeprefix(PREFIX)
         if not _STORAGE_KEY.fullmatch(storage_key):
@@ -55,11 +62,30 @@ class ImageFiles:
             return
         path = self._files.path(storage_key)
         try:
-            status = await in_thread(os.stat, path)
-        except FileNotFoundError:
-            await send_failure(NotFoundException(), scope, send)
+            status = await in_thread(_status_of, path)
+        except OSError as error:
+            await send_failure(_failure(error), scope, send)
             return
         await _send_file(path, status, scope, send)
+
+
+def _status_of(path: Path) -> os.stat_result:
+    """The status of a file that can be read; opened, because only that shows it."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "not a file")
+    return status
+
+
+def _failure(error: OSError) -> Exception:
+    if error.errno in _MISSING:
+        return NotFoundException()
+    logger.error("an image cannot be read: %s", error)
+    return ServiceUnavailable("The image cannot be read at the moment; the server's log says why")
 
 
 async def _send_file(path: Path, status: os.stat_result, scope: HTTPScope, send: Send) -> None:
@@ -80,7 +106,7 @@ async def _send_file(path: Path, status: os.stat_result, scope: HTTPScope, send:
     if _is_fresh(request, etag, status.st_mtime):
         await _answer(send, 304, headers)
         return
-    span = _range(request, etag, size) if scope["method"] == "GET" else None
+    span = _range(request, etag, size)
     if span is None:
         headers["content-length"] = str(size)
         await _answer(send, 200, headers, path, scope, (0, size))
@@ -104,7 +130,7 @@ async def _answer(
 ) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
-    if path is None or scope is None or scope["method"] == "HEAD":
+    if path is None or scope is None:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     elif status == 200 and "http.response.pathsend" in (scope.get("extensions") or {}):
         # The server sends the file itself (ASGI extension), without Python in between.

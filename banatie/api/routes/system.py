@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 import banatie
 from banatie.api.dependencies import HttpRequest, app_state_of, in_thread
+from banatie.api.query import check_query
 from banatie.api.responses import failures, json_response
 from banatie.api.schemas import ErrorBody, Id, No, Success, Wire
 from banatie.errors import DatabaseUnusable, ServiceUnavailable
@@ -147,6 +148,7 @@ async def health(request: HttpRequest) -> Response[Success[HealthView]]:
     "/api/info",
     operation_id="info",
     summary="Get limits, templates, aspect ratios and models",
+    guards=[check_query],
     security=[{}, {"apiKey": []}],
     response_description="The capabilities.",
     responses=failures(

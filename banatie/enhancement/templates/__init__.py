@@ -1,7 +1,6 @@
-"""The enhancement templates: what each adds to a prompt, as data in the files beside this one.
+"""The enhancement templates and few-shot examples, read from the TOML files of this package.
 
-A template is read and checked here and used in `phrasing` and `enhancer`. Nothing here knows a
-model, and nothing imports torch, so the web process may list the templates too.
+Knows no model and imports no torch, so that the web process may list the templates too.
 """
 
 from __future__ import annotations
@@ -10,16 +9,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from banatie.records import TEMPLATE_NAMES
 
 Details = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""By kind (animals, people, vehicles …): what can be seen of a thing, by the words for it."""
+"""Visible details of a subject, by kind (animals, people, vehicles …) and by the words for it."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A worked example: what a user asks for, and the phrases that a good enhancement adds."""
+    """A few-shot example of the guided mode: a subject, and the phrases that are added to it."""
 
     subject: str
     adds: str
@@ -27,31 +27,31 @@ class Example:
 
 @dataclass(frozen=True)
 class FewShotExample:
-    """A prompt as a user types it, with the whole text that a good writer makes of it."""
+    """A few-shot example of the free mode: a prompt as a user types it, and the enhanced text."""
 
     prompt: str
     answer: str
-    """Without a full stop."""
+    """Without a final full stop."""
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A phrase of the style, with the word classes that it asks for and those that rule it out."""
+    """A phrase of a template, with the word classes that it requires and those that exclude it."""
 
     text: str
     needs: frozenset[str] = frozenset()
-    """At least one of these must be in the user's words, where there are any."""
+    """If not empty, at least one of these classes must be in the prompt."""
     not_with: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One thing to be said of a picture, once: the light, the lens, the palette …"""
+    """One aspect of a picture, of which at most one phrase is added: light, lens, palette …"""
 
     name: str
     phrases: tuple[Phrase, ...]
     stem: Phrase | None = None
-    """How a phrase of this slot may begin, for a language model to finish it."""
+    """The beginning of a phrase of this slot, for a language model to complete."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,18 @@ class Template:
     summary: str
     instruction: str
     medium: str
-    """What the text opens with: `<medium> of <the user's words>`."""
+    """How the text opens: `<medium> of <the user's words>`."""
     manner: str
-    """What is added instead when the user has named a medium already."""
+    """The phrase that is added instead when the prompt names a medium itself."""
     examples: tuple[Example, ...]
     slots: tuple[Slot, ...]
     details_shown: int
-    """How many details of the subject to tell, where they are known."""
+    """How many known details of the subject to add."""
     details: Details
 
 
 def load_templates() -> Mapping[str, Template]:
-    """All templates by name, in the order in which they are shown."""
+    """All templates by name, in display order."""
     folder = resources.files(__name__)
     details = _details(tomllib.loads((folder / "details.toml").read_text("utf-8")))
     return {
@@ -84,7 +84,7 @@ def load_templates() -> Mapping[str, Template]:
 
 
 def load_few_shot_examples() -> Mapping[str, tuple[FewShotExample, ...]]:
-    """The worked examples by template, without those that are kept aside to measure with."""
+    """The few-shot examples by template, without the held-out ones that benchmarks use."""
     folder = resources.files("banatie.enhancement") / "examples"
     return {
         name: tuple(
@@ -107,7 +107,7 @@ def _details(kinds: dict[str, dict[str, str]]) -> Details:
     }
 
 
-def _template(entry: dict, details: Details) -> Template:
+def _template(entry: dict[str, Any], details: Details) -> Template:
     examples = tuple(Example(**example) for example in entry.pop("examples"))
     slots = tuple(
         Slot(
@@ -120,7 +120,7 @@ def _template(entry: dict, details: Details) -> Template:
     return Template(**entry, examples=examples, slots=slots, details=details)
 
 
-def _phrase(entry: str | dict) -> Phrase:
+def _phrase(entry: str | dict[str, Any]) -> Phrase:
     if isinstance(entry, str):
         return Phrase(entry)
     needs, not_with = frozenset(entry.get("needs", ())), frozenset(entry.get("not", ()))

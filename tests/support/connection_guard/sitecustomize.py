@@ -1,7 +1,8 @@
-"""Listens, inside every Python process of a tested service, to whom it wants to talk.
+"""Logs, inside every Python process of a tested service, the hosts that it wants to talk to.
 
-Python imports this by itself where the folder is on `PYTHONPATH`. Each address that the process
-connects or sends to, and each name it looks up, becomes a line of the file `CONNECTION_LOG`.
+Python imports a module of this name by itself where the folder is on `PYTHONPATH`. Each address
+that the process connects or sends to, and each name it looks up, becomes a line of the file
+`CONNECTION_LOG`.
 """
 
 from __future__ import annotations
@@ -10,18 +11,16 @@ import os
 import sys
 
 
-def _hear(event: str, arguments: tuple) -> None:
+def _log_connection(event: str, arguments: tuple) -> None:
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address = arguments[-1]
+        # A Unix socket's address is a path, and an unnamed one's None: both stay on this machine.
+        if not isinstance(address, tuple):
+            return
+        host = address[0]
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
-        address = arguments[0]
+        host = arguments[0]
     else:
-        return
-    # A Unix socket's address is a path, and an unnamed one's None: both stay on this machine.
-    host = address[0] if isinstance(address, tuple) else address
-    if event == "socket.connect" and not isinstance(address, tuple):
-        return
-    if event.startswith("socket.send") and not isinstance(address, tuple):
         return
     descriptor = os.open(_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, f"{host}\n".encode())
@@ -29,4 +28,4 @@ def _hear(event: str, arguments: tuple) -> None:
 
 
 if _log := os.environ.get("CONNECTION_LOG"):
-    sys.addaudithook(_hear)
+    sys.addaudithook(_log_connection)

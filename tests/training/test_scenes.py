@@ -1,4 +1,4 @@
-"""What is held out stays out of training, and scenes are painted as they are described."""
+"""Held-out combinations stay out of training, and scenes are rendered as described."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.icons import IconBox
+from training.icons import IconSet
 from training.latents import find_basis, to_tensor
-from training.painting import Easel, build_scheduler
-from training.scenes import Studio, place_object
-from training.world import (
+from training.scene_catalog import (
     CANVASES,
     COLOURS,
     OBJECTS,
@@ -22,6 +20,8 @@ from training.world import (
     Scene,
     held_out,
 )
+from training.scene_renderer import SceneRenderer, place_object
+from training.unet import TrainingSet, build_scheduler
 
 
 def test_at_least_fifteen_percent_of_the_combinations_are_held_out() -> None:
@@ -33,12 +33,12 @@ def test_at_least_fifteen_percent_of_the_combinations_are_held_out() -> None:
 
 
 def test_training_never_sees_a_held_out_combination(icons: Path, tmp_path: Path) -> None:
-    studio = Studio(IconBox(icons))
-    easel = Easel(studio, find_basis(studio, tmp_path, pictures=12), seed=1)
-    for maturity in (0.0, 2.0):
-        _, painted, captions = easel.batch(24, maturity)
-        assert len(painted) == len(captions) == 24
-        assert not any(held_out(one.scene) for one in painted)
+    renderer = SceneRenderer(IconSet(icons))
+    training_set = TrainingSet(renderer, find_basis(renderer, tmp_path, pictures=12), seed=1)
+    for difficulty in (0.0, 2.0):
+        _, rendered, captions = training_set.batch(24, difficulty)
+        assert len(rendered) == len(captions) == 24
+        assert not any(held_out(one.scene) for one in rendered)
 
 
 @pytest.mark.parametrize("aspect", CANVASES)
@@ -54,23 +54,24 @@ def test_an_object_is_whole_in_every_picture(aspect: str) -> None:
 
 
 def test_styles_and_colours_change_the_picture(icons: Path) -> None:
-    studio = Studio(IconBox(icons))
-    pictures = [studio.paint(Scene("cat", "red", "sea", style), 144, 144)[0] for style in STYLES]
-    pictures += [studio.paint(Scene("cat", colour, "sea"), 144, 144)[0] for colour in COLOURS[1:]]
+    renderer = SceneRenderer(IconSet(icons))
+    scenes = [Scene("cat", "red", "sea", style) for style in STYLES]
+    scenes += [Scene("cat", colour, "sea") for colour in COLOURS[1:]]
+    pictures = [renderer.render(scene, 144, 144)[0] for scene in scenes]
     for one, other in itertools.combinations(pictures, 2):
         assert abs(one - other).mean() > 0.002
 
 
-def test_latents_give_the_pixels_back(icons: Path, tmp_path: Path) -> None:
-    studio = Studio(IconBox(icons))
-    basis = find_basis(studio, tmp_path, pictures=40)
-    pixels = to_tensor(studio.paint(Scene("car", "blue", "meadow"), 192, 192)[0])
+def test_latents_reconstruct_the_pixels(icons: Path, tmp_path: Path) -> None:
+    renderer = SceneRenderer(IconSet(icons))
+    basis = find_basis(renderer, tmp_path, pictures=40)
+    pixels = to_tensor(renderer.render(Scene("car", "blue", "meadow"), 192, 192)[0])
     latents = basis.encode(pixels)
     assert latents.shape == (1, 64, 12, 12)
     assert (basis.decode(latents) - pixels).abs().mean() < 0.06
 
 
-def test_sampling_begins_with_pure_noise() -> None:
+def test_sampling_starts_from_pure_noise() -> None:
     scheduler = build_scheduler()
     scheduler.set_timesteps(8)
     assert int(scheduler.timesteps[0]) == 999

@@ -1,6 +1,6 @@
-"""Everything the embedded painter can be asked for, as words, and the combinations held out.
+"""The scenes that the embedded model can paint, as names, and the held-out combinations.
 
-It holds names only: how a thing looks is in `scenes`, how it is said is in `captions`.
+Holds names only: `scene_renderer` knows how an object looks, `captions` how it is described.
 The order of the tuples is part of trained weights (`codes`): append, never insert.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-# What a prompt may call the thing (the first is its name), and the icon that shows it.
+# Each object's name, the icon that shows it, and its other names in prompts.
 OBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cat": ("cat", ("kitten", "kitty")),
     "dog": ("dog", ("puppy", "hound")),
@@ -98,7 +98,7 @@ OBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ghost": ("ghost", ("spirit",)),
     "snowman": ("snowman", ()),
     "teddy bear": ("teddy-bear", ("plush bear", "teddy")),
-    "queue": ("queue", ()),
+    "bell": ("bell", ()),
     "trophy": ("trophy", ("golden cup",)),
     "lamp": ("light-bulb", ("light bulb", "bulb")),
     "sneaker": ("running-shoe", ("shoe", "running shoe", "trainer")),
@@ -137,7 +137,7 @@ HELD_OUT_PERCENT = 18
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; None stands for what the prompt leaves open."""
+    """What a picture shows; None where the prompt says nothing about it."""
 
     object: str | None
     colour: str | None = None
@@ -148,7 +148,7 @@ class Scene:
 
 
 def held_out(scene: Scene) -> bool:
-    """Tell whether the scene's object, colour and setting together are kept from training."""
+    """Return whether the scene's object, colour and setting together are held out of training."""
     if scene.object is None or scene.colour is None or scene.setting is None:
         return False
     name = f"{scene.object}/{scene.colour}/{scene.setting}"

@@ -1,6 +1,6 @@
 """A load generator in one thread: as many requests as the server answers, over a few connections.
 
-It reads no more of an answer than its length, so that one core of Python is faster than a server.
+It parses no more of a response than its length, so that one core of Python outpaces the server.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class _Connection:
     socket: socket.socket
     received: bytearray = field(default_factory=bytearray)
     left: int = -1
-    """Bytes of the body still to come; -1 while the head is not complete, -2 if it is chunked."""
+    """Remaining bytes of the body; -1 while the headers are incomplete, -2 if it is chunked."""
 
 
 def requests_per_second(
     port: int, requests: list[bytes], seconds: float, connections: int = 16
 ) -> float:
-    """How many of `requests`, sent in turn, the server on loopback answers a second.
+    """The number of responses per second of the server on loopback to `requests`, sent in turn.
 
-    Raises RuntimeError at the first answer that is no success.
+    Raises RuntimeError at the first response that is not a success.
     """
     selector = selectors.DefaultSelector()
     buffer = memoryview(bytearray(BUFFER_BYTES))
@@ -64,7 +64,7 @@ def request(method: str, path: str, headers: dict[str, str], body: bytes = b"") 
 
 
 def _read(connection: _Connection, buffer: memoryview) -> bool:
-    """Take what has come; whether the answer is complete."""
+    """Receive what has arrived; whether the response is complete."""
     size = connection.socket.recv_into(buffer)
     if not size:
         raise RuntimeError("the server closed the connection")

@@ -1,0 +1,36 @@
+"""Query parameters: only those that a route knows, and each once.
+
+Litestar ignores unknown ones and takes one of several, so that a misspelt `soft` would delete for
+good. What a parameter means, and its range, is for the routes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+from litestar.connection import ASGIConnection
+from litestar.handlers.base import BaseRouteHandler
+
+from banatie.errors import ValidationError
+
+
+async def check_query(
+    connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
+) -> None:
+    """Litestar's guard for a router, whose handlers list their parameters in `opt["query"]`.
+
+    Raises ValidationError naming the parameter.
+    """
+    text = connection.scope["query_string"]
+    if not text:
+        return
+    known = handler.opt.get("query", ())
+    seen = set()
+    for name, _ in parse_qsl(text.decode("latin-1"), keep_blank_values=True):
+        if name not in known:
+            options = f"; known here: {', '.join(known)}" if known else "; there are none here"
+            raise ValidationError.of(name, f"is not a known query parameter{options}")
+        if name in seen:
+            raise ValidationError.of(name, "is given more than once")
+        seen.add(name)

@@ -1,0 +1,88 @@
+"""`banatie keys`: create, list and revoke API keys."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from banatie.cli.options import now, open_database
+from banatie.records import DEFAULT_SLUG, Key
+
+if TYPE_CHECKING:
+    from banatie.store.keys import Keys
+
+DAY_MILLISECONDS = 86_400_000
+
+
+@click.group()
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys.command("create")
+@click.option("--name", required=True, help="What the key is for.")
+@click.option("--organization", default=DEFAULT_SLUG, show_default=True)
+@click.option("--project", default=DEFAULT_SLUG, show_default=True)
+@click.option("--requests-per-hour", type=click.IntRange(0), help="0: no limit.")
+@click.option("--expires-in-days", type=click.IntRange(1))
+@click.pass_context
+def create_key(
+    context: click.Context,
+    name: str,
+    organization: str,
+    project: str,
+    requests_per_hour: int | None,
+    expires_in_days: int | None,
+) -> None:
+    """Create a key and print it. It cannot be shown again."""
+    created_at = now()
+    text = _keys(context).create(
+        name,
+        created_at,
+        organization_slug=organization,
+        project_slug=project,
+        requests_per_hour=requests_per_hour,
+        expires_at=created_at + expires_in_days * DAY_MILLISECONDS if expires_in_days else None,
+    )
+    click.echo(text)
+
+
+@keys.command("list")
+@click.pass_context
+def list_keys(context: click.Context) -> None:
+    """List the keys, without their texts."""
+    for key in _keys(context).all():
+        place = f"{key.project.organization_slug}/{key.project.slug}"
+        created = _date(key.created_at)
+        click.echo(f"{key.id}  {key.hint}…  {created}  {_state(key):<16}  {place}  {key.name}")
+
+
+@keys.command("revoke")
+@click.argument("reference", metavar="ID|NAME|HINT")
+@click.pass_context
+def revoke_key(context: click.Context, reference: str) -> None:
+    """Revoke a key immediately."""
+    key = _keys(context).revoke(reference, now())
+    click.echo(f"Revoked {key.name} ({key.hint}…)")
+
+
+def _keys(context: click.Context) -> Keys:
+    from banatie.store.keys import Keys
+
+    database = open_database(context)
+    database.migrate()
+    return Keys(database)
+
+
+def _state(key: Key) -> str:
+    if key.revoked_at:
+        return "revoked"
+    if key.expires_at:
+        return f"until {_date(key.expires_at)}" if now() < key.expires_at else "expired"
+    return "active"
+
+
+def _date(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d}"

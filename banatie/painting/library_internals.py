@@ -1,0 +1,52 @@
+"""Private names of torch and diffusers that painting depends on, each with the reason.
+
+A test fails when the installed version has one no more. Nothing else in this package uses private
+names of a library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import ModelMixin
+from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
+from torch._dynamo.exc import TorchDynamoException
+
+COMPILED_CALL = "_compiled_call_impl"
+"""Where a module keeps what `torch.nn.Module.compile` made of it; torch has no way to undo that."""
+
+CompilationError = TorchDynamoException
+"""What a compiled module raises when it cannot be compiled; torch exports no public name."""
+
+
+def reapply_group_offloading(model: ModelMixin) -> None:
+    """Set a model's group offloading up again after its layers got other hooks.
+
+    diffusers does so itself when it loads a LoRA, but not in `enable_layerwise_casting`.
+    """
+    _maybe_remove_and_reapply_group_offloading(model)
+
+
+def drop_compiled_calls(model: torch.nn.Module) -> None:
+    """Make every module of the model run uncompiled from now on."""
+    for module in model.modules():
+        setattr(module, COMPILED_CALL, None)
+
+
+@contextmanager
+def uncompiled(model: torch.nn.Module) -> Iterator[None]:
+    """Run the model's compiled modules uncompiled, and compiled as before afterwards."""
+    compiled = {
+        module: call
+        for module in model.modules()
+        if (call := getattr(module, COMPILED_CALL)) is not None
+    }
+    for module in compiled:
+        setattr(module, COMPILED_CALL, None)
+    try:
+        yield
+    finally:
+        for module, call in compiled.items():
+            setattr(module, COMPILED_CALL, call)

@@ -1,0 +1,291 @@
+"""The schema of the database, as the migrations that lead to it.
+
+A migration and the record that it was applied are one transaction. Recorded names never change: the
+databases of users hold them. A migration that has been released is never edited; a change is a new
+one at the end. When the migrations are applied is up to `database`.
+"""
+
+from __future__ import annotations
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+migrations = Migrations("banatie")
+
+
+@migrations()
+def create_tables(db: sqlite_utils.Database) -> None:
+    """Create the tables, their indexes, and the triggers that count generations."""
+    _execute_all(db, _TABLES)
+
+
+@migrations()
+def add_measures(db: sqlite_utils.Database) -> None:
+    """Add the request id, the reason of a failure, memory figures, durations and outcomes."""
+    _execute_all(db, _STATISTICS)
+
+
+@migrations()
+def add_previews(db: sqlite_utils.Database) -> None:
+    """Add previews of pictures that are being painted."""
+    _execute_all(db, _PREVIEWS)
+
+
+@migrations()
+def add_worker_devices(db: sqlite_utils.Database) -> None:
+    """Add the devices that a worker found."""
+    db.execute("ALTER TABLE workers ADD COLUMN devices TEXT")
+
+
+@migrations()
+def add_worker_plan(db: sqlite_utils.Database) -> None:
+    """Add a worker's memory plan."""
+    db.execute("ALTER TABLE workers ADD COLUMN plan TEXT")
+
+
+@migrations()
+def add_loras(db: sqlite_utils.Database) -> None:
+    """Add the LoRAs of a generation."""
+    db.execute("ALTER TABLE generations ADD COLUMN loras TEXT NOT NULL DEFAULT '[]'")
+
+
+@migrations()
+def rename_way_to_mode(db: sqlite_utils.Database) -> None:
+    """Rename `way` in the enhancement's JSON to `mode`, and its value `led` to `guided`.
+
+    Leaves `revision` and `updated_at` as they are: for clients, nothing has changed.
+    """
+    db.execute(_RENAME_WAY_TO_MODE)
+
+
+def _execute_all(db: sqlite_utils.Database, statements: str) -> None:
+    # Not executescript, which commits the migration's transaction before it begins.
+    for statement in statements.split(";\n\n"):
+        db.execute(statement)
+
+
+# SQL, because sqlite-utils has no other form for checks, partial indexes and triggers.
+_TABLES = """
+CREATE TABLE organizations (
+    id TEXT PRIMARY KEY,
+    slug TEXT NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL
+);
+
+CREATE TABLE projects (
+    id TEXT PRIMARY KEY,
+    organization_id TEXT NOT NULL REFERENCES organizations(id),
+    slug TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (organization_id, slug)
+);
+
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL REFERENCES projects(id),
+    name TEXT NOT NULL,
+    hash TEXT NOT NULL UNIQUE,
+    hint TEXT NOT NULL,
+    requests_per_hour INTEGER,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER
+);
+
+CREATE TABLE request_counts (
+    key_id TEXT PRIMARY KEY REFERENCES keys(id),
+    window_start INTEGER NOT NULL,
+    requests INTEGER NOT NULL
+);
+
+CREATE TABLE images (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL REFERENCES projects(id),
+    storage_key TEXT NOT NULL UNIQUE,
+    mime_type TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    file_size INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+);
+
+CREATE TABLE generations (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    project_id TEXT NOT NULL REFERENCES projects(id),
+    revision INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'processing', 'success', 'failed')),
+    stage TEXT NOT NULL CHECK (stage IN ('enhance', 'paint', 'done')),
+    claimed_by TEXT,
+    prompt TEXT NOT NULL,
+    original_prompt TEXT NOT NULL,
+    auto_enhance INTEGER NOT NULL,
+    template TEXT NOT NULL,
+    aspect_ratio TEXT NOT NULL,
+    negative_prompt TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    steps INTEGER,
+    guidance_scale REAL,
+    meta TEXT NOT NULL,
+    warnings TEXT NOT NULL DEFAULT '[]',
+    enhancement TEXT,
+    model TEXT,
+    step INTEGER NOT NULL DEFAULT 0,
+    retry_count INTEGER NOT NULL DEFAULT 0,
+    crashes INTEGER NOT NULL DEFAULT 0,
+    error_message TEXT,
+    image_id TEXT UNIQUE REFERENCES images(id),
+    processing_time_ms INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    enhanced_at INTEGER,
+    deleted_at INTEGER,
+    CHECK ((status = 'success') = (image_id IS NOT NULL)),
+    CHECK ((status IN ('success', 'failed')) = (stage = 'done'))
+);
+
+CREATE INDEX generations_listed
+    ON generations (project_id, created_at DESC, id DESC, deleted_at);
+
+CREATE INDEX generations_listed_by_status
+    ON generations (project_id, status, created_at DESC, id DESC, deleted_at);
+
+CREATE INDEX generations_waiting ON generations (stage, number)
+    WHERE stage IN ('enhance', 'paint');
+
+CREATE INDEX generations_claimed ON generations (claimed_by) WHERE claimed_by IS NOT NULL;
+
+CREATE INDEX generations_by_revision ON generations (revision);
+
+CREATE INDEX generations_binned ON generations (deleted_at) WHERE deleted_at IS NOT NULL;
+
+CREATE TABLE revisions (
+    latest INTEGER NOT NULL
+);
+
+INSERT INTO revisions VALUES (0);
+
+CREATE TABLE generation_counts (
+    project_id TEXT NOT NULL,
+    status TEXT NOT NULL,
+    deleted INTEGER NOT NULL,
+    generations INTEGER NOT NULL,
+    PRIMARY KEY (project_id, status, deleted)
+) WITHOUT ROWID;
+
+CREATE TRIGGER count_inserted_generation AFTER INSERT ON generations BEGIN
+    INSERT INTO generation_counts VALUES (new.project_id, new.status, new.deleted_at IS NOT NULL, 1)
+        ON CONFLICT DO UPDATE SET generations = generations + 1;
+END;
+
+CREATE TRIGGER count_deleted_generation AFTER DELETE ON generations BEGIN
+    UPDATE generation_counts SET generations = generations - 1
+        WHERE project_id = old.project_id AND status = old.status
+            AND deleted = (old.deleted_at IS NOT NULL);
+END;
+
+CREATE TRIGGER count_changed_generation AFTER UPDATE OF status, deleted_at ON generations
+    WHEN old.status <> new.status OR (old.deleted_at IS NULL) <> (new.deleted_at IS NULL) BEGIN
+    UPDATE generation_counts SET generations = generations - 1
+        WHERE project_id = old.project_id AND status = old.status
+            AND deleted = (old.deleted_at IS NOT NULL);
+    INSERT INTO generation_counts VALUES (new.project_id, new.status, new.deleted_at IS NOT NULL, 1)
+        ON CONFLICT DO UPDATE SET generations = generations + 1;
+END;
+
+CREATE TABLE idempotent_requests (
+    key_id TEXT NOT NULL REFERENCES keys(id),
+    idempotency_key TEXT NOT NULL,
+    body_hash TEXT NOT NULL,
+    generation_id TEXT NOT NULL,
+    answer BLOB,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (key_id, idempotency_key)
+) WITHOUT ROWID;
+
+CREATE INDEX idempotent_requests_by_age ON idempotent_requests (created_at);
+
+CREATE TABLE workers (
+    id TEXT PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('starting', 'ready', 'broken')),
+    reason TEXT,
+    device TEXT,
+    language_model TEXT,
+    painting_model TEXT,
+    seen_at INTEGER NOT NULL
+)
+"""
+
+_STATISTICS = """
+ALTER TABLE generations ADD COLUMN request_id TEXT;
+
+ALTER TABLE generations ADD COLUMN failure TEXT;
+
+ALTER TABLE workers ADD COLUMN memory_bytes INTEGER;
+
+ALTER TABLE workers ADD COLUMN device_memory_used INTEGER;
+
+ALTER TABLE workers ADD COLUMN device_memory_total INTEGER;
+
+CREATE TABLE stage_durations (
+    stage TEXT NOT NULL,
+    at_most REAL NOT NULL,
+    durations INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    PRIMARY KEY (stage, at_most)
+) WITHOUT ROWID;
+
+CREATE TABLE outcomes (
+    status TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    generations INTEGER NOT NULL,
+    PRIMARY KEY (status, reason)
+) WITHOUT ROWID;
+
+CREATE TRIGGER count_outcome AFTER UPDATE OF stage ON generations
+    WHEN new.stage = 'done' AND old.stage <> 'done' BEGIN
+    INSERT INTO outcomes VALUES (
+        new.status,
+        CASE new.status WHEN 'failed' THEN coalesce(new.failure, 'unknown') ELSE '' END,
+        1
+    ) ON CONFLICT DO UPDATE SET generations = generations + 1;
+END;
+
+CREATE TRIGGER count_deleted_outcome AFTER DELETE ON generations WHEN old.stage <> 'done' BEGIN
+    INSERT INTO outcomes VALUES ('failed', 'cancelled', 1)
+        ON CONFLICT DO UPDATE SET generations = generations + 1;
+END
+"""
+
+# A preview is deleted whenever its generation is released, ended or deleted, for whatever reason.
+_PREVIEWS = """
+CREATE TABLE previews (
+    generation_id TEXT PRIMARY KEY,
+    step INTEGER NOT NULL,
+    jpeg BLOB NOT NULL
+);
+
+CREATE TRIGGER forget_preview_of_released_generation AFTER UPDATE OF claimed_by ON generations
+    WHEN old.claimed_by IS NOT NULL AND new.claimed_by IS NOT old.claimed_by BEGIN
+    DELETE FROM previews WHERE generation_id = old.id;
+END;
+
+CREATE TRIGGER forget_preview_of_deleted_generation AFTER DELETE ON generations BEGIN
+    DELETE FROM previews WHERE generation_id = old.id;
+END
+"""
+
+_RENAME_WAY_TO_MODE = """
+UPDATE generations SET enhancement = json_remove(
+    json_set(
+        enhancement,
+        '$.mode',
+        CASE json_extract(enhancement, '$.way')
+            WHEN 'led' THEN 'guided'
+            ELSE json_extract(enhancement, '$.way')
+        END
+    ),
+    '$.way'
+) WHERE json_type(enhancement, '$.way') IS NOT NULL
+"""

@@ -1,0 +1,165 @@
+"""The save stage: encodes a painted picture, writes its file, then its row.
+
+It runs in a thread of its own while the next batch is painted, and keeps no more than one batch in
+memory. How pictures are painted or encoded is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+
+from PIL import Image as PillowImage
+
+import banatie
+from banatie.errors import PaintingError
+from banatie.imaging import Picture, encode_png, parameters_text
+from banatie.painting.painter import Painter, PaintJob
+from banatie.records import Generation, Image
+from banatie.store.files import Files, generated_key
+from banatie.worker.claimed_rows import ClaimedRows
+from banatie.worker.outcome import (
+    Finished,
+    StageAborted,
+    record_unfinished,
+    run_stage,
+    seconds_since,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PaintedJob:
+    """A picture to be saved, and what it was painted from."""
+
+    generation: Generation
+    job: PaintJob
+    picture: PillowImage.Image | PaintingError
+    """Or why this one of its batch cannot be used."""
+    started: float
+    """When its painting started and ended, by `time.monotonic`."""
+    ended: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The text in a picture's file that tells how it was made."""
+
+    painter: Painter
+    model: str
+
+    def text_chunks(self, generation: Generation, job: PaintJob) -> dict[str, str]:
+        """PNG text chunks: the parameters as image browsers read them."""
+        parameters = parameters_text(
+            prompt=job.prompt,
+            original_prompt=generation.original_prompt,
+            negative_prompt=job.negative_prompt,
+            steps=job.steps,
+            sampler=self.painter.sampler,
+            guidance_scale=job.guidance_scale,
+            seed=job.seed,
+            width=job.width,
+            height=job.height,
+            model=self.model,
+            model_hash=self.painter.fingerprint,
+            version=f"Banatie {banatie.__version__}",
+            loras={lora.name: lora.weight for lora in job.loras},
+        )
+        return {"parameters": parameters}
+
+
+class SaveStage:
+    """Saves pictures in the background, one after the other."""
+
+    def __init__(
+        self,
+        rows: ClaimedRows,
+        files: Files,
+        organization_of: Callable[[str], str],
+        provenance: Provenance | None,
+    ) -> None:
+        """`organization_of` is the slug of a project's organization, by the project's id.
+
+        Without `provenance` the files carry no text.
+        """
+        self._rows = rows
+        self._files = files
+        self._organization_of = organization_of
+        self._provenance = provenance
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._pending: list[Future[None]] = []
+
+    def submit(self, batch: Sequence[PaintedJob]) -> None:
+        """Save these once the batch before is saved, which this waits for."""
+        self.wait()
+        for painted in batch:
+            self._rows.retain([painted.generation])
+            self._pending.append(self._executor.submit(self._run, painted))
+
+    def wait(self) -> bool:
+        """Wait until everything is saved; False if there was nothing to wait for."""
+        done = wait(self._pending).done
+        self._pending.clear()
+        for future in done:
+            if not future.cancelled() and (error := future.exception()):
+                logger.error("uncaught exception while saving", exc_info=error)
+        return bool(done)
+
+    def close(self, timeout: float) -> None:
+        """End the thread; what is not saved within `timeout` seconds is painted again later."""
+        unfinished = wait(list(self._pending), timeout).not_done
+        self._executor.shutdown(wait=not unfinished, cancel_futures=True)
+
+    def _run(self, painted: PaintedJob) -> None:
+        generations = [painted.generation]
+        try:
+            outcome = run_stage(generations, partial(self._save, painted))
+            if not isinstance(outcome, Finished):
+                record_unfinished(self._rows, generations, outcome, painted.started)
+        finally:
+            self._rows.release(generations)
+
+    def _save(self, painted: PaintedJob) -> None:
+        if isinstance(painted.picture, PaintingError):
+            raise painted.picture
+        encoding = time.monotonic()
+        text = (
+            self._provenance.text_chunks(painted.generation, painted.job)
+            if self._provenance
+            else {}
+        )
+        picture = encode_png(painted.picture, text)
+        encoded = time.monotonic()
+        image = self._image(painted.generation, picture)
+        self._files.save(image.storage_key, picture.data)
+        durations = {"paint": painted.ended - painted.started, "encode": encoded - encoding}
+        seconds = time.monotonic() - painted.started
+        durations["save"] = seconds - sum(durations.values())
+        is_held = self._rows.claims.succeed(
+            painted.generation.id, image, round(seconds * 1000), self._rows.clock(), durations
+        )
+        if not is_held:
+            # Cancelled or deleted while the file was written: it must not appear.
+            self._files.remove(image.storage_key)
+            raise StageAborted
+        logger.info("finished", extra=seconds_since(painted.started))
+
+    def _image(self, generation: Generation, picture: Picture) -> Image:
+        image_id = str(uuid.uuid4())
+        organization = self._organization_of(generation.project_id)
+        return Image(
+            id=image_id,
+            project_id=generation.project_id,
+            storage_key=generated_key(organization, generation.project_id, image_id),
+            mime_type=picture.mime_type,
+            width=picture.width,
+            height=picture.height,
+            file_size=len(picture.data),
+            created_at=self._rows.clock(),
+        )

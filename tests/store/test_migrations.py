@@ -1,0 +1,169 @@
+"""Migrations: databases of earlier versions keep their data.
+
+`data/before-mode.db.gz` was made by the version before the enhancement's `mode` (commit e0c6318),
+with that version's own classes: two keys (one revoked), a generation that succeeded with an
+enhancement noted as `{"way": "led"}`, one that failed with `{"way": "free"}`, and one that waits.
+It was checkpointed, so that the one file holds everything, and compressed with gzip.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import sqlite_utils
+
+from banatie.records import EnhancementNote, LoraUse
+from banatie.store.backup import restore_backup, write_backup
+from banatie.store.claims import Claims
+from banatie.store.database import Database
+from banatie.store.generations import Generations
+from banatie.store.keys import Keys, is_active
+from banatie.store.migrations import migrations
+from banatie.store.statistics import read_statistics
+from banatie.store.workers import Workers
+
+BEFORE_MODE = Path(__file__).parent / "data" / "before-mode.db.gz"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A data folder of the version before `mode`."""
+    data = tmp_path / "old"
+    data.mkdir()
+    (data / "banatie.db").write_bytes(gzip.decompress(BEFORE_MODE.read_bytes()))
+    return data
+
+
+@pytest.fixture
+def migrated(old: Path):
+    """The same, migrated."""
+    database = Database(old / "banatie.db")
+    assert database.migrate() == ["rename_way_to_mode"]
+    yield database
+    database.close()
+
+
+def _stored(path: Path) -> list[tuple[object, ...]]:
+    """Every generation as the file has it, without the enhancement."""
+    with sqlite3.connect(path) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(generations)")]
+        columns.remove("enhancement")
+        rows = connection.execute(f"SELECT {', '.join(columns)} FROM generations ORDER BY number")
+        stored = [tuple(row) for row in rows]
+    connection.close()
+    return stored
+
+
+def test_the_way_of_an_enhancement_becomes_its_mode(migrated: Database) -> None:
+    led, free, waiting = Generations(migrated).changed_since(0)
+    assert led.enhancement == EnhancementNote("general", "small", "guided", 0.5)
+    assert free.enhancement == EnhancementNote("comic", "large", "free", 1.25)
+    assert waiting.enhancement is None
+    texts = [row[0] for row in migrated.query("SELECT enhancement FROM generations")]
+    assert [text for text in texts if text is not None and '"way"' in text] == []
+
+
+def test_renaming_changes_nothing_else(old: Path) -> None:
+    before = _stored(old / "banatie.db")
+    assert len(before) == 3
+    database = Database(old / "banatie.db")
+    revision = Generations(database).latest_revision()
+    database.migrate()
+    assert Generations(database).latest_revision() == revision
+    database.close_checkpointed()
+    assert _stored(old / "banatie.db") == before
+
+
+def test_rows_keys_and_statistics_are_those_of_before(migrated: Database) -> None:
+    done, failed, waiting = Generations(migrated).changed_since(0)
+    assert (done.status, done.prompt, done.meta) == ("success", "A cat, sunlit", {"order": 1})
+    assert done.image is not None
+    assert (done.image.width, done.image.file_size, done.updated_at) == (8, 3, 5000)
+    assert (failed.status, failed.error_message) == ("failed", "Out of memory")
+    assert failed.loras == (LoraUse("ink", 0.5),)
+    assert (waiting.status, waiting.stage) == ("pending", "paint")
+    keys = Keys(migrated)
+    laptop, guest = keys.all()
+    assert keys.authenticate("bnt_of-an-older-database") == laptop
+    assert (is_active(laptop, 9000), is_active(guest, 9000)) == (True, False)
+    assert (laptop.requests_per_hour, guest.project.slug) == (7, "other")
+    assert keys.request_counts() == {laptop.id: (0, 3)}
+    statistics = read_statistics(migrated, 9000)
+    assert statistics.accepted == 3
+    assert statistics.ended == {("success", ""): 1, ("failed", "out_of_memory"): 1}
+    assert statistics.durations["enhance"].seconds == pytest.approx(1.4)
+    assert [worker.device for worker in Workers(migrated).present(9000)] == ["cpu"]
+    claimed = Claims(migrated, "worker-2").claim("paint", 10_000)
+    assert claimed is not None
+    assert claimed.id == waiting.id
+
+
+def test_a_backup_of_an_old_database_is_restored_migrated(old: Path, tmp_path: Path) -> None:
+    storage_key = _storage_key(old)
+    (old / "storage" / storage_key).parent.mkdir(parents=True)
+    (old / "storage" / storage_key).write_bytes(b"png")
+    write_backup(old, tmp_path / "backup", 1)
+    restored = tmp_path / "restored"
+    assert restore_backup(tmp_path / "backup", restored).generations == 3
+    database = Database(restored / "banatie.db")
+    assert database.pending() == []
+    notes = [generation.enhancement for generation in Generations(database).changed_since(0)]
+    assert [note.mode for note in notes if note] == ["guided", "free"]
+    database.close()
+    # The folder that was backed up is not migrated by it.
+    database = Database(old / "banatie.db")
+    assert database.pending() == ["rename_way_to_mode"]
+    database.close()
+
+
+def _storage_key(data: Path) -> str:
+    with sqlite3.connect(data / "banatie.db") as connection:
+        [(storage_key,)] = connection.execute("SELECT storage_key FROM images")
+    connection.close()
+    return storage_key
+
+
+def test_a_database_of_the_first_version_keeps_its_rows(tmp_path):
+    path = tmp_path / "banatie.db"
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        migrations.apply(sqlite_utils.Database(connection), stop_before="add_measures")
+        connection.execute(
+            "INSERT INTO generations (id, project_id, revision, status, stage, prompt, "
+            "original_prompt, auto_enhance, template, aspect_ratio, negative_prompt, seed, meta, "
+            "created_at, updated_at) VALUES ('old', 'p', 1, 'pending', 'paint', 'a cat', 'a cat', "
+            "0, 'general', '1:1', '', 1, '{}', 5, 5)"
+        )
+        connection.execute(
+            "INSERT INTO workers VALUES ('w', 1, 'ready', NULL, 'cpu', NULL, 'tiny', 5)"
+        )
+    connection.close()
+    database = Database(path)
+    assert database.pending() == database.migrate()
+    assert database.pending() == []
+    old = Claims(database, "w").claim("paint", 9)
+    assert (old.id, old.request_id, old.loras) == ("old", None, ())
+    Claims(database, "w").fail("old", "No", 9)
+    assert read_statistics(database, 9).ended == {("failed", "unforeseen"): 1}
+    database.close()
+
+
+def test_a_database_is_brought_up_to_date_once_by_many(tmp_path):
+    applied = []
+
+    def migrate() -> None:
+        database = Database(tmp_path / "banatie.db")
+        applied.append(database.migrate())
+        database.close()
+
+    threads = [threading.Thread(target=migrate) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(applied) == 6
+    assert max(applied)[0] == "create_tables"

@@ -1,0 +1,102 @@
+"""Intake checks every submission, whichever way it comes in: by HTTP or from the command line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from banatie.config import load_config
+from banatie.errors import ValidationError
+from banatie.limits import (
+    MAX_GUIDANCE_SCALE,
+    MAX_LORA_WEIGHT,
+    MAX_LORAS,
+    MAX_META_DEPTH,
+    MAX_SEED,
+    MAX_STEPS,
+)
+from banatie.records import LoraUse, Submission
+from banatie.services import Services, open_services
+from tests.support.api_server import add_lora
+
+NAMES = [f"lora-{number}" for number in range(MAX_LORAS + 1)]
+
+
+def loras(count: int) -> tuple[LoraUse, ...]:
+    return tuple(LoraUse(name) for name in NAMES[:count])
+
+
+def nested(depth: int) -> dict[str, object]:
+    meta: dict[str, object] = {}
+    for _ in range(depth - 1):
+        meta = {"deeper": meta}
+    return meta
+
+
+@pytest.fixture
+def services(tmp_path: Path):
+    for name in NAMES:
+        add_lora(tmp_path / "models", name)
+    settings = {
+        "storage.data_dir": str(tmp_path / "data"),
+        "storage.models_dir": str(tmp_path / "models"),
+        "limits.prompt_characters": "100",
+        "limits.meta_bytes": "2000",
+    }
+    services = open_services(load_config(None, {}, settings), lambda: 1)
+    yield services
+    services.close()
+
+
+def submit(services: Services, **options: object) -> None:
+    project_id = services.keys.default_project_id(1)
+    services.intake.submit(project_id, Submission(**{"prompt": "a fox", **options}))
+
+
+ALLOWED = {
+    "prompt": ["x" * 100],
+    "negative_prompt": ["", "x" * 100],
+    "seed": [0, MAX_SEED],
+    "steps": [1, MAX_STEPS],
+    "guidance_scale": [0, MAX_GUIDANCE_SCALE],
+    "loras": [loras(MAX_LORAS), (LoraUse(NAMES[0], -4),), (LoraUse(NAMES[0], MAX_LORA_WEIGHT),)],
+    "meta": [nested(MAX_META_DEPTH)],
+}
+REFUSED = [
+    ("prompt", "x" * 101, "prompt: has 101 characters; at most 100"),
+    ("prompt", " \n", "prompt: must not be blank"),
+    ("negative_prompt", "x" * 101, "negativePrompt: has 101 characters; at most 100"),
+    ("seed", -1, "seed: must be from 0 to 9007199254740991"),
+    ("seed", MAX_SEED + 1, "seed: must be from 0 to"),
+    ("steps", 0, "steps: must be from 1 to 100"),
+    ("steps", MAX_STEPS + 1, "steps: must be from 1 to 100"),
+    ("guidance_scale", -0.1, "guidanceScale: must be from 0 to 20"),
+    ("guidance_scale", 20.1, "guidanceScale: must be from 0 to 20"),
+    ("guidance_scale", math.nan, "guidanceScale: must be from 0 to 20"),
+    ("loras", loras(MAX_LORAS + 1), "loras: at most 4 can be used at once, not 5"),
+    ("loras", loras(1) * 2, "loras: 'lora-0' is named more than once"),
+    ("loras", (LoraUse("none"),), "no LoRA called 'none'"),
+    ("loras", (LoraUse(NAMES[0], 4.1),), "loras: the weight of 'lora-0' must be from -4 to 4"),
+    ("loras", (LoraUse(NAMES[0], math.nan),), "loras: the weight of 'lora-0' must be from -4 to 4"),
+    ("meta", nested(MAX_META_DEPTH + 1), "meta: is nested deeper than 64 levels"),
+    ("meta", {"text": "x" * 2000}, "meta: is larger than 2000 bytes of JSON"),
+]
+
+
+@pytest.mark.parametrize("field", ALLOWED)
+def test_a_submission_at_its_limits_is_accepted(services: Services, field: str) -> None:
+    for value in ALLOWED[field]:
+        submit(services, **{field: value})
+    assert services.generations.count() == len(ALLOWED[field])
+
+
+@pytest.mark.parametrize(("field", "value", "message"), REFUSED)
+def test_a_submission_beyond_its_limits_is_refused(
+    services: Services, field: str, value: object, message: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        submit(services, **{field: value})
+    assert message in str(caught.value)
+    assert services.generations.count() == 0
