@@ -120,7 +120,7 @@ class Intake:
     def soft_delete(self, project_id: str, generation_id: str) -> Generation:
         """Hide the generation from the list, and cancel it if it has not ended."""
         generation = self._generations.soft_delete(project_id, _uuid(generation_id), self._clock())
-        _log(generation, "put into the bin")
+        _log(generation, "soft-deleted")
         return generation
 
     def restore(self, project_id: str, generation_id: str) -> Generation:
