@@ -16,9 +16,10 @@ from typing import Literal, get_args
 
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelBroken
-from banatie.models.catalog import LanguageModel, PaintingModel
-from banatie.models.disk_space import readable
-from banatie.models.validate import check_language_model, check_pipeline, parameter_count
+from banatie.models.disk_space import format_bytes
+from banatie.models.safetensors_header import parameter_count
+from banatie.models.types import LanguageModel, PaintingModel
+from banatie.models.validate import check_language_model, check_pipeline
 
 PainterPlace = Literal["resident", "offload-encoders", "offload-layers", "offload-layers-fp8"]
 """Where the painting model lies, the quickest way first:
@@ -156,14 +157,14 @@ def choose(plans: Sequence[Plan], free: int, device: str) -> Plan:
     room = int(free * (1 - SPARE_SHARE))
     for number, plan in enumerate(plans):
         if plan.needed <= room:
-            why = f"it takes {readable(plan.needed)} of {readable(free)} free on {device}"
+            why = f"it takes {format_bytes(plan.needed)} of {format_bytes(free)} free on {device}"
             if number:
-                why += f"; {plans[0]} would take {readable(plans[0].needed)}"
+                why += f"; {plans[0]} would take {format_bytes(plans[0].needed)}"
             return replace(plan, why=why)
     frugal = plans[-1]
     why = (
-        f"nothing fits the {readable(free)} free on {device}; this comes closest, with about "
-        f"{readable(frugal.needed)}"
+        f"nothing fits the {format_bytes(free)} free on {device}; this comes closest, with about "
+        f"{format_bytes(frugal.needed)}"
     )
     return replace(frugal, why=why)
 

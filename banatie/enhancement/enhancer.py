@@ -36,7 +36,7 @@ from banatie.enhancement.prompt import Subject
 from banatie.enhancement.templates import Template, load_few_shot_examples, load_templates
 from banatie.enhancement.vocabulary import Vocabulary
 from banatie.errors import BanatieError, ModelBroken, OutOfMemory
-from banatie.models.catalog import LanguageModel
+from banatie.models.types import LanguageModel
 
 ROWS_A_STEM = 2
 FINE_TUNED_PHRASES = 2

@@ -37,8 +37,8 @@ from transformers.utils import logging as transformers_logging
 from banatie.devices.memory_plan import TILE_SHARE, WHOLE, Plan
 from banatie.devices.runtime import Runtime, free_memory, is_out_of_memory
 from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePicture
-from banatie.models.catalog import PaintingModel
-from banatie.models.validate import check_pipeline, is_half
+from banatie.models.types import PaintingModel
+from banatie.models.validate import check_pipeline, is_half_precision
 from banatie.painting.lora import LOADING_ERRORS, Lora, applied
 from banatie.painting.previews import LatentToRgb
 from banatie.painting.text_encoding import PromptEncoder
@@ -425,7 +425,7 @@ def _load_pipeline(
         models[name], report = model_class.from_pretrained(
             folder / name,
             dtype=dtype,
-            variant="fp16" if is_half(weights[name][0]) else None,
+            variant="fp16" if is_half_precision(weights[name][0].name) else None,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

@@ -26,7 +26,8 @@ from banatie import logs
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelError
 from banatie.jobs import JobQueue, Stage, remove_stale_sockets
-from banatie.models.catalog import Catalog, LanguageModel
+from banatie.models.catalog import Catalog
+from banatie.models.types import LanguageModel
 from banatie.offline import stay_offline
 from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims

@@ -29,7 +29,8 @@ from banatie.errors import BanatieError, OutOfMemory, PaintingError, ServiceUnav
 from banatie.imaging import Picture, encode_png, encode_preview, parameters_text
 from banatie.jobs import Stage
 from banatie.logs import about
-from banatie.models.catalog import Catalog, PaintingModel
+from banatie.models.catalog import Catalog
+from banatie.models.types import PaintingModel
 from banatie.painting.lora import Lora
 from banatie.painting.painter import PaintJob
 from banatie.records import EnhancementNote, Generation, Image

@@ -24,7 +24,8 @@ from banatie.enhancement.chat_prompt import conversation, nearest
 from banatie.enhancement.enhancer import Enhancement, Enhancer, Stopped
 from banatie.enhancement.templates import load_few_shot_examples, load_templates
 from banatie.errors import ModelBroken
-from banatie.models.catalog import Catalog, LanguageModel, Mode
+from banatie.models.catalog import Catalog
+from banatie.models.types import LanguageModel, Mode
 from banatie.records import TEMPLATE_NAMES
 from tests.support.tiny_models import edit_json
 

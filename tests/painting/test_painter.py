@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from banatie.devices.memory_plan import Plan
 from banatie.devices.runtime import Runtime
 from banatie.errors import ModelBroken, ModelNotFound, OutOfMemory, PaintingError, UnusablePicture
-from banatie.models.catalog import Catalog, PaintingModel
+from banatie.models.catalog import Catalog
+from banatie.models.types import PaintingModel
 from banatie.painting.painter import OnStep, Painter, PaintJob
 from tests.support.tiny_models import edit_json, make_tiny_sdxl
 
