@@ -42,7 +42,7 @@ def test_a_model_is_pulled_used_carried_and_removed(
     )
     hub.stall_after = [1234]
     killed = user.start("models", "pull", REPOSITORY)
-    partial = user.folder / "models" / ".tiny-sdxl.unfinished" / "partial"
+    partial = user.folder / "models" / ".tiny-sdxl.installing" / "parts"
     user.wait_for(
         lambda: any(path.stat().st_size == 1234 for path in partial.glob("*")), "half a file"
     )
@@ -86,7 +86,7 @@ def test_ctrl_c_says_how_to_go_on(user: Service, hub: LoopbackHub) -> None:
     user.wait_for(lambda: hub.requests_of(UNET) or len(hub.asked) > 3, "the download")
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
-    assert "\nInterrupted; the same command goes on from here\n" in user.log.read_text()
+    assert "\nInterrupted; run the same command again to resume\n" in user.log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -120,4 +120,4 @@ def test_a_token_of_the_environment_opens_a_gated_model(user: Service, hub: Loop
     assert pulled.returncode == 0, pulled.stderr
     manifest = read_manifest(user.folder / "models" / "mine")
     assert (manifest.name, manifest.licence) == ("mine", "mit")
-    assert not list(Path(user.folder, "models").glob(".*unfinished"))
+    assert not list(Path(user.folder, "models").glob(".*installing"))

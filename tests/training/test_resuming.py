@@ -13,7 +13,7 @@ from training.resuming import adopt, progress
 from training.wording import load_encoders
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "models" / "banatie-small"
+MODEL = ROOT / "banatie" / "models" / "bundled" / "banatie-small"
 JUDGE = ROOT / "scripts" / "embedded" / "judge.safetensors"
 
 

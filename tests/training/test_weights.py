@@ -12,7 +12,7 @@ from training.judging import load_judge
 from training.world import CANVASES, Scene
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "models" / "banatie-small"
+MODEL = ROOT / "banatie" / "models" / "bundled" / "banatie-small"
 
 PROMPTS = {
     "a red cactus at night": ("cactus", "red"),
