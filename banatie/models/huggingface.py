@@ -26,10 +26,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-# Public in the library's documentation, but not declared as a re-export.
-from huggingface_hub.utils import (
-    build_hf_headers,  # type: ignore[attr-defined]
-    hf_raise_for_status,  # type: ignore[attr-defined]
+# Documented as public, but not declared as re-exports.
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    hf_raise_for_status,
 )
 
 import banatie

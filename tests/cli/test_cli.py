@@ -77,7 +77,7 @@ def test_what_is_not_understood_is_one_line_and_exit_code_2(command, arguments, 
     [
         (["keys", "revoke", "nobody"], "No key called 'nobody'"),
         (["models", "pull", "nothing"], "nothing"),
-        (["generate", "x", "--lora", "ink:0.5"], "there is no LoRA called 'ink' here"),
+        (["generate", "x", "--lora", "ink:0.5"], "no LoRA called 'ink' is installed"),
     ],
 )
 def test_what_fails_is_one_line_and_exit_code_1(command, arguments, message):

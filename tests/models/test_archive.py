@@ -155,9 +155,9 @@ def assert_refused(file: Path, models_dir: Path, message: str) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda d: d.update(name="../odd"), "describes another model than it holds"),
-        (lambda d: d.update(name="other"), "describes another model than it holds"),
-        (lambda d: d.update(kind="virus"), "describes another model than it holds"),
+        (lambda d: d.update(name="../odd"), "describes another model than the archive"),
+        (lambda d: d.update(name="other"), "describes another model than the archive"),
+        (lambda d: d.update(kind="virus"), "describes another model than the archive"),
         (lambda d: d.update(kind="painting"), "model_index.json is missing"),
         (lambda d: d.update(files=[]), "is invalid"),
         (lambda d: d.update(settings=3), "is invalid"),
@@ -185,7 +185,7 @@ def test_a_manifest_that_lies_lets_nothing_in(
     assert_refused(
         archive_of(tmp_path / "odd.tar", writer_files, edit), tmp_path / "other", message
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "odd.tar", "other"]
+    assert {path.name for path in tmp_path.iterdir()} - {"other"} == {"models", "odd.tar"}
 
 
 def add(file: Path, member: tarfile.TarInfo, content: bytes = b"") -> None:

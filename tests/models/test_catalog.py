@@ -23,8 +23,8 @@ def test_a_folder_with_a_manifest_is_a_model_with_a_name_and_settings(models_dir
     # By its path it is the same model.
     assert catalog.painting_model(str(models_dir / "my-painting")) == painter
     assert catalog.language_model("my-language").mode == "free"
-    here = {entry.name for entry in catalog.installed()}
-    assert here == {"my-painting", "my-language"}
+    installed = {entry.name for entry in catalog.installed()}
+    assert installed == {"my-painting", "my-language", "banatie-small"}
     assert {"sdxl-turbo", "my-painting"} <= {entry.name for entry in catalog.entries()}
 
 

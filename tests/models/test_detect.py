@@ -55,7 +55,7 @@ KINDS = {
         U + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (32, 1024),
         "cond_stage_model.model.positional_embedding": (7, 9),
     },
-    "the refiner of Stable Diffusion XL; take the base": {
+    "the refiner of Stable Diffusion XL; use the base": {
         U + "input_blocks.0.0.weight": (32, 4, 3, 3),
         U + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (64, 1280),
         "conditioner.embedders.0.model.positional_embedding": (7, 9),
@@ -131,9 +131,9 @@ KINDS = {
         "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.dora_scale": (64, 1),
     },
     "a LoRA with Tucker": {"lora_unet_out_2.lora_mid.weight": (8, 8, 3, 3)},
-    "a LoRA with whole differences": {**lora(2048), "lora_unet_out_2.diff": (4, 8, 3, 3)},
+    "a LoRA with full weight differences": {**lora(2048), "lora_unet_out_2.diff": (4, 8, 3, 3)},
     "a LoRA that changes norms": {**lora(2048), "lora_unet_out_0.w_norm": (8,)},
-    "calls itself a LoRA": {"lora_unet_out_2.lora_up.weight": (8, 8)},
+    "has a LoRA's names": {"lora_unet_out_2.lora_up.weight": (8, 8)},
 }
 
 

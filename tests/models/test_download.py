@@ -504,7 +504,7 @@ def test_a_language_model_of_any_repository_can_be_had(
         ({"config.json": b"no JSON"}, "is not JSON"),
         (
             {"config.json": b'{"architectures": ["LlamaForCausalLM"]}', "pytorch_model.bin": b"-"},
-            "holds no safetensors weights, and pickled ones are never loaded",
+            "holds no safetensors weights, and pickles are never loaded",
         ),
         ({"dream.safetensors": b"-"}, r"neither .*models import dream\.safetensors"),
         ({"README.md": b"-"}, "holds neither a pipeline nor a language model$"),

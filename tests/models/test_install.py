@@ -211,13 +211,14 @@ def test_a_model_is_back_when_its_replacement_was_killed(
 
 @pytest.mark.parametrize("resumable", [False, True])
 def test_a_failure_leaves_only_what_can_be_resumed(models: Path, resumable: bool) -> None:
-    with (
-        pytest.raises(ModelError, match="tiny could not be installed in .*: broken"),
-        install(models, NAME, resumable=resumable) as installation,
-    ):
-        installation.prepare(0)
-        installation.parts.mkdir()
-        raise OSError("broken")
+    def fail() -> None:
+        with install(models, NAME, resumable=resumable) as installation:
+            installation.prepare(0)
+            installation.parts.mkdir()
+            raise OSError("broken")
+
+    with pytest.raises(ModelError, match=r"tiny could not be installed in .*: broken"):
+        fail()
     assert hidden(models) == ([".tiny.installing"] if resumable else [])
     assert not (models / NAME).exists()
 
