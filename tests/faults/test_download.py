@@ -40,16 +40,16 @@ def enlarge(disk: Disk) -> None:
 def test_a_full_disk_stops_a_model_that_goes_on_when_there_is_room(
     disk: Disk, models: TinyModels
 ) -> None:
-    with serving(LoopbackHub({"acme/tiny": Repository.of(models.painting)})) as served:
+    with serving(LoopbackHub({"acme/tiny": Repository.from_folder(models.painting)})) as served:
         hub = Hub(served.url, lambda _: None)
         plan = plan_repository(hub, "acme/tiny", "main", disk.folder)
         with pytest.raises(ModelError, match=r"the disk of .* is full; free some space and run"):
             download(plan, hub, print)
         assert [path for path in disk.folder.iterdir() if not path.name.startswith(".")] == []
         enlarge(disk)
-        before = len(served.asked)
+        before = len(served.requests)
         folder = download(plan, hub, print)
-        again = [asked for asked in served.asked[before:] if "/resolve/" in asked.path]
+        again = [request for request in served.requests[before:] if "/resolve/" in request.path]
     assert file_digests(folder) == file_digests(models.painting)
     assert len(again) < len(file_digests(folder)) / 2
 

@@ -49,9 +49,9 @@ def served(pipeline: Path, writer: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere/token")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "/nowhere")
     repositories = {
-        BASE: Repository.of(pipeline),
+        BASE: Repository.from_folder(pipeline),
         FAST: Repository({"fast_unet.safetensors": (pipeline / UNET).read_bytes()[::-1]}),
-        WRITER: Repository.of(writer),
+        WRITER: Repository.from_folder(writer),
     }
     with serving(LoopbackHub(repositories)) as hub:
         yield hub
@@ -124,7 +124,7 @@ def test_what_another_model_has_is_linked_and_not_fetched(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, models_dir: Path
 ) -> None:
     download(plan, hub, print)
-    served.asked.clear()
+    served.requests.clear()
     lines: list[str] = []
     second = replace(plan, name="second")
     folder = download(second, hub, lines.append)
@@ -203,7 +203,7 @@ def test_a_connection_that_breaks_is_gone_on_with(
     served.cut_after = [1500, 700]
     folder = download(plan, hub, print)
     assert file_digests(folder) == file_digests(pipeline)
-    ranges = [asked.range for asked in served.asked if asked.range]
+    ranges = [request.range for request in served.requests if request.range]
     assert ranges == ["bytes=1500-", "bytes=2200-"]
     assert pauses == [], "as long as something comes, nobody waits"
 
@@ -231,10 +231,10 @@ def test_an_interrupted_attempt_is_gone_on_with_by_the_next(
         download(plan, hub, lines.append, interrupt)
     assert visible(models_dir) == []
     assert lines[-1] == "Interrupted; run the same command again to resume"
-    served.cut_after, before = [], len(served.asked)
+    served.cut_after, before = [], len(served.requests)
     folder = download(plan, hub, lines.append)
     assert file_digests(folder) == file_digests(pipeline)
-    files_again = [asked for asked in served.asked[before:] if "/resolve/" in asked.path]
+    files_again = [request for request in served.requests[before:] if "/resolve/" in request.path]
     assert len(files_again) <= 1, "only the one that was not whole"
 
 
@@ -245,9 +245,9 @@ def test_half_a_file_is_gone_on_with_by_the_next_attempt(
     with pytest.raises(ModelError, match=r"cannot be reached .*"):
         download(plan, hub, print)
     served.cut_after = []
-    served.asked.clear()
+    served.requests.clear()
     assert file_digests(download(plan, hub, print)) == file_digests(pipeline)
-    assert [asked.range for asked in served.asked if asked.range] == ["bytes=2500-"]
+    assert [request.range for request in served.requests if request.range] == ["bytes=2500-"]
 
 
 def test_what_an_attempt_at_another_revision_left_does_not_come_in(
@@ -284,18 +284,18 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused(
 ) -> None:
     content = bytearray((pipeline / name).read_bytes())
     content[-2] ^= 1
-    served.swapped[name] = bytes(content)
+    served.replaced_content[name] = bytes(content)
     with pytest.raises(ModelBroken, match=rf"^{name} of {BASE} is not what .*was deleted"):
         download(plan, hub, print)
     assert visible(models_dir) == []
-    served.swapped.clear()
+    served.replaced_content.clear()
     assert file_digests(download(plan, hub, print)) == file_digests(pipeline)
 
 
 def test_more_than_a_file_should_have_is_not_stored(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, models_dir: Path, pipeline: Path
 ) -> None:
-    served.swapped[UNET] = (pipeline / UNET).read_bytes() + bytes(5 * 2**20)
+    served.replaced_content[UNET] = (pipeline / UNET).read_bytes() + bytes(5 * 2**20)
     with pytest.raises(ModelBroken, match="sends more of"):
         download(plan, hub, print)
     assert visible(models_dir) == []
@@ -304,7 +304,7 @@ def test_more_than_a_file_should_have_is_not_stored(
 def test_less_than_a_file_should_have_is_an_error(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, models_dir: Path, pipeline: Path
 ) -> None:
-    served.swapped[UNET] = (pipeline / UNET).read_bytes()[:-10]
+    served.replaced_content[UNET] = (pipeline / UNET).read_bytes()[:-10]
     with pytest.raises(ModelError, match="sends no more than"):
         download(plan, hub, print)
     assert visible(models_dir) == []
@@ -318,7 +318,7 @@ def test_another_file_than_the_catalog_knows_is_not_even_fetched(
     )
     with pytest.raises(ModelBroken, match="than the catalog "):
         download(replace(plan, repositories=(known,)), hub, print)
-    assert [asked for asked in served.asked if "/resolve/" in asked.path] == []
+    assert [request for request in served.requests if "/resolve/" in request.path] == []
 
 
 def test_a_redirect_is_followed_and_the_token_stays_with_the_hub(
@@ -332,12 +332,12 @@ def test_a_redirect_is_followed_and_the_token_stays_with_the_hub(
     served.cut_after = [1500]
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert file_digests(download(plan, hub, print)) == file_digests(pipeline)
-    elsewhere = [asked for asked in served.asked if asked.path.startswith("/elsewhere/")]
+    elsewhere = [request for request in served.requests if request.path.startswith("/elsewhere/")]
     large = [p for p in pipeline.rglob("*") if p.is_file() and p.stat().st_size >= LARGE]
     assert len(elsewhere) == len(large) + 1
-    assert [asked.range for asked in elsewhere if asked.range] == ["bytes=1500-"]
-    assert {asked.authorization for asked in elsewhere} == {""}
-    own = {asked.authorization for asked in served.asked if asked not in elsewhere}
+    assert [request.range for request in elsewhere if request.range] == ["bytes=1500-"]
+    assert {request.authorization for request in elsewhere} == {""}
+    own = {request.authorization for request in served.requests if request not in elsewhere}
     assert own == {"Bearer hf_secret"}
 
 
@@ -399,7 +399,7 @@ def test_no_network_is_said_with_what_else_can_be_done(
 def test_an_address_that_is_no_hub_is_said_to_be_none(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub
 ) -> None:
-    served.is_something_else = True
+    served.serves_html = True
     with pytest.raises(ModelError, match="does not answer like a hub; check HF_ENDPOINT"):
         download(plan, hub, print)
 
@@ -418,18 +418,18 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
         ModelError, match=r"tiny needs \d+ kB and the disk of .* GB free; free some"
     ):
         download(plan, hub, print)
-    assert [asked for asked in served.asked if "/resolve/" in asked.path] == []
+    assert [request for request in served.requests if "/resolve/" in request.path] == []
 
 
 def test_a_model_that_is_there_is_left_alone(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub
 ) -> None:
     download(plan, hub, print)
-    served.asked.clear()
+    served.requests.clear()
     lines: list[str] = []
     download(plan, hub, lines.append)
     assert lines == [f"tiny is already installed: {plan.folder}"]
-    assert served.asked == []
+    assert served.requests == []
 
 
 def test_two_at_once_do_not_meet(plan: DownloadPlan, hub: Hub, models_dir: Path) -> None:

@@ -83,7 +83,7 @@ def installers(
     size, digest = gguf.stat().st_size, sha256(gguf.read_bytes()).hexdigest()
     source = WheelSource("tiny-model", "1.0", "tiny.gguf", size, digest)
     model = LanguageModel(NAME, "Tiny", "MIT", "guided", models / NAME, source)
-    with serving(LoopbackHub({"acme/tiny": Repository.of(language_model)})) as served:
+    with serving(LoopbackHub({"acme/tiny": Repository.from_folder(language_model)})) as served:
         hub = Hub(served.url)
         yield {
             "pull": lambda: download(
@@ -248,7 +248,9 @@ def test_the_bundled_models_name_is_refused(
     export_archive(Catalog(models).entry("banatie-small"), archive, ignore)
     with pytest.raises(ModelError, match=refused):
         import_archive(archive, models, ignore)
-    with serving(LoopbackHub({"acme/banatie-small": Repository.of(language_model)})) as served:
+    with serving(
+        LoopbackHub({"acme/banatie-small": Repository.from_folder(language_model)})
+    ) as served:
         hub = Hub(served.url)
         with pytest.raises(ModelError, match=refused):
             plan_repository(hub, "acme/banatie-small", "main", models)
