@@ -23,14 +23,12 @@ import psutil
 from banatie.config import Config
 from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ConfigError
-from banatie.models.catalog import Catalog, LanguageModel, PaintingModel
-from banatie.models.disk_space import readable
-from banatie.models.validate import (
-    check_language_model,
-    check_pipeline,
-    parameter_count,
-    sha256_of,
-)
+from banatie.models.catalog import Catalog
+from banatie.models.disk_space import format_bytes
+from banatie.models.manifest import sha256_of
+from banatie.models.safetensors_header import parameter_count
+from banatie.models.types import LanguageModel, PaintingModel
+from banatie.models.validate import check_language_model, check_pipeline
 from banatie.offline import stay_offline
 from banatie.serve import find_address
 from banatie.store.database import Database
@@ -96,7 +94,7 @@ def _folder(data: Path) -> Finding:
 def _disk(data: Path) -> Finding:
     there = next(folder for folder in (data.absolute(), *data.absolute().parents) if _is(folder))
     free = shutil.disk_usage(there).free
-    found = f"{readable(free)} free for {data}"
+    found = f"{format_bytes(free)} free for {data}"
     remedy = "make room, or set storage.data_dir to a folder on another disk"
     if free < DISK_BYTES_NEEDED:
         return Finding("disk", "FAIL", found, remedy)
@@ -130,7 +128,7 @@ def _database(path: Path, now: int) -> tuple[Finding, list[WorkerState]]:
         return Finding("database", "FAIL", str(error), remedy), []
     finally:
         database.close()
-    size = readable(path.stat().st_size)
+    size = format_bytes(path.stat().st_size)
     if pending:
         remedy = "run: banatie migrate (`banatie serve` does it by itself)"
         found = f"whole, {size}; not up to date: {', '.join(pending)}"
@@ -235,7 +233,7 @@ def _language_model(check: str, catalog: Catalog, config: Config) -> tuple[Findi
 def _whole(
     check: str, model: PaintingModel | LanguageModel, files: list[Path], hashes: str
 ) -> tuple[Finding, int]:
-    size = readable(sum(file.stat().st_size for file in files))
+    size = format_bytes(sum(file.stat().st_size for file in files))
     found = f"{model.name}: {len(files)} weight files whole, {size}, {hashes}"
     return Finding(check, "ok", found), parameter_count(files)
 

@@ -15,7 +15,6 @@ import yaml
 
 from banatie.cli.main import cli
 from banatie.config import Config, load_config
-from banatie.models.bundled import bundled_models, folder_of
 
 ROOT = Path(__file__).parents[1]
 CHECK = runpy.run_path(str(ROOT / "scripts" / "check-container"))
@@ -165,29 +164,6 @@ def test_the_way_to_deploy_names_commands_files_and_images_that_exist(compose: d
     for path in re.findall(r"`?((?:deploy|scripts)/[\w.-]+)`?", text):
         if path != "deploy/md":
             assert (ROOT / path).exists(), path
-
-
-def test_the_package_carries_the_embedded_model_whole():
-    folder, carried = ROOT / "models" / "banatie-small", set()
-    for place, patterns in PROJECT["tool"]["setuptools"]["data-files"].items():
-        for pattern in patterns:
-            files = [path for path in ROOT.glob(pattern) if path.is_file()]
-            assert files, pattern
-            for file in files:
-                name = file.relative_to(ROOT / "models").as_posix()
-                assert f"{place}/{file.name}" == f"share/banatie/models/{name}"
-                carried.add(file)
-    assert carried == {path for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_model_is_found_with_the_program_unless_there_is_one_of_its_name(tmp_path: Path):
-    models, shipped = tmp_path / "models", tmp_path / "shipped"
-    assert folder_of("small", models, shipped) == models / "small"
-    (shipped / "small").mkdir(parents=True)
-    assert folder_of("small", models, shipped) == shipped / "small"
-    (models / "small").mkdir(parents=True)
-    assert folder_of("small", models, shipped) == models / "small"
-    assert bundled_models().parts[-3:] == ("share", "banatie", "models")
 
 
 def test_the_script_can_be_run():

@@ -266,7 +266,7 @@ def test_weights_that_are_cut_are_found(examined, models):
     found = examined()
     for check in ("painting model", "language model"):
         assert found[check].state == "FAIL"
-        assert "is not whole" in found[check].found
+        assert "is incomplete" in found[check].found
 
 
 def test_a_model_that_is_not_what_the_catalog_knows_is_found(examined, models):

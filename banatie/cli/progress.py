@@ -1,74 +1,91 @@
-"""How far a long fetch is: a bar on a terminal, a line now and then elsewhere.
+"""The progress of a long download: a bar on a terminal, a line now and then elsewhere.
 
-Knows bytes and seconds; what is fetched is told to it.
+Drawn by tqdm. Knows bytes and seconds, and nothing of what is downloaded.
 """
 
 from __future__ import annotations
 
-import shutil
+import time
 from collections.abc import Callable
 from typing import TextIO
 
-import click
+from tqdm import tqdm
 
-WIDTH = 24
 REDRAW_SECONDS = 0.1
 LINE_SECONDS = 30.0
-"""Between two lines, where nobody watches."""
+"""Between two lines, where there is no terminal."""
+
+_NUMBERS = "{n_fmt}B of {total_fmt}B, {rate_fmt}, {remaining} left"
+_BAR_FORMAT = "{percentage:3.0f}% |{bar:24}| " + _NUMBERS + "  {desc}"
+_LINE_FORMAT = "{percentage:.0f}%, " + _NUMBERS
 
 
-class Bar:
-    """Draws on `stream`; `clock` counts seconds."""
+class _Bar(tqdm):
+    # The thread that redraws a bar which is rarely updated; this one is updated all the time.
+    monitor_interval = 0
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+
+class DownloadProgress:
+    """Writes to `stream`; `clock` counts seconds."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
         self._is_terminal = stream.isatty()
-        self._began: tuple[float, int] | None = None
-        self._drawn = clock()
-        self._shown = False
+        self._bar: _Bar | None = None
+        self._begin: tuple[float, int] | None = None
+        self._last_line = clock()
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
-        self._clear()
-        click.echo(line, file=self._stream)
+        _Bar.write(line, file=self._stream)
 
-    def tell(self, name: str, done: int, total: int) -> None:
-        """Show that `done` of `total` bytes are here, and that `name` is being fetched."""
-        now = self._clock()
-        if self._began is None:
-            self._began = (now, done)
-        if now - self._drawn < (REDRAW_SECONDS if self._is_terminal else LINE_SECONDS):
-            return
-        self._drawn = now
-        seconds, came = now - self._began[0], done - self._began[1]
-        rate = came / seconds if seconds > 0 else 0.0
-        share = done / total if total else 1.0
-        parts = [f"{share:4.0%}", f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"]
-        # The first moment tells nothing.
-        if rate > 0 and seconds >= 1:
-            parts += [f"{rate / 1e6:.1f} MB/s", f"{_duration((total - done) / rate)} left"]
-        if not self._is_terminal:
-            click.echo(f"{', '.join(parts).strip()}: {name}", file=self._stream)
-            return
-        full = round(WIDTH * min(share, 1.0))
-        line = f"[{'#' * full}{'.' * (WIDTH - full)}] {'  '.join(parts)}  {name}"
-        room = shutil.get_terminal_size().columns - 1
-        click.echo(f"\r{line[:room]:<{room}}", nl=False, file=self._stream)
-        self._shown = True
+    def update(self, name: str, done: int, total: int) -> None:
+        """Show that `done` of `total` bytes are downloaded, and that `name` is the current file."""
+        if self._is_terminal:
+            self._draw(name, done, total)
+        else:
+            self._print(name, done, total)
 
     def close(self) -> None:
-        """Take the bar away."""
-        self._clear()
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
 
-    def _clear(self) -> None:
-        if self._shown:
-            room = shutil.get_terminal_size().columns - 1
-            click.echo(f"\r{'':<{room}}\r", nl=False, file=self._stream)
-            self._shown = False
+    def _draw(self, name: str, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = _Bar(
+                desc=name,
+                total=total,
+                initial=done,
+                unit="B",
+                unit_scale=True,
+                bar_format=_BAR_FORMAT,
+                file=self._stream,
+                dynamic_ncols=True,
+                leave=False,
+                mininterval=REDRAW_SECONDS,
+                # Look at the clock on every update: their sizes vary.
+                miniters=0,
+            )
+        self._bar.set_description_str(name, refresh=False)
+        self._bar.update(done - self._bar.n)
 
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    def _print(self, name: str, done: int, total: int) -> None:
+        now = self._clock()
+        if self._begin is None:
+            self._begin = (now, done)
+        if now - self._last_line < LINE_SECONDS:
+            return
+        self._last_line = now
+        started, initial = self._begin
+        numbers = _Bar.format_meter(
+            done,
+            total,
+            now - started,
+            initial=initial,
+            unit="B",
+            unit_scale=True,
+            bar_format=_LINE_FORMAT,
+        )
+        self.message(f"{numbers}: {name}")

@@ -16,9 +16,10 @@ from typing import Any, Literal, get_args
 
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelBroken
-from banatie.models.catalog import LanguageModel, PaintingModel
-from banatie.models.disk_space import readable
-from banatie.models.validate import check_language_model, check_pipeline, parameter_count
+from banatie.models.disk_space import format_bytes
+from banatie.models.safetensors_header import parameter_count
+from banatie.models.types import LanguageModel, PaintingModel
+from banatie.models.validate import check_language_model, check_pipeline
 
 PainterPlace = Literal["resident", "offload-encoders", "offload-layers", "offload-layers-fp8"]
 """Where the painting model is kept, the fastest first (`painting.memory`):
@@ -167,14 +168,16 @@ def choose_plan(plans: Sequence[Plan], free: int, device: str) -> Plan:
     available = int(free * (1 - RESERVED_SHARE))
     for number, plan in enumerate(plans):
         if plan.needed <= available:
-            reason = f"it takes {readable(plan.needed)} of {readable(free)} free on {device}"
+            reason = (
+                f"it takes {format_bytes(plan.needed)} of {format_bytes(free)} free on {device}"
+            )
             if number:
-                reason += f"; {plans[0]} would take {readable(plans[0].needed)}"
+                reason += f"; {plans[0]} would take {format_bytes(plans[0].needed)}"
             return replace(plan, reason=reason)
     smallest = plans[-1]
     reason = (
-        f"no plan fits the {readable(free)} free on {device}; this one comes closest, with about "
-        f"{readable(smallest.needed)}"
+        f"no plan fits the {format_bytes(free)} free on {device}; this one comes closest, with "
+        f"about {format_bytes(smallest.needed)}"
     )
     return replace(smallest, reason=reason)
 

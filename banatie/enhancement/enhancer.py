@@ -28,7 +28,7 @@ from banatie.enhancement.prompt import append_tags, parse_prompt
 from banatie.enhancement.templates import load_few_shot_examples, load_templates
 from banatie.enhancement.vocabulary import Vocabulary
 from banatie.errors import BanatieError, ModelBroken, OutOfMemory
-from banatie.models.catalog import LanguageModel
+from banatie.models.types import LanguageModel
 
 
 class Stopped(BanatieError):

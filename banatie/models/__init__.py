@@ -1,1 +1,1 @@
-"""Models on this machine: which there are, how they come, and whether they are whole."""
+"""Models on this machine: the catalog, installation, conversion, verification and removal."""

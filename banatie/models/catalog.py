@@ -1,7 +1,7 @@
-"""Which models there are: the catalog's entries, those brought here, and where a name lies on disk.
+"""The catalog: the models Banatie knows by name, those installed besides, and where each one is.
 
-Pure data and paths: this module never imports torch, so the web process may read it too. How a
-model is loaded is for `enhancer` and `painter`; how it comes to this machine, for `hub` and `pull`.
+Reads `catalog.toml`, manifests and paths. How a model is loaded is for `enhancement` and
+`painting`; how it is installed, for `install`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ import contextlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from banatie.errors import ModelBroken, ModelNotFound
-from banatie.models.bundled import folder_of
+from banatie.models.bundled import model_folder
 from banatie.models.manifest import FileDigest, Kind, Manifest, read_manifest
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
-
-Mode = Literal["guided", "free"]
-"""How a language model is asked; see `enhancer`."""
+from banatie.models.types import (
+    Entry,
+    HubSource,
+    LanguageModel,
+    Mode,
+    PaintingModel,
+    RepositoryFiles,
+    Size,
+    WheelSource,
+)
 
 SDXL_SIZES: Mapping[str, Size] = {
     "1:1": (1024, 1024),
@@ -38,145 +41,41 @@ DEFAULT_STEPS = 30
 DEFAULT_GUIDANCE_SCALE = 5.0
 
 GUIDED_PARAMETER_LIMIT = 1_000_000_000
-"""Models smaller than this do better when led, as measured with `scripts/bench enhance`."""
-
-
-@dataclass(frozen=True)
-class WheelSource:
-    """A file inside a wheel on the Python package index, with what proves that it is the one."""
-
-    package: str
-    version: str
-    member: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """Files of one repository on a Hugging Face hub, at one revision."""
-
-    repository: str
-    revision: str
-    files: tuple[str, ...] = ()
-    """Names or patterns; a star stops at a slash, and a name without one has to be there."""
-    places: Mapping[str, str] = field(default_factory=dict)
-    """Of files that go elsewhere in the model's folder than in the repository."""
-    facts: Mapping[str, FileDigest] = field(default_factory=dict)
-    """By their names in the repository. An empty hash: only the size is known, and roughly."""
-    gated: bool = False
-    """Whether the hub gives it only to those who have accepted its licence."""
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """What makes a model's folder, taken from a Hugging Face hub."""
-
-    parts: tuple[Part, ...]
-    fused: str = ""
-    """Of a LoRA among the files that becomes part of the UNet's weights: its place."""
-
-    @property
-    def bytes(self) -> int:
-        """About how much there is to fetch."""
-        return sum(known.bytes for part in self.parts for known in part.facts.values())
-
-    @property
-    def weight_bytes(self) -> int:
-        """About how much the weights will be."""
-        return sum(
-            known.bytes
-            for part in self.parts
-            for name, known in part.facts.items()
-            if name.endswith(".safetensors") and part.places.get(name, name) != self.fused
-        )
-
-    @property
-    def gated(self) -> bool:
-        """Whether a token is needed."""
-        return any(part.gated for part in self.parts)
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """An instruction-tuned language model in the Hugging Face layout, ready to be loaded."""
-
-    name: str
-    title: str
-    licence: str
-    mode: Mode
-    folder: Path
-    source: WheelSource | HubSource | None = None
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    """Of files in the folder, by their names, where it is known."""
-    note: str = ""
-    """What the licence asks, in a line."""
-
-
-@dataclass(frozen=True)
-class PaintingModel:
-    """A Stable Diffusion XL pipeline in the diffusers layout, and what it does best with."""
-
-    name: str
-    title: str
-    licence: str
-    steps: int
-    guidance_scale: float
-    sizes: Mapping[str, Size]
-    folder: Path
-    scheduler: Mapping[str, Any] = field(default_factory=dict)
-    """The sampler it wants: a diffusers class under "class", and settings that replace the
-    pipeline's own. Empty: the pipeline's own scheduler as it is."""
-    source: HubSource | None = None
-    note: str = ""
-    """What the licence asks, in a line."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model with a name: the catalog's, here or not, or one that Banatie brought here."""
-
-    name: str
-    kind: Kind
-    title: str
-    licence: str
-    folder: Path
-    model: LanguageModel | PaintingModel | None = None
-    """As the catalog describes it."""
-    manifest: Manifest | None = None
-    """As its folder describes itself."""
-    problem: str = ""
-    """Why its folder cannot be read."""
-
-    @property
-    def here(self) -> bool:
-        """Whether its folder is on this machine."""
-        return self.folder.is_dir()
+"""Smaller models do better in guided mode, as measured with `scripts/bench enhance`."""
 
 
 class Catalog:
-    """The known models and the folder that holds those which are here."""
+    """The known models, and the models folder."""
 
     def __init__(self, models_dir: Path) -> None:
         self.models_dir = models_dir
         text = resources.files("banatie.models").joinpath("catalog.toml").read_text("utf-8")
         entries = tomllib.loads(text)
-        self._parts = {name: _part(part) for name, part in entries["parts"].items()}
+        self._repositories = {
+            name: _repository_files(entry) for name, entry in entries["repositories"].items()
+        }
         self.language_models = tuple(self._language(e) for e in entries["language_models"])
         self.painting_models = tuple(self._painting(e) for e in entries["painting_models"])
+
+    @property
+    def models(self) -> tuple[LanguageModel | PaintingModel, ...]:
+        """The models of the catalog, installed or not."""
+        return (*self.language_models, *self.painting_models)
 
     def language_model(self, reference: str) -> LanguageModel:
         """The language model of a catalog name, the name of a folder under `models_dir`, or a path.
 
-        Raises ModelNotFound or ModelBroken, with the remedy, when it is not on this machine.
+        Raises ModelNotFound or ModelBroken, with the remedy, when it is not installed.
         """
         for model in self.language_models:
             if model.name == reference:
-                _expect(model.folder, "config.json", _absent(model))
+                _require_file(model.folder, "config.json", _not_installed(model))
                 return model
         folder = self._folder(reference)
-        manifest = _described(folder, "language")
-        _expect(folder, "config.json", f"{folder} holds no language model: config.json is missing")
+        manifest = _manifest_of(folder, "language")
+        _require_file(
+            folder, "config.json", f"{folder} holds no language model: config.json is missing"
+        )
         if manifest is None:
             return LanguageModel(folder.name, folder.name, "unknown", _mode(folder), folder)
         mode = manifest.settings.get("mode") or _mode(folder)
@@ -185,16 +84,17 @@ class Catalog:
     def painting_model(self, reference: str) -> PaintingModel:
         """The painting model of a catalog name, the name of a folder under `models_dir`, or a path.
 
-        What a folder's manifest leaves open is SDXL's: its sizes, scaled to the side the UNet was
-        made for. Raises ModelNotFound or ModelBroken, with the remedy, when it is not here.
+        Settings that a folder's manifest leaves out are SDXL's; its sizes are scaled to the side
+        the UNet was made for. Raises ModelNotFound or ModelBroken, with the remedy, when the model
+        is not installed.
         """
         for model in self.painting_models:
             if model.name == reference:
-                _expect(model.folder, "model_index.json", _absent(model))
+                _require_file(model.folder, "model_index.json", _not_installed(model))
                 return model
         folder = self._folder(reference)
-        manifest = _described(folder, "painting")
-        _expect(
+        manifest = _manifest_of(folder, "painting")
+        _require_file(
             folder,
             "model_index.json",
             f"{folder} is not a pipeline in the diffusers layout: model_index.json is missing",
@@ -215,55 +115,58 @@ class Catalog:
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelBroken(
-                f"the settings of {folder.name}, in its banatie.json, are not right ({error}); "
-                "bring the model anew"
+                f"the settings of {folder.name}, in its banatie.json, are invalid ({error}); "
+                "install the model again"
             ) from error
 
     def loras(self) -> dict[str, Path]:
-        """The weights of the LoRAs that are here, by their names."""
+        """The weights of the installed LoRAs, by their names."""
         found = {}
         for entry in self.installed():
             if entry.kind == "lora" and entry.manifest:
-                # One that is broken keeps nobody from the others.
+                # A broken one must not hide the others.
                 with contextlib.suppress(ModelBroken):
                     found[entry.name] = _lora_file(entry.folder, entry.manifest)
         return found
 
     def lora(self, name: str) -> Path:
-        """The weights of a LoRA that is here. Raises ModelNotFound or ModelBroken."""
-        here = {entry.name: entry for entry in self.installed() if entry.kind == "lora"}
+        """The weights of an installed LoRA. Raises ModelNotFound or ModelBroken."""
+        loras = {entry.name: entry for entry in self.installed() if entry.kind == "lora"}
         # A name from a request is looked up, and never made a path of.
-        if name not in here:
-            names = ", ".join(sorted(here)) or "none; bring one with: banatie models import FILE"
-            raise ModelNotFound(f"there is no LoRA called {name!r} here; those that are: {names}")
-        return _lora_file(here[name].folder, here[name].manifest)
+        if name not in loras:
+            names = ", ".join(sorted(loras)) or "none; install one with: banatie models import FILE"
+            raise ModelNotFound(f"no LoRA called {name!r} is installed; installed are: {names}")
+        return _lora_file(loras[name].folder, loras[name].manifest)
 
     def entries(self) -> tuple[Entry, ...]:
-        """The catalog's models and those that Banatie brought to `models_dir` besides."""
-        known = [
-            Entry(model.name, kind, model.title, model.licence, model.folder, model, *facts)
-            for kind, models in (
-                ("language", self.language_models),
-                ("painting", self.painting_models),
+        """The models of the catalog, and those installed in the models folder besides."""
+        known = tuple(
+            Entry(
+                model.name,
+                "language" if isinstance(model, LanguageModel) else "painting",
+                model.title,
+                model.licence,
+                model.folder,
+                model,
+                *_try_manifest(model.folder),
             )
-            for model in models
-            for facts in [_read(model.folder)]
-        ]
+            for model in self.models
+        )
         names = {entry.name for entry in known}
         return (*known, *(entry for entry in self._others() if entry.name not in names))
 
     def installed(self) -> tuple[Entry, ...]:
         """The entries that are on this machine."""
-        return tuple(entry for entry in self.entries() if entry.here)
+        return tuple(entry for entry in self.entries() if entry.installed)
 
     def entry(self, name: str) -> Entry:
-        """The entry of this name, here or not. Raises ModelNotFound."""
+        """The entry of this name, installed or not. Raises ModelNotFound."""
         entries = self.entries()
         for entry in entries:
             if entry.name == name:
                 return entry
         known = ", ".join(entry.name for entry in entries)
-        raise ModelNotFound(f"no model is called {name!r}; those that are known: {known}")
+        raise ModelNotFound(f"no model is called {name!r}; known models: {known}")
 
     def _others(self) -> Iterator[Entry]:
         if not self.models_dir.is_dir():
@@ -271,14 +174,13 @@ class Catalog:
         for folder in sorted(self.models_dir.iterdir()):
             if folder.name.startswith(".") or not folder.is_dir():
                 continue
-            manifest, problem = _read(folder)
+            manifest, problem = _try_manifest(folder)
             if manifest:
                 kind, title, licence = manifest.kind, manifest.title, manifest.licence
                 yield Entry(folder.name, kind, title, licence, folder, None, manifest)
             elif problem:
-                # Of what kind it is, nobody can say; the weights of a pipeline tell it apart.
-                painting = (folder / "model_index.json").is_file()
-                kind = "painting" if painting else "language"
+                # Without its manifest, only a pipeline's index tells the kind.
+                kind = "painting" if (folder / "model_index.json").is_file() else "language"
                 yield Entry(folder.name, kind, folder.name, "unknown", folder, problem=problem)
 
     def _folder(self, reference: str) -> Path:
@@ -287,51 +189,53 @@ class Catalog:
             return folder
         if (self.models_dir / reference).is_dir():
             return self.models_dir / reference
-        known = ", ".join(m.name for m in (*self.language_models, *self.painting_models))
+        known = ", ".join(model.name for model in self.models)
         raise ModelNotFound(
             f"{reference!r} is neither a folder nor a model of the catalog ({known})"
         )
 
-    def _language(self, entry: dict) -> LanguageModel:
+    def _language(self, entry: dict[str, Any]) -> LanguageModel:
         wheel = entry.pop("wheel", None)
         source = WheelSource(**wheel) if wheel else self._source(entry)
         return LanguageModel(**entry, folder=self.models_dir / entry["name"], source=source)
 
-    def _painting(self, entry: dict) -> PaintingModel:
+    def _painting(self, entry: dict[str, Any]) -> PaintingModel:
         sizes = entry.pop("sizes")
         if sizes == "sdxl":
             sizes = SDXL_SIZES
         sizes = {ratio: (width, height) for ratio, (width, height) in sizes.items()}
-        source, folder = self._source(entry), folder_of(entry["name"], self.models_dir)
+        source, folder = self._source(entry), model_folder(entry["name"], self.models_dir)
         return PaintingModel(**entry, sizes=sizes, folder=folder, source=source)
 
-    def _source(self, entry: dict) -> HubSource | None:
-        names, fused = entry.pop("parts", ()), entry.pop("fused", "")
-        return HubSource(tuple(self._parts[name] for name in names), fused) if names else None
+    def _source(self, entry: dict[str, Any]) -> HubSource | None:
+        names, fused_lora = entry.pop("repositories", ()), entry.pop("fused_lora", "")
+        if not names:
+            return None
+        return HubSource(tuple(self._repositories[name] for name in names), fused_lora)
 
 
-def _part(part: dict) -> Part:
-    facts = {
+def _repository_files(entry: dict[str, Any]) -> RepositoryFiles:
+    digests = {
         name: FileDigest(known["bytes"], known.get("sha256", ""))
-        for name, known in part.pop("facts", {}).items()
+        for name, known in entry.pop("digests", {}).items()
     }
-    return Part(**part | {"files": tuple(part.get("files", ())), "facts": facts})
+    return RepositoryFiles(**entry | {"files": tuple(entry.get("files", ())), "digests": digests})
 
 
-def _absent(model: LanguageModel | PaintingModel) -> str:
+def _not_installed(model: LanguageModel | PaintingModel) -> str:
     pull = f"run: banatie models pull {model.name}"
     remedy = pull if model.source else "put its folder under models/"
-    return f"the model {model.name!r} is not on this machine; {remedy}"
+    return f"the model {model.name!r} is not installed; {remedy}"
 
 
-def _expect(folder: Path, file: str, message: str) -> None:
+def _require_file(folder: Path, file: str, message: str) -> None:
     if not folder.is_dir():
         raise ModelNotFound(message)
     if not (folder / file).is_file():
         raise ModelBroken(message)
 
 
-def _described(folder: Path, kind: Kind) -> Manifest | None:
+def _manifest_of(folder: Path, kind: Kind) -> Manifest | None:
     manifest = read_manifest(folder)
     if manifest and manifest.kind != kind:
         setting = "enhancement.model" if kind == "language" else "painting.model"
@@ -341,7 +245,7 @@ def _described(folder: Path, kind: Kind) -> Manifest | None:
     return manifest
 
 
-def _read(folder: Path) -> tuple[Manifest | None, str]:
+def _try_manifest(folder: Path) -> tuple[Manifest | None, str]:
     """The folder's manifest, or why it cannot be read."""
     try:
         return read_manifest(folder), ""
@@ -352,15 +256,15 @@ def _read(folder: Path) -> tuple[Manifest | None, str]:
 def _lora_file(folder: Path, manifest: Manifest | None) -> Path:
     weights = [name for name in manifest.files if name.endswith(".safetensors")] if manifest else []
     if len(weights) != 1:
-        raise ModelBroken(f"{folder} should hold the weights of one LoRA; bring it anew")
+        raise ModelBroken(f"{folder} should hold the weights of one LoRA; install it again")
     return folder / weights[0]
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelBroken(f"{path} cannot be read: {error}") from error
+        raise ModelBroken(f"{path} cannot be read ({error}); copy it again") from error
 
 
 def _mode(folder: Path) -> Mode:

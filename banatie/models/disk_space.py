@@ -1,7 +1,4 @@
-"""Sizes for people, and whether the disk has room for a model that is about to come.
-
-Every way that a model comes asks here first. Knows no models.
-"""
+"""Whether a disk has enough space for a model, and sizes as text. Knows no models."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from pathlib import Path
 from banatie.errors import ModelError
 
 SPARE_BYTES = 256 * 2**20
-"""What is left free on the disk, for the database and the pictures."""
+"""Kept free on the disk, for the database and the images."""
 
 
-def readable(number: float) -> str:
-    """Bytes as people say them: 39.1 MB."""
+def format_bytes(number: float) -> str:
+    """A size for people: 39.1 MB."""
     for unit in ("bytes", "kB"):
         if number < 1000:
             return f"{number:.0f} {unit}"
@@ -24,10 +21,11 @@ def readable(number: float) -> str:
 
 
 def require_disk_space(what: str, needed: int, folder: Path) -> None:
-    """Raises ModelError, with the remedy, when the disk of `folder` has no room for that."""
+    """Raises ModelError, with the remedy, when the disk of `folder` lacks `needed` bytes."""
     free = shutil.disk_usage(folder).free
     if needed + SPARE_BYTES > free:
         raise ModelError(
-            f"{what} needs {readable(needed)} and the disk of {folder} has {readable(free)} free; "
-            f"make room ({readable(SPARE_BYTES)} stay free for the rest), or take another disk"
+            f"{what} needs {format_bytes(needed)} and the disk of {folder} has "
+            f"{format_bytes(free)} free; free some space ({format_bytes(SPARE_BYTES)} are kept for "
+            "other data) or use another disk"
         )

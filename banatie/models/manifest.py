@@ -1,11 +1,12 @@
-"""What a model's folder says of itself: `banatie.json`, written when the model came here.
+"""The manifest of a model's folder: `banatie.json`, written when the model is installed.
 
-Where it is from, under which licence, with which settings it does best, and each file's size and
-SHA-256, by which it can be verified later. Pure data; how it got here is told in other modules.
+Where the model is from, its licence, its recommended settings, and the size and SHA-256 of each
+file, by which it can be verified later. Knows nothing of how a model is installed or used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,19 +15,18 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from banatie.errors import ModelBroken
-from banatie.models.validate import sha256_of
 
 MANIFEST_FILE = "banatie.json"
 
-CODE = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
-"""Endings of files that are code or can carry it, and so have no place in a model's folder."""
+CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
+"""Files that are code or can carry it; they are never installed."""
 
 Kind = Literal["painting", "language", "lora"]
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    """By what a file is known to be the one that came."""
+    """A file's size and hash."""
 
     bytes: int
     sha256: str
@@ -34,7 +34,7 @@ class FileDigest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A model that was brought here by Banatie."""
+    """The description of an installed model."""
 
     kind: Kind
     name: str
@@ -43,35 +43,39 @@ class Manifest:
     source: str
     """For people: a repository and its revision, or a file's name."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """As in the catalog: steps, guidance_scale, scheduler, sizes; a language model's way."""
+    """As in the catalog: steps, guidance_scale, scheduler, sizes; a language model's mode."""
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     """By their paths below the folder, with forward slashes."""
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """What the folder says of itself; None where it says nothing.
+    """The manifest of a model's folder; None when it has none.
 
     Raises ModelBroken when it cannot be read.
     """
     file = folder / MANIFEST_FILE
     try:
         content = json.loads(file.read_text("utf-8"))
-        files = {name: FileDigest(**facts) for name, facts in content.pop("files").items()}
+        files = {name: FileDigest(**digest) for name, digest in content.pop("files").items()}
         return Manifest(**content, files=files)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelBroken(f"{file} cannot be read ({error}); bring the model anew") from error
+        raise ModelBroken(f"{file} cannot be read ({error}); install the model again") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write it into the folder."""
-    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
-    (folder / MANIFEST_FILE).write_text(text + "\n", "utf-8")
+    """Write the manifest into the folder."""
+    (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest file's content."""
+    return (json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def file_digests(folder: Path) -> dict[str, FileDigest]:
-    """Size and SHA-256 of every file below the folder, but for the manifest itself."""
+    """Size and SHA-256 of every file below the folder, except the manifest itself."""
     return {
         path.relative_to(folder).as_posix(): FileDigest(path.stat().st_size, sha256_of(path))
         for path in sorted(folder.rglob("*"))
@@ -79,14 +83,23 @@ def file_digests(folder: Path) -> dict[str, FileDigest]:
     }
 
 
-def is_name(name: str) -> bool:
-    """Whether a model may be called so: it is a folder's name on every system."""
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file. Raises ModelBroken when it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelBroken(f"{file} cannot be read ({error.strerror})") from error
+
+
+def is_model_name(name: str) -> bool:
+    """Whether `name` can be a model's name: a valid folder name on every system."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
 
 
-def is_inside(name: str) -> bool:
-    """Whether this path of a file leads to somewhere below a model's folder, on every system."""
-    path, windows = PurePosixPath(name), PureWindowsPath(name)
-    plain = name == path.as_posix() == windows.as_posix() and name not in ("", ".", MANIFEST_FILE)
-    anchored = path.is_absolute() or windows.drive or windows.root
-    return plain and not anchored and ".." not in path.parts and "\0" not in name
+def is_path_inside(path: str) -> bool:
+    """Whether a file's path stays below the model's folder, on every system."""
+    posix, windows = PurePosixPath(path), PureWindowsPath(path)
+    plain = path == posix.as_posix() == windows.as_posix() and path not in ("", ".", MANIFEST_FILE)
+    anchored = posix.is_absolute() or windows.drive or windows.root
+    return plain and not anchored and ".." not in posix.parts and "\0" not in path

@@ -19,7 +19,7 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 
 from banatie.errors import ModelBroken, PaintingError
-from banatie.models.validate import read_header
+from banatie.models.safetensors_header import read_header
 from banatie.painting.library_internals import uncompiled
 
 LOADING_ERRORS = (

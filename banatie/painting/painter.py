@@ -21,7 +21,7 @@ from PIL import Image
 from banatie.devices.memory_plan import ALL_RESIDENT, Plan
 from banatie.devices.runtime import Runtime, free_memory, is_out_of_memory
 from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePicture
-from banatie.models.catalog import PaintingModel
+from banatie.models.types import PaintingModel
 from banatie.models.validate import check_pipeline
 from banatie.painting.library_internals import CompilationError, drop_compiled_calls
 from banatie.painting.lora import LOADING_ERRORS, Lora, applied

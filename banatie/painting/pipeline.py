@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from banatie.devices.runtime import Runtime
 from banatie.errors import ModelBroken
-from banatie.models.validate import is_half
+from banatie.models.validate import is_half_precision
 
 MODEL_CLASSES = {
     "unet": UNet2DConditionModel,
@@ -51,7 +51,7 @@ def load_pipeline(
         models[name], report = model_class.from_pretrained(
             folder / name,
             dtype=dtype,
-            variant="fp16" if is_half(weights[name][0]) else None,
+            variant="fp16" if is_half_precision(weights[name][0].name) else None,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

@@ -13,7 +13,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from banatie.errors import ModelBroken, PaintingError
-from banatie.models.catalog import PaintingModel
+from banatie.models.types import PaintingModel
 
 SAMPLER_NAMES = {
     "DDIMScheduler": "DDIM",

@@ -19,7 +19,8 @@ from PIL import Image as PillowImage
 
 from banatie.errors import OutOfMemory, UnusablePicture
 from banatie.imaging import encode_preview
-from banatie.models.catalog import Catalog, PaintingModel
+from banatie.models.catalog import Catalog
+from banatie.models.types import PaintingModel
 from banatie.painting.lora import Lora
 from banatie.painting.painter import PaintJob
 from banatie.records import Generation

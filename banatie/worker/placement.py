@@ -28,8 +28,9 @@ from banatie.devices.memory_plan import (
 from banatie.devices.runtime import Runtime, fastest_cpu_dtype, memory_for_models
 from banatie.enhancement.enhancer import Enhancer
 from banatie.errors import BanatieError, OutOfMemory
-from banatie.models.catalog import LanguageModel, PaintingModel
-from banatie.models.validate import check_language_model, parameter_count
+from banatie.models.safetensors_header import parameter_count
+from banatie.models.types import LanguageModel, PaintingModel
+from banatie.models.validate import check_language_model
 from banatie.painting.painter import Painter
 
 logger = logging.getLogger(__name__)

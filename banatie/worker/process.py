@@ -25,7 +25,8 @@ from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ModelError
 from banatie.jobs import JobQueue, Stage, remove_stale_sockets
 from banatie.logs import capture_library_logs
-from banatie.models.catalog import Catalog, LanguageModel, PaintingModel
+from banatie.models.catalog import Catalog
+from banatie.models.types import LanguageModel, PaintingModel
 from banatie.offline import stay_offline
 from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims

@@ -51,7 +51,11 @@ async def test_the_worker_is_handed_them(client, server):
 @pytest.mark.parametrize(
     ("loras", "field", "message"),
     [
-        ([{"name": "pixelart"}], "loras", "no LoRA called 'pixelart' here; those that are: ink, p"),
+        (
+            [{"name": "pixelart"}],
+            "loras",
+            "no LoRA called 'pixelart' is installed; installed are: ink, p",
+        ),
         ([{"name": "sdxl"}], "loras", "no LoRA called 'sdxl'"),
         ([{"name": ".importing"}], "loras", "no LoRA called '.importing'"),
         ([{"name": "../models/ink"}], "loras", "no LoRA called '../models/ink'"),

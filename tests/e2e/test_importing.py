@@ -51,7 +51,7 @@ def test_a_checkpoint_and_a_lora_are_imported_served_and_painted_with(
     unknown = {"prompt": "a fox", "loras": [{"name": "inc"}]}
     response = service.request("POST", "/api/v1/generations", json=unknown)
     assert response.status_code == 400
-    assert "those that are: ink" in response.json()["error"]["message"]
+    assert "installed are: ink" in response.json()["error"]["message"]
 
     output = service.folder / "fox.png"
     arguments = ["generate", "a fox", "--no-enhance", "--seed", "7", "--steps", "2"]

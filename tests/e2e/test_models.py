@@ -19,7 +19,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def hub(models: TinyModels) -> Iterator[LoopbackHub]:
-    with serving(LoopbackHub({REPOSITORY: Repository.of(models.painting)})) as hub:
+    with serving(LoopbackHub({REPOSITORY: Repository.from_folder(models.painting)})) as hub:
         yield hub
 
 
@@ -42,7 +42,7 @@ def test_a_model_is_pulled_used_carried_and_removed(
     )
     hub.stall_after = [1234]
     killed = user.start("models", "pull", REPOSITORY)
-    partial = user.folder / "models" / ".tiny-sdxl.unfinished" / "partial"
+    partial = user.folder / "models" / ".tiny-sdxl.installing" / "parts"
     user.wait_for(
         lambda: any(path.stat().st_size == 1234 for path in partial.glob("*")), "half a file"
     )
@@ -54,7 +54,7 @@ def test_a_model_is_pulled_used_carried_and_removed(
     pulled = user.run("models", "pull", REPOSITORY)
     folder = user.folder / "models" / "tiny-sdxl"
     assert (pulled.returncode, pulled.stdout) == (0, f"{folder}\n"), pulled.stderr
-    assert [asked.range for asked in hub.asked if asked.range] == ["bytes=1234-"]
+    assert [request.range for request in hub.requests if request.range] == ["bytes=1234-"]
     assert pulled.stderr.splitlines()[-1] == "Use it with: banatie models use tiny-sdxl"
     assert file_digests(folder) == file_digests(models.painting)
 
@@ -63,7 +63,7 @@ def test_a_model_is_pulled_used_carried_and_removed(
     settings = (user.folder / "config.toml").read_text()
     assert settings == '# mine\n[painting]\nmodel = "tiny-sdxl" # small\n'
     # Now the machine is offline.
-    hub.is_something_else = True
+    hub.serves_html = True
     picture = user.folder / "cat.png"
     painted = user.run("generate", "a cat", "--no-enhance", "--steps", "2", "-o", "cat.png")
     assert (painted.returncode, painted.stdout) == (0, "cat.png\n"), painted.stderr
@@ -83,10 +83,10 @@ def test_a_model_is_pulled_used_carried_and_removed(
 def test_ctrl_c_says_how_to_go_on(user: Service, hub: LoopbackHub) -> None:
     hub.stall_after = [1234]
     process = user.start("models", "pull", REPOSITORY)
-    user.wait_for(lambda: hub.requests_of(UNET) or len(hub.asked) > 3, "the download")
+    user.wait_for(lambda: hub.requests_of(UNET) or len(hub.requests) > 3, "the download")
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
-    assert "\nInterrupted; the same command goes on from here\n" in user.log.read_text()
+    assert "\nInterrupted; run the same command again to resume\n" in user.log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -120,4 +120,4 @@ def test_a_token_of_the_environment_opens_a_gated_model(user: Service, hub: Loop
     assert pulled.returncode == 0, pulled.stderr
     manifest = read_manifest(user.folder / "models" / "mine")
     assert (manifest.name, manifest.licence) == ("mine", "mit")
-    assert not list(Path(user.folder, "models").glob(".*unfinished"))
+    assert not list(Path(user.folder, "models").glob(".*installing"))

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from banatie.devices.runtime import Runtime
 from banatie.enhancement.enhancer import Enhancer, Stopped
 from banatie.errors import ModelBroken
-from banatie.models.catalog import Catalog, LanguageModel, Mode
+from banatie.models.catalog import Catalog
+from banatie.models.types import LanguageModel, Mode
 from tests.support.tiny_models import edit_json
 from tests.support.word_llama import RUNTIME, enhance, load
 

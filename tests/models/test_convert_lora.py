@@ -123,9 +123,9 @@ def test_what_does_not_fit_is_refused_by_name(weights: Path, tmp_path: Path) -> 
     one = torch.ones(1)
     refused("changes more than a UNet: lora_te1_x", lora_te1_x=one)
     refused("which has no down_blocks_9", lora_unet_down_blocks_9__alpha=one)
-    refused("conv_out is not whole", lora_unet_conv_out__lora_up__weight=one)
+    refused("conv_out is incomplete", lora_unet_conv_out__lora_up__weight=one)
     refused("conv_in has another size", lora_unet_conv_in__lora_up__weight=torch.ones(8, RANK * 3))
-    refused("numbers of the kind I64", lora_unet_conv_in__alpha=torch.ones(1).long())
+    refused("is in I64, not in F16 or F32", lora_unet_conv_in__alpha=torch.ones(1).long())
     lora.write_bytes(lora.read_bytes()[:-5])
-    with pytest.raises(ModelBroken, match="not whole"):
+    with pytest.raises(ModelBroken, match="is incomplete"):
         fuse(lora, weights, fused)

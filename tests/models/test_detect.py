@@ -1,4 +1,4 @@
-"""What a file is, told by its head: each kind that lies on the web, named in one line."""
+"""Detection of single files by their header: each kind published on the web is named in a line."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ KINDS = {
         U + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (32, 1024),
         "cond_stage_model.model.positional_embedding": (7, 9),
     },
-    "the refiner of Stable Diffusion XL; take the base": {
+    "the refiner of Stable Diffusion XL; use the base": {
         U + "input_blocks.0.0.weight": (32, 4, 3, 3),
         U + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (64, 1280),
         "conditioner.embedders.0.model.positional_embedding": (7, 9),
     },
     "a checkpoint of Stable Diffusion XL for inpainting (9 input channels)": checkpoint(channels=9),
-    "a checkpoint of Stable Diffusion XL for editing pictures": checkpoint(channels=8),
-    "a checkpoint of Stable Diffusion XL of a kind of its own (7 input": checkpoint(channels=7),
+    "a checkpoint of Stable Diffusion XL for editing images": checkpoint(channels=8),
+    "a checkpoint of Stable Diffusion XL for another purpose (7 input": checkpoint(channels=7),
     "a checkpoint of a model that reads embeddings 99 wide": checkpoint(attended=99),
     "a checkpoint of Stable Diffusion XL without its text encoders": checkpoint(conditioner=True),
     "a checkpoint of Stable Diffusion XL without its second text encoder": checkpoint(
@@ -104,8 +104,8 @@ KINDS = {
     "an upscaler": {"body.0.rdb1.conv1.weight": (8, 8, 3, 3), "conv_first.weight": (8, 3, 3, 3)},
     "a quantised model": {**checkpoint(), U + "out.2.weight.absmax": (4,)},
     "a quantised model; ": {**checkpoint(), "scaled_fp8": (2,)},
-    "no model that Banatie knows (its tensors have names like 'weights')": {"weights": (2, 2)},
-    "no model that Banatie knows (its tensors have names like 'none at all')": {},
+    "an unknown kind of model (its tensors have names like 'weights')": {"weights": (2, 2)},
+    "an unknown kind of model (its tensors have names like 'none at all')": {},
     "a LoRA for Stable Diffusion 1.x;": lora(768),
     "a LoRA for Stable Diffusion 2.x;": lora(1024),
     "a LoRA for Stable Diffusion 1.x": lora(
@@ -131,9 +131,9 @@ KINDS = {
         "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.dora_scale": (64, 1),
     },
     "a LoRA with Tucker": {"lora_unet_out_2.lora_mid.weight": (8, 8, 3, 3)},
-    "a LoRA with whole differences": {**lora(2048), "lora_unet_out_2.diff": (4, 8, 3, 3)},
+    "a LoRA with full weight differences": {**lora(2048), "lora_unet_out_2.diff": (4, 8, 3, 3)},
     "a LoRA that changes norms": {**lora(2048), "lora_unet_out_0.w_norm": (8,)},
-    "calls itself a LoRA": {"lora_unet_out_2.lora_up.weight": (8, 8)},
+    "has a LoRA's names": {"lora_unet_out_2.lora_up.weight": (8, 8)},
 }
 
 
@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_named_in_one_line_with_what_to_do(tmp_path, what):
 @pytest.mark.parametrize("suffix", [".ckpt", ".bin", ".pt", ".pth", ".PTH"])
 def test_a_pickle_is_refused_before_it_is_opened(tmp_path, suffix):
     # Not even there: whoever wanted to read it would say so.
-    with pytest.raises(ModelBroken, match=r"can run any program.*take the .safetensors version"):
+    with pytest.raises(ModelBroken, match=r"can run any program.*use the .safetensors version"):
         detect(tmp_path / f"model{suffix}")
 
 
@@ -162,11 +162,11 @@ def test_a_pickle_is_refused_before_it_is_opened(tmp_path, suffix):
         (b"GGUF\x03\0\0\0" + bytes(99), "a GGUF file"),
         (pickle.dumps({"state_dict": {}}), "a pickle"),
         (b"PK\x03\x04" + bytes(99), "a zip archive or a pickle"),
-        (b"<!DOCTYPE html><html>", "a web page; the site wanted something first"),
+        (b"<!DOCTYPE html><html>", "a web page; the site may require a login"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\x89PNG\r\n\x1a\n", "a picture"),
-        (b"", "its head is cut off"),
-        (bytes(2000), "its head is cut off"),
+        (b"\x89PNG\r\n\x1a\n", "an image"),
+        (b"", "its header is cut off"),
+        (bytes(2000), "its header is cut off"),
     ],
 )
 def test_a_file_that_is_something_else_under_this_name_is_told(tmp_path, content, what):
@@ -179,7 +179,7 @@ def test_a_file_that_is_something_else_under_this_name_is_told(tmp_path, content
 @pytest.mark.parametrize("name", ["model.txt", "model.zip", "model"])
 def test_a_file_of_another_name_is_not_looked_into(tmp_path, name):
     file = write_empty_file(tmp_path / name, checkpoint())
-    with pytest.raises(ModelBroken, match="is no file that Banatie takes"):
+    with pytest.raises(ModelBroken, match="cannot be imported; Banatie imports"):
         detect(file)
 
 
@@ -189,7 +189,7 @@ def test_a_head_whose_length_looks_like_something_else_is_read(tmp_path, length)
     file = tmp_path / "model.safetensors"
     file.write_bytes(length.to_bytes(8, "little") + text.ljust(length).encode()[:length])
     with pytest.raises(
-        ModelBroken, match="names like 'weights'" if length > len(text) else "not whole"
+        ModelBroken, match="names like 'weights'" if length > len(text) else "is incomplete"
     ):
         detect(file)
 
@@ -198,22 +198,22 @@ def test_a_download_that_ended_early_is_told(tmp_path):
     file = write_empty_file(tmp_path / "model.safetensors", checkpoint())
     with file.open("r+b") as opened:
         opened.truncate(file.stat().st_size - 1)
-    with pytest.raises(ModelBroken, match="not whole"):
+    with pytest.raises(ModelBroken, match="is incomplete"):
         detect(file)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(ModelNotFound, match="there is no file"):
+    with pytest.raises(ModelNotFound, match=r"the file .* does not exist"):
         detect(tmp_path / "model.safetensors")
 
 
 def test_a_checkpoint_says_what_it_is_kept_in_and_what_it_was_taught(tmp_path):
     found = detect(write_empty_file(tmp_path / "a.safetensors", checkpoint(), "BF16"))
     assert (found.format, found.dtype) == ("checkpoint", "BF16")
-    assert (found.predicts, found.ends_in_noise) == ("noise", False)
+    assert (found.predicts, found.zero_terminal_snr) == ("noise", False)
     marked = {**checkpoint(), "v_pred": (0,), "ztsnr": (0,)}
     found = detect(write_empty_file(tmp_path / "b.safetensors", marked))
-    assert (found.predicts, found.ends_in_noise) == ("velocity", True)
+    assert (found.predicts, found.zero_terminal_snr) == ("velocity", True)
 
 
 @pytest.mark.parametrize(
@@ -239,11 +239,11 @@ def test_a_lora_of_no_cross_attention_may_be_for_sdxl(tmp_path):
 
 
 def written(file: Path, metadata: dict[str, str]) -> Path:
-    """The file with this in its head, as other programs tell of it."""
+    """The file with this metadata in its header."""
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
-    head = json.loads(content[8 : 8 + length]) | {"__metadata__": metadata}
-    text = json.dumps(head).encode()
+    header = json.loads(content[8 : 8 + length]) | {"__metadata__": metadata}
+    text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
     return file
 

@@ -1,4 +1,4 @@
-"""Bringing models from a hub, which the test itself serves on loopback, with real tiny models."""
+"""Downloads from a hub that the test itself serves on loopback, with real tiny models."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save
 
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
-from banatie.models import disk_space as room
-from banatie.models.catalog import Catalog, Part
-from banatie.models.download import DownloadPlan, download, plan_entry, plan_repository
+from banatie.models import disk_space
+from banatie.models.catalog import Catalog
+from banatie.models.download import download
+from banatie.models.download_plan import DownloadPlan, plan_entry, plan_repository
 from banatie.models.huggingface import Hub
 from banatie.models.manifest import FileDigest, file_digests, read_manifest
+from banatie.models.types import RepositoryFiles
 from tests.support.loopback_hub import LARGE, LoopbackHub, Repository, serving
 from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
@@ -47,9 +49,9 @@ def served(pipeline: Path, writer: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere/token")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "/nowhere")
     repositories = {
-        BASE: Repository.of(pipeline),
+        BASE: Repository.from_folder(pipeline),
         FAST: Repository({"fast_unet.safetensors": (pipeline / UNET).read_bytes()[::-1]}),
-        WRITER: Repository.of(writer),
+        WRITER: Repository.from_folder(writer),
     }
     with serving(LoopbackHub(repositories)) as hub:
         yield hub
@@ -74,10 +76,8 @@ def models_dir(tmp_path: Path) -> Path:
 def plan(models_dir: Path) -> DownloadPlan:
     """The whole pipeline, as an entry of the catalog would have it."""
     files = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors")
-    part = Part(BASE, "main", files)
-    return DownloadPlan(
-        "painting", "tiny", "Tiny", "MIT", models_dir / "tiny", (part,), {"steps": 3}
-    )
+    part = RepositoryFiles(BASE, "main", files)
+    return DownloadPlan("painting", "tiny", "Tiny", "MIT", models_dir, (part,), {"steps": 3})
 
 
 def visible(models_dir: Path) -> list[str]:
@@ -88,8 +88,8 @@ def test_a_model_comes_whole_with_its_manifest(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, pipeline: Path, models_dir: Path
 ) -> None:
     lines: list[str] = []
-    told: list[tuple[int, int]] = []
-    folder = download(plan, hub, lines.append, lambda _, done, total: told.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    folder = download(plan, hub, lines.append, lambda _, done, total: calls.append((done, total)))
     assert folder == models_dir / "tiny"
     assert visible(models_dir) == ["tiny"]
     assert file_digests(folder) == file_digests(pipeline)
@@ -97,9 +97,9 @@ def test_a_model_comes_whole_with_its_manifest(
     assert manifest.files == file_digests(folder)
     assert (manifest.kind, manifest.name, manifest.settings) == ("painting", "tiny", {"steps": 3})
     assert manifest.source == f"{BASE}@{served.repositories[BASE].commit}"
-    total = sum(facts.bytes for facts in manifest.files.values())
-    assert told[0] == (0, total)
-    assert told[-1] == (total, total)
+    total = sum(digest.bytes for digest in manifest.files.values())
+    assert calls[0] == (0, total)
+    assert calls[-1] == (total, total)
     assert lines[0] == f"Asking {served.url} for {BASE}"
     assert lines[-1] == f"tiny is ready: {folder}"
 
@@ -110,9 +110,11 @@ def test_a_model_is_put_together_from_several_repositories(
     # Another UNet's weights, of the same shapes.
     other = make_tiny_sdxl(plan.folder.parent.parent / "other", seed=1)
     served.repositories[FAST].files["fast_unet.safetensors"] = (other / UNET).read_bytes()
-    base = Part(BASE, "main", ("model_index.json", "*/*.json", "*/*.txt", "te*/*.s*", "vae/*"))
-    fast = Part(FAST, "main", places={"fast_unet.safetensors": UNET})
-    folder = download(replace(plan, parts=(base, fast)), hub, print)
+    base = RepositoryFiles(
+        BASE, "main", ("model_index.json", "*/*.json", "*/*.txt", "te*/*.s*", "vae/*")
+    )
+    fast = RepositoryFiles(FAST, "main", destinations={"fast_unet.safetensors": UNET})
+    folder = download(replace(plan, repositories=(base, fast)), hub, print)
     assert (folder / UNET).read_bytes() == (other / UNET).read_bytes()
     assert (folder / "unet" / "config.json").is_file()
     assert read_manifest(folder).source.count("@") == 2
@@ -122,13 +124,13 @@ def test_what_another_model_has_is_linked_and_not_fetched(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, models_dir: Path
 ) -> None:
     download(plan, hub, print)
-    served.asked.clear()
+    served.requests.clear()
     lines: list[str] = []
-    second = replace(plan, name="second", folder=models_dir / "second")
+    second = replace(plan, name="second")
     folder = download(second, hub, lines.append)
     assert os.path.samefile(folder / UNET, models_dir / "tiny" / UNET)
     assert served.requests_of(UNET) == []
-    assert "are here already" in lines[1]
+    assert "are already here" in lines[1]
     shutil.rmtree(models_dir / "tiny")
     assert file_digests(folder) == read_manifest(folder).files
 
@@ -159,7 +161,7 @@ def test_what_is_linked_is_checked_too(
     content = bytearray(changed.read_bytes())
     content[-1] ^= 1
     changed.write_bytes(content)
-    folder = download(replace(plan, name="second", folder=models_dir / "second"), hub, print)
+    folder = download(replace(plan, name="second"), hub, print)
     assert file_digests(folder) == file_digests(pipeline)
     assert len(served.requests_of(UNET)) == 2
 
@@ -176,14 +178,15 @@ def test_a_lora_becomes_part_of_the_weights_and_of_no_other_model_s(
     content = save(learned)
     served.repositories["acme/lora"] = Repository({"quick.safetensors": content})
     plain = download(plan, hub, print)
-    part = Part("acme/lora", "main", places={"quick.safetensors": "unet/lora.safetensors"})
-    parts = (*plan.parts, part)
+    part = RepositoryFiles(
+        "acme/lora", "main", destinations={"quick.safetensors": "unet/lora.safetensors"}
+    )
+    parts = (*plan.repositories, part)
     quick = replace(
         plan,
         name="quick",
-        folder=models_dir / "quick",
-        parts=parts,
-        fused="unet/lora.safetensors",
+        repositories=parts,
+        fused_lora="unet/lora.safetensors",
     )
     folder = download(quick, hub, print)
     after = load_file(folder / UNET)
@@ -200,7 +203,7 @@ def test_a_connection_that_breaks_is_gone_on_with(
     served.cut_after = [1500, 700]
     folder = download(plan, hub, print)
     assert file_digests(folder) == file_digests(pipeline)
-    ranges = [asked.range for asked in served.asked if asked.range]
+    ranges = [request.range for request in served.requests if request.range]
     assert ranges == ["bytes=1500-", "bytes=2200-"]
     assert pauses == [], "as long as something comes, nobody waits"
 
@@ -227,11 +230,11 @@ def test_an_interrupted_attempt_is_gone_on_with_by_the_next(
     with pytest.raises(KeyboardInterrupt):
         download(plan, hub, lines.append, interrupt)
     assert visible(models_dir) == []
-    assert lines[-1] == "Interrupted; the same command goes on from here"
-    served.cut_after, before = [], len(served.asked)
+    assert lines[-1] == "Interrupted; run the same command again to resume"
+    served.cut_after, before = [], len(served.requests)
     folder = download(plan, hub, lines.append)
     assert file_digests(folder) == file_digests(pipeline)
-    files_again = [asked for asked in served.asked[before:] if "/resolve/" in asked.path]
+    files_again = [request for request in served.requests[before:] if "/resolve/" in request.path]
     assert len(files_again) <= 1, "only the one that was not whole"
 
 
@@ -242,15 +245,15 @@ def test_half_a_file_is_gone_on_with_by_the_next_attempt(
     with pytest.raises(ModelError, match=r"cannot be reached .*"):
         download(plan, hub, print)
     served.cut_after = []
-    served.asked.clear()
+    served.requests.clear()
     assert file_digests(download(plan, hub, print)) == file_digests(pipeline)
-    assert [asked.range for asked in served.asked if asked.range] == ["bytes=2500-"]
+    assert [request.range for request in served.requests if request.range] == ["bytes=2500-"]
 
 
 def test_what_an_attempt_at_another_revision_left_does_not_come_in(
     plan: DownloadPlan, hub: Hub, models_dir: Path, pipeline: Path
 ) -> None:
-    left = models_dir / ".tiny.unfinished" / "whole"
+    left = models_dir / ".tiny.installing" / "model"
     (left / "unet").mkdir(parents=True)
     (left / "unet" / "old.json").write_text("{}")
     (left / "unet" / "config.json").write_text("{}")
@@ -269,7 +272,7 @@ def test_a_hub_that_stays_busy_is_given_up(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, pauses: list[float], models_dir: Path
 ) -> None:
     served.refusals = [503] * 9
-    with pytest.raises(ModelError, match=r"answers 503 .*; run the command again later"):
+    with pytest.raises(ModelError, match=r"answers 503 .*; run the command again later to resume"):
         download(plan, hub, print)
     assert pauses == [1.0, 2.0, 4.0, 8.0]
     assert visible(models_dir) == []
@@ -281,18 +284,18 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused(
 ) -> None:
     content = bytearray((pipeline / name).read_bytes())
     content[-2] ^= 1
-    served.swapped[name] = bytes(content)
-    with pytest.raises(ModelBroken, match=rf"^{name} of {BASE} is not what .*thrown away"):
+    served.replaced_content[name] = bytes(content)
+    with pytest.raises(ModelBroken, match=rf"^{name} of {BASE} is not what .*was deleted"):
         download(plan, hub, print)
     assert visible(models_dir) == []
-    served.swapped.clear()
+    served.replaced_content.clear()
     assert file_digests(download(plan, hub, print)) == file_digests(pipeline)
 
 
 def test_more_than_a_file_should_have_is_not_stored(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, models_dir: Path, pipeline: Path
 ) -> None:
-    served.swapped[UNET] = (pipeline / UNET).read_bytes() + bytes(5 * 2**20)
+    served.replaced_content[UNET] = (pipeline / UNET).read_bytes() + bytes(5 * 2**20)
     with pytest.raises(ModelBroken, match="sends more of"):
         download(plan, hub, print)
     assert visible(models_dir) == []
@@ -301,8 +304,8 @@ def test_more_than_a_file_should_have_is_not_stored(
 def test_less_than_a_file_should_have_is_an_error(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, models_dir: Path, pipeline: Path
 ) -> None:
-    served.swapped[UNET] = (pipeline / UNET).read_bytes()[:-10]
-    with pytest.raises(ModelError, match="sends no more of"):
+    served.replaced_content[UNET] = (pipeline / UNET).read_bytes()[:-10]
+    with pytest.raises(ModelError, match="sends no more than"):
         download(plan, hub, print)
     assert visible(models_dir) == []
 
@@ -310,10 +313,12 @@ def test_less_than_a_file_should_have_is_an_error(
 def test_another_file_than_the_catalog_knows_is_not_even_fetched(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, models_dir: Path
 ) -> None:
-    known = Part(BASE, "main", plan.parts[0].files, facts={UNET: FileDigest(9, "0" * 64)})
-    with pytest.raises(ModelBroken, match="than the catalog knows"):
-        download(replace(plan, parts=(known,)), hub, print)
-    assert [asked for asked in served.asked if "/resolve/" in asked.path] == []
+    known = RepositoryFiles(
+        BASE, "main", plan.repositories[0].files, digests={UNET: FileDigest(9, "0" * 64)}
+    )
+    with pytest.raises(ModelBroken, match="than the catalog "):
+        download(replace(plan, repositories=(known,)), hub, print)
+    assert [request for request in served.requests if "/resolve/" in request.path] == []
 
 
 def test_a_redirect_is_followed_and_the_token_stays_with_the_hub(
@@ -327,12 +332,12 @@ def test_a_redirect_is_followed_and_the_token_stays_with_the_hub(
     served.cut_after = [1500]
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert file_digests(download(plan, hub, print)) == file_digests(pipeline)
-    elsewhere = [asked for asked in served.asked if asked.path.startswith("/elsewhere/")]
+    elsewhere = [request for request in served.requests if request.path.startswith("/elsewhere/")]
     large = [p for p in pipeline.rglob("*") if p.is_file() and p.stat().st_size >= LARGE]
     assert len(elsewhere) == len(large) + 1
-    assert [asked.range for asked in elsewhere if asked.range] == ["bytes=1500-"]
-    assert {asked.authorization for asked in elsewhere} == {""}
-    own = {asked.authorization for asked in served.asked if asked not in elsewhere}
+    assert [request.range for request in elsewhere if request.range] == ["bytes=1500-"]
+    assert {request.authorization for request in elsewhere} == {""}
+    own = {request.authorization for request in served.requests if request not in elsewhere}
     assert own == {"Bearer hf_secret"}
 
 
@@ -343,25 +348,34 @@ def test_a_gated_model_says_what_to_do(
     served.repositories[BASE].token = "hf_secret"
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(ModelError, match=rf"accepted its licence: .*huggingface\.co/{BASE}, set"):
+    with pytest.raises(ModelError, match=rf"accept its licence on .*huggingface\.co/{BASE}, set"):
         download(plan, hub, print)
 
 
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (Part("acme/nothing", "main", ("*",)), "has no repository acme/nothing"),
-        (Part(BASE, "v9", ("*",)), f"{BASE} has no revision v9"),
-        (Part(BASE, "main", ("unet/nothing.json",)), f"{BASE} has no unet/nothing.json at main"),
-        (Part(BASE, "main", places={"no.json": "x.json"}), f"{BASE} has no no.json at main"),
-        (Part("no name at all", "main", ("*",)), "'no name at all' is not a repository's name"),
+        (RepositoryFiles("acme/nothing", "main", ("*",)), "has no repository acme/nothing"),
+        (RepositoryFiles(BASE, "v9", ("*",)), f"{BASE} has no revision v9"),
+        (
+            RepositoryFiles(BASE, "main", ("unet/nothing.json",)),
+            f"{BASE} has no unet/nothing.json at main",
+        ),
+        (
+            RepositoryFiles(BASE, "main", destinations={"no.json": "x.json"}),
+            f"{BASE} has no no.json at main",
+        ),
+        (
+            RepositoryFiles("no name at all", "main", ("*",)),
+            "'no name at all' is not a repository's name",
+        ),
     ],
 )
 def test_what_the_hub_does_not_have_is_named(
-    plan: DownloadPlan, hub: Hub, models_dir: Path, part: Part, message: str
+    plan: DownloadPlan, hub: Hub, models_dir: Path, part: RepositoryFiles, message: str
 ) -> None:
     with pytest.raises(ModelNotFound, match=message):
-        download(replace(plan, parts=(part,)), hub, print)
+        download(replace(plan, repositories=(part,)), hub, print)
     assert visible(models_dir) == []
 
 
@@ -385,8 +399,8 @@ def test_no_network_is_said_with_what_else_can_be_done(
 def test_an_address_that_is_no_hub_is_said_to_be_none(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub
 ) -> None:
-    served.is_something_else = True
-    with pytest.raises(ModelError, match="does not answer like a hub; look at HF_ENDPOINT"):
+    served.serves_html = True
+    with pytest.raises(ModelError, match="does not answer like a hub; check HF_ENDPOINT"):
         download(plan, hub, print)
 
 
@@ -399,28 +413,32 @@ def test_offline_is_said(plan: DownloadPlan, hub: Hub, monkeypatch: pytest.Monke
 def test_a_disk_without_room_is_told_before_anything_is_fetched(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "SPARE_BYTES", 10**18)
-    with pytest.raises(ModelError, match=r"tiny needs \d+ kB and the disk of .* GB free; make"):
+    monkeypatch.setattr(disk_space, "SPARE_BYTES", 10**18)
+    with pytest.raises(
+        ModelError, match=r"tiny needs \d+ kB and the disk of .* GB free; free some"
+    ):
         download(plan, hub, print)
-    assert [asked for asked in served.asked if "/resolve/" in asked.path] == []
+    assert [request for request in served.requests if "/resolve/" in request.path] == []
 
 
 def test_a_model_that_is_there_is_left_alone(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub
 ) -> None:
     download(plan, hub, print)
-    served.asked.clear()
+    served.requests.clear()
     lines: list[str] = []
     download(plan, hub, lines.append)
-    assert lines == [f"tiny is there already: {plan.folder}"]
-    assert served.asked == []
+    assert lines == [f"tiny is already installed: {plan.folder}"]
+    assert served.requests == []
 
 
 def test_two_at_once_do_not_meet(plan: DownloadPlan, hub: Hub, models_dir: Path) -> None:
     models_dir.mkdir()
     with (
         FileLock(models_dir / ".tiny.lock"),
-        pytest.raises(ModelError, match="another process is bringing tiny"),
+        pytest.raises(
+            ModelError, match="another process is installing or removing tiny; wait for it"
+        ),
     ):
         download(plan, hub, print)
 
@@ -429,9 +447,9 @@ def test_a_hub_cannot_write_outside_of_the_folder(
     plan: DownloadPlan, hub: Hub, served: LoopbackHub, models_dir: Path
 ) -> None:
     served.repositories[BASE].files["../../evil.json"] = b"{}"
-    part = Part(BASE, "main", ("*/*/*.json",))
+    part = RepositoryFiles(BASE, "main", ("*/*/*.json",))
     with pytest.raises(ModelBroken, match=r"a file called '\.\./\.\./evil\.json'"):
-        download(replace(plan, parts=(part,)), hub, print)
+        download(replace(plan, repositories=(part,)), hub, print)
     assert not (models_dir.parent / "evil.json").exists()
 
 
@@ -440,7 +458,7 @@ def test_what_does_not_make_a_pipeline_is_not_installed(
 ) -> None:
     cut = (pipeline / UNET).read_bytes()[:-10]
     served.repositories[BASE].files[UNET] = cut
-    with pytest.raises(ModelBroken, match="is not whole"):
+    with pytest.raises(ModelBroken, match="is incomplete"):
         download(plan, hub, print)
     assert visible(models_dir) == []
 
@@ -486,7 +504,7 @@ def test_a_language_model_of_any_repository_can_be_had(
         ({"config.json": b"no JSON"}, "is not JSON"),
         (
             {"config.json": b'{"architectures": ["LlamaForCausalLM"]}', "pytorch_model.bin": b"-"},
-            "holds no safetensors weights, and pickled ones are never loaded",
+            "holds no safetensors weights, and pickles are never loaded",
         ),
         ({"dream.safetensors": b"-"}, r"neither .*models import dream\.safetensors"),
         ({"README.md": b"-"}, "holds neither a pipeline nor a language model$"),
@@ -530,10 +548,10 @@ def test_every_entry_of_the_catalog_makes_a_whole_folder(
     source = pipeline if entry.kind == "painting" else writer
     plain = {path.relative_to(source).as_posix(): path for path in source.rglob("*")}
     stocked = []
-    for part in plan.parts:
+    for part in plan.repositories:
         repository = served.repositories.setdefault(part.repository, Repository({}, part.revision))
-        for pattern in (*part.files, *part.places):
-            place = part.places.get(pattern, pattern).replace(".fp16", "")
+        for pattern in (*part.files, *part.destinations):
+            place = part.destinations.get(pattern, pattern).replace(".fp16", "")
             if pattern.startswith("model-*"):
                 shards = ("model-00001-of-00002", "model-00002-of-00002")
                 for shard in shards:
@@ -546,16 +564,19 @@ def test_every_entry_of_the_catalog_makes_a_whole_folder(
             elif pattern.endswith("/*"):
                 inside = [n for n in plain if n.startswith(pattern[:-1])]
                 repository.files |= {n: plain[n].read_bytes() for n in inside}
-            elif place == plan.fused:
+            elif place == plan.fused_lora:
                 ones = {"up": torch.ones(8, 1, 1, 1), "down": torch.ones(1, 4, 3, 3)}
                 learned = {f"lora_unet_conv_in.lora_{n}.weight": ones[n] for n in ones}
                 repository.files[pattern] = save(learned)
-        stocked.append(replace(part, facts={}))
-    served.repositories[plan.parts[0].repository].files["README.md"] = b"not planned"
-    folder = download(replace(plan, parts=tuple(stocked)), hub, print)
+        stocked.append(replace(part, digests={}))
+    served.repositories[plan.repositories[0].repository].files["README.md"] = b"not planned"
+    folder = download(replace(plan, repositories=tuple(stocked)), hub, print)
     assert not (folder / "README.md").exists()
     found = Catalog(models_dir).entry(name)
-    assert (found.here, found.manifest.settings) == (True, json.loads(json.dumps(plan.settings)))
+    assert (found.installed, found.manifest.settings) == (
+        True,
+        json.loads(json.dumps(plan.settings)),
+    )
     if entry.kind == "painting":
         assert Catalog(models_dir).painting_model(name) == entry.model
     else:
@@ -570,9 +591,9 @@ def test_a_model_without_a_source_cannot_be_ordered(models_dir: Path) -> None:
 def test_what_the_catalog_says_of_files_is_well_formed(models_dir: Path) -> None:
     catalog = Catalog(models_dir)
     for model in (*catalog.language_models[1:], *catalog.painting_models[1:]):
-        for part in model.source.parts:
+        for part in model.source.repositories:
             assert len(bytes.fromhex(part.revision)) == 20
-            for name, facts in part.facts.items():
-                assert facts.bytes > 0, name
-                assert facts.sha256 == "" or len(bytes.fromhex(facts.sha256)) == 32
+            for name, digest in part.digests.items():
+                assert digest.bytes > 0, name
+                assert digest.sha256 == "" or len(bytes.fromhex(digest.sha256)) == 32
         assert 10**8 < model.source.bytes < 10**10

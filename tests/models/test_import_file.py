@@ -1,4 +1,4 @@
-"""Bringing models in: whole, with their manifest, or not at all."""
+"""Imports: a model is installed complete, with its manifest, or not at all."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def weights_of(folder: Path, part: str) -> dict[str, torch.Tensor]:
 
 
 def left(models: Path) -> set[str]:
-    """What is in the folder of the models beside the lock, which stays."""
-    return {path.name for path in models.iterdir()} - {".importing.lock"}
+    """What is in the models folder but the locks, which stay."""
+    return {path.name for path in models.iterdir() if path.suffix != ".lock"}
 
 
 def paint(folder: Path) -> bytes:
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_size_is_refused_by_part_and_number(pipeline, mo
     wide = {name: torch.zeros(16, 2048) for name in load_file(checkpoint) if "attn2.to_k" in name}
     assert attends in wide
     file = rewritten(checkpoint, tmp_path / "small.safetensors", **wide)
-    with pytest.raises(ModelBroken, match=r"its unet has [\d,]+ numbers, not 2,567,463,684;"):
+    with pytest.raises(ModelBroken, match=r"its unet has [\d,]+ parameters, not 2,567,463,684;"):
         import_model(file, models, silent)
     assert left(models) == set()
 
@@ -163,14 +163,14 @@ UNET = "model.diffusion_model."
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({UNET + "out.2.bias": None}, "no plain Stable Diffusion XL: its unet has"),
+        ({UNET + "out.2.bias": None}, "not a plain Stable Diffusion XL: its unet has"),
         ({"conditioner.embedders.1.model.ln_final.bias": None}, "its text_encoder_2 has"),
         ({"conditioner.embedders.0.transformer.more": torch.zeros(3)}, "its text_encoder has"),
         ({"first_stage_model.decoder.more": torch.zeros(3)}, "its vae has"),
-        ({UNET + "out.0.bias": torch.zeros(2, 4)}, "not have the form of Stable Diffusion XL"),
+        ({UNET + "out.0.bias": torch.zeros(2, 4)}, "not have the structure of Stable Diffusion XL"),
         (
             {UNET + "out.2.bias": None, UNET + "out.3.bias": torch.zeros(4)},
-            "not have the form of Stable Diffusion XL",
+            "not have the structure of Stable Diffusion XL",
         ),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_name_that_is_taken_is_refused_and_what_has_it_stays(models, tmp_path)
     file = lora(tmp_path / "pixel.safetensors")
     import_model(file, models, silent)
     before = file_digests(models / "pixel")
-    with pytest.raises(ModelError, match="there is a model called 'pixel' already; give this one"):
+    with pytest.raises(ModelError, match="a model called 'pixel' is already installed; give"):
         import_model(file, models, silent)
     assert file_digests(models / "pixel") == before
     assert import_model(file, models, silent, name="other").name == "other"
@@ -278,14 +278,14 @@ def test_a_name_that_is_taken_is_refused_and_what_has_it_stays(models, tmp_path)
 
 def test_an_archive_brings_its_own_name(models, tmp_path):
     (tmp_path / "model.tar").touch()
-    with pytest.raises(ModelError, match="an archive brings its model's name"):
+    with pytest.raises(ModelError, match="an archive contains its model's name"):
         import_model(tmp_path / "model.tar", models, silent, name="other")
 
 
 def test_what_is_not_there_is_told(models, tmp_path):
-    with pytest.raises(ModelNotFound, match="there is no file"):
+    with pytest.raises(ModelNotFound, match=r"the file .* does not exist"):
         import_model(tmp_path / "none.safetensors", models, silent)
-    with pytest.raises(ModelNotFound, match=r"unet.config\.json is not there; name a folder"):
+    with pytest.raises(ModelNotFound, match=r"unet.config\.json does not exist; name a folder"):
         import_model(lora(tmp_path / "a.safetensors"), models, silent, configs=tmp_path)
 
 
@@ -293,7 +293,7 @@ def test_room_on_the_disk_is_looked_for_before_anything_is_written(models, tmp_p
     # A file with a hole of 8 TB, which no disk of a tester has free.
     name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight"
     file = write_empty_file(tmp_path / "vast.safetensors", {name: (2_000_000_000, 2048)})
-    with pytest.raises(ModelError, match=r"vast needs 8192\.0 GB and the disk of .* free; make"):
+    with pytest.raises(ModelError, match=r"vast needs 8192\.0 GB and the disk of .* free; free"):
         import_model(file, models, silent)
     assert left(models) == set()
 
@@ -305,7 +305,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing(pipeline, checkpoint, models):
         # In the configurations first, then in the weights.
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            with pytest.raises(ModelError, match="Tiny-Model-v1 cannot be written to"):
+            with pytest.raises(ModelError, match="Tiny-Model-v1 could not be installed in"):
                 import_model(checkpoint, models, silent, configs=pipeline)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -317,11 +317,11 @@ import os, signal, sys
 from pathlib import Path
 from banatie.models.import_file import import_model
 
-def say(line):
-    if line == "Taking the hashes":
+def report(line):
+    if line == "Hashing the files":
         os.kill(os.getpid(), signal.SIGKILL)
 
-import_model(Path(sys.argv[1]), Path(sys.argv[2]), say, configs=Path(sys.argv[3]))
+import_model(Path(sys.argv[1]), Path(sys.argv[2]), report, configs=Path(sys.argv[3]))
 """
 
 
@@ -329,13 +329,20 @@ def test_what_a_killed_import_leaves_is_swept_by_the_next(pipeline, checkpoint, 
     arguments = [str(checkpoint), str(models), str(pipeline)]
     ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT)
     assert ended.returncode == -9
-    assert left(models) == {".importing"}
+    assert left(models) == {".Tiny-Model-v1.installing"}
     import_model(lora(tmp_path / "pixel.safetensors"), models, silent)
     assert left(models) == {"pixel"}
 
 
 def test_two_imports_do_not_get_into_each_others_way(models, tmp_path):
     models.mkdir()
-    with FileLock(models / ".importing.lock"), pytest.raises(ModelError, match="another import"):
-        import_model(lora(tmp_path / "pixel.safetensors"), models, silent)
+    file = lora(tmp_path / "pixel.safetensors")
+    with (
+        FileLock(models / ".pixel.lock"),
+        pytest.raises(ModelError, match="another process is installing or removing pixel; wait"),
+    ):
+        import_model(file, models, silent)
     assert left(models) == set()
+    with FileLock(models / ".other.lock"):
+        import_model(file, models, silent)
+    assert left(models) == {"pixel"}

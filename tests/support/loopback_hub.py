@@ -1,8 +1,8 @@
-"""A Hugging Face hub on loopback: repositories of small files, and what can go wrong with one.
+"""A Hugging Face hub on loopback: repositories of small files, and faults on demand.
 
-It answers what `huggingface_hub` and a downloader ask: a repository's description with its files'
-sizes and hashes, and the files themselves, with ranges, redirects to another host and refusals.
-Knows nothing of Banatie.
+It serves what `huggingface_hub` and a downloader ask for: a repository's description with its
+files' sizes and hashes, and the files themselves, with ranges, redirects to another host and
+refusals. Knows nothing of Banatie.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LARGE = 2000
-"""Bytes; from here on a file is kept as LFS does it, and known by its SHA-256."""
+"""Bytes; from this size on a file is stored as with LFS, and has a SHA-256."""
 
 
 @dataclass
@@ -29,18 +29,18 @@ class Repository:
     commit: str = "c0ffee" * 6 + "c0ff"
     licence: str = "mit"
     token: str = ""
-    """Whoever lacks it is told that the repository is gated."""
+    """A request without it is refused: the repository is gated."""
 
     @classmethod
-    def of(cls, folder: Path) -> Repository:
-        """What lies in a folder."""
+    def from_folder(cls, folder: Path) -> Repository:
+        """The files of a folder."""
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         return cls({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
 
 
 @dataclass
-class Asked:
-    """One request, as it came."""
+class Request:
+    """One received request."""
 
     method: str
     path: str
@@ -50,7 +50,7 @@ class Asked:
 
 @dataclass
 class LoopbackHub:
-    """What the hub has, how it misbehaves, and what it was asked."""
+    """The hub's repositories, its faults, and the requests it received."""
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     url: str = ""
@@ -58,27 +58,27 @@ class LoopbackHub:
     """The host that large files are redirected to."""
     redirects: bool = False
     cut_after: list[int] = field(default_factory=list)
-    """Of the coming answers with a large file: after how many bytes each breaks off."""
+    """Of the next responses with a large file: after how many bytes each is cut off."""
     refusals: list[int] = field(default_factory=list)
-    """The statuses of the coming answers for a file, instead of the file."""
-    swapped: dict[str, bytes] = field(default_factory=dict)
-    """Contents that are sent instead of those that are described."""
+    """The statuses of the next responses for a file, instead of the file."""
+    replaced_content: dict[str, bytes] = field(default_factory=dict)
+    """By file name, content that is sent instead of the described one."""
     stall_after: list[int] = field(default_factory=list)
-    """As `cut_after`, but the connection stays open, and nothing more comes until the end."""
+    """As `cut_after`, but the connection stays open and silent until the end."""
     ignores_ranges: bool = False
-    is_something_else: bool = False
-    """Whether a page for people is all that it answers."""
-    asked: list[Asked] = field(default_factory=list)
-    ended: threading.Event = field(default_factory=threading.Event)
+    serves_html: bool = False
+    """Whether every response is a web page."""
+    requests: list[Request] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
-    def requests_of(self, name: str) -> list[Asked]:
+    def requests_of(self, name: str) -> list[Request]:
         """The requests for a file, to whatever host."""
-        return [asked for asked in self.asked if asked.path.endswith(f"/{name}")]
+        return [request for request in self.requests if request.path.endswith(f"/{name}")]
 
 
 @contextmanager
 def serving(hub: LoopbackHub) -> Iterator[LoopbackHub]:
-    """Let the hub answer, and the other host, until the block ends."""
+    """Run the hub, and the other host, until the block ends."""
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub)) for _ in range(2)]
     hub.url, hub.other_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in servers]
@@ -87,7 +87,7 @@ def serving(hub: LoopbackHub) -> Iterator[LoopbackHub]:
     try:
         yield hub
     finally:
-        hub.ended.set()
+        hub.stopped.set()
         for server in servers:
             server.shutdown()
             server.server_close()
@@ -96,7 +96,7 @@ def serving(hub: LoopbackHub) -> Iterator[LoopbackHub]:
 
 
 def git_blob(content: bytes) -> str:
-    """The SHA-1 by which git knows a file."""
+    """The SHA-1 of a file in git."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -128,21 +128,21 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             pass
 
         def handle(self) -> None:
-            # Whoever downloads may hang up.
+            # The client may disconnect.
             with suppress(ConnectionError):
                 super().handle()
 
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
-            hub.asked.append(
-                Asked(
+            hub.requests.append(
+                Request(
                     "GET",
                     path,
                     self.headers.get("Range", ""),
                     self.headers.get("Authorization", ""),
                 )
             )
-            if hub.is_something_else:
+            if hub.serves_html:
                 self._answer(200, b"<html>Welcome</html>")
             elif path.startswith("/api/models/"):
                 self._describe(path.removeprefix("/api/models/"))
@@ -186,7 +186,7 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 self._send_file(repository, file)
 
         def _send_file(self, repository: Repository, file: str) -> None:
-            content = hub.swapped.get(file, repository.files[file])
+            content = hub.replaced_content.get(file, repository.files[file])
             begin, asked = 0, self.headers.get("Range", "")
             if asked and not hub.ignores_ranges:
                 begin = int(asked.removeprefix("bytes=").rstrip("-"))
@@ -206,7 +206,7 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 return
             if hub.stall_after and len(content) >= LARGE:
                 self.wfile.write(rest[: hub.stall_after.pop(0)])
-                hub.ended.wait()
+                hub.stopped.wait()
                 return
             self.wfile.write(rest)
 

@@ -1,8 +1,8 @@
-"""Checkpoints and LoRAs as people have them: one file, in the layout of the original programs.
+"""Single-file checkpoints and LoRAs, in the layout of the original programs.
 
-What diffusers turns into its own layout is turned back here, name by name, so that what an import
-makes of a file can be compared with what the file was made of. Works on tensors without numbers
-(device "meta") too. Knows nothing of Banatie.
+The inverse of diffusers' conversion, name by name, so that an imported file can be compared with
+the pipeline that it was made of. Works on tensors without data (device "meta") too. Knows nothing
+of Banatie.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def write_checkpoint(
 
 
 def write_empty_file(file: Path, tensors: Mapping[str, tuple], dtype: str = "F16") -> Path:
-    """Write a safetensors file of these names and shapes, all of whose numbers are 0.
+    """Write a safetensors file of these names and shapes, with zeros.
 
-    It takes no room on a disk that knows holes, however large it claims to be.
+    The file is sparse: it takes no disk space, however large it is.
     """
     width = {"F32": 4, "U8": 1, "F8_E4M3": 1}.get(dtype, 2)
     head, end = {}, 0
@@ -83,7 +83,7 @@ def write_empty_file(file: Path, tensors: Mapping[str, tuple], dtype: str = "F16
 
 
 def write_full_size(file: Path, tensors: Mapping[str, torch.Tensor], block: bytes) -> Path:
-    """Write a safetensors file of these tensors, whose numbers are the block again and again."""
+    """Write a safetensors file of these tensors, whose data repeats the block."""
     head, end = {}, 0
     for name, tensor in tensors.items():
         size = tensor.element_size() * tensor.numel()
@@ -105,10 +105,10 @@ def write_lora(
     alpha: float | None,
     layers_per_block: int | None = None,
 ) -> Tensors:
-    """Write a LoRA of random numbers for layers of these names and shapes; what each is to gain.
+    """Write a random LoRA for layers of these names and shapes; each layer's weight change.
 
-    With an alpha it is in the form of kohya's programs, without one in that of diffusers'. With
-    the UNet's layers per block, its layers have the names of the original layout, as most have.
+    With an alpha it is in kohya's format, without one in diffusers'. With the UNet's layers per
+    block, its layers have the names of the original layout, as most published LoRAs do.
     """
     random = torch.Generator().manual_seed(len(shapes))
     tensors, added = {}, {}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from banatie.devices.memory_plan import ALL_RESIDENT, Plan
 from banatie.devices.runtime import Runtime
-from banatie.models.catalog import PaintingModel
+from banatie.models.types import PaintingModel
 from banatie.painting.painter import OnStep, Painter, PaintJob
 from tests.support.tiny_models import edit_json
 

@@ -18,7 +18,7 @@ from banatie.enhancement.enhancer import Enhancement, Enhancer
 from banatie.enhancement.guided import few_shot_prefix
 from banatie.enhancement.prompt import parse_prompt
 from banatie.enhancement.templates import load_few_shot_examples, load_templates
-from banatie.models.catalog import LanguageModel, Mode
+from banatie.models.types import LanguageModel, Mode
 
 RUNTIME = Runtime("cpu", torch.float32, torch.float32)
 CHAT = (

@@ -13,7 +13,7 @@ from training.text_encoders import load_encoders
 from training.unet import UNetTraining
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "models" / "banatie-small"
+MODEL = ROOT / "banatie" / "models" / "bundled" / "banatie-small"
 JUDGE = ROOT / "scripts" / "training" / "judge.safetensors"
 
 

@@ -15,7 +15,7 @@ from training.scene_catalog import CANVASES, Scene
 pytestmark = pytest.mark.end_to_end
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "models" / "banatie-small"
+MODEL = ROOT / "banatie" / "models" / "bundled" / "banatie-small"
 
 PROMPTS = {
     "a red cactus at night": ("cactus", "red"),

@@ -13,7 +13,8 @@ from banatie.config import load_config
 from banatie.devices.memory_plan import PlacementPreferences
 from banatie.devices.runtime import choose_runtime
 from banatie.enhancement.enhancer import Enhancer
-from banatie.models.catalog import Catalog, PaintingModel
+from banatie.models.catalog import Catalog
+from banatie.models.types import PaintingModel
 from banatie.painting.painter import Painter
 from banatie.store.files import Files
 from banatie.worker.claimed_rows import ClaimedRows

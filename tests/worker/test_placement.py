@@ -16,7 +16,7 @@ from banatie.devices.memory_plan import PlacementPreferences, Plan
 from banatie.devices.runtime import Runtime
 from banatie.errors import ModelBroken
 from banatie.models.catalog import Catalog
-from banatie.models.disk_space import readable
+from banatie.models.disk_space import format_bytes
 from banatie.painting.painter import PaintJob
 from banatie.worker.placement import RAN_OUT_OF_MEMORY, ModelPlacement
 from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
@@ -74,7 +74,7 @@ def test_a_small_machine_s_models_are_planned_and_loaded(load, caplog) -> None:
     placement = load()
     assert (placement.plan.painter, placement.plan.language) == ("resident", "device")
     assert 0 < placement.plan.needed < 100_000_000
-    assert f"{placement.plan}: it takes {readable(placement.plan.needed)} of " in caplog.text
+    assert f"{placement.plan}: it takes {format_bytes(placement.plan.needed)} of " in caplog.text
     assert enhance(placement)
     assert paint(placement)
 

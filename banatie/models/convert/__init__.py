@@ -1,1 +1,1 @@
-"""Conversion of models into the layout that is loaded; the one part of `models` with torch."""
+"""Conversion of models into the layout that is loaded: the only part of `models` with torch."""

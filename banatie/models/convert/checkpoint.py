@@ -1,8 +1,8 @@
-"""A single-file checkpoint of Stable Diffusion XL becomes a folder in the diffusers layout.
+"""Conversion of a single-file Stable Diffusion XL checkpoint into a folder in the diffusers layout.
 
-The file holds nothing but weights; what else a pipeline needs comes from a folder of
-configurations, by default those of `sdxl`. Nothing is fetched, and the weights are mapped, not
-read: half precision stays half precision. Whether a file is such a checkpoint is for `single_file`.
+The file holds only weights; the configurations come from a folder, by default those of `sdxl`.
+Nothing is downloaded, and the weights are memory-mapped and keep their precision. Whether a file is
+such a checkpoint is for `detect`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from transformers.utils import logging as transformers_logging
 
 from banatie.errors import ModelBroken
-from banatie.models.detect import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAES, DetectedFile
+from banatie.models.detect import DetectedFile
+from banatie.models.detect_rules import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAES
+from banatie.models.safetensors_header import Header, read_header
 from banatie.models.sdxl import write_configs
-from banatie.models.validate import PIPELINE_MODELS, PIPELINE_REST, Header, read_header
+from banatie.models.validate import PIPELINE_CONFIGS, PIPELINE_MODELS
 
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float32}
-"""What the weights are kept in; all others, float8 too, become float16."""
+"""The types that the weights keep; all others, float8 too, become float16."""
 _VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
@@ -38,7 +40,7 @@ def convert(file: Path, detected: DetectedFile, folder: Path, configs: Path | No
     """
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    # It would list what is in the file beside the pipeline, which nobody needs.
+    # diffusers would list every tensor of the file that the pipeline has no use for.
     diffusers_logging.set_verbosity_error()
     if configs is None:
         write_configs(folder)
@@ -46,7 +48,7 @@ def convert(file: Path, detected: DetectedFile, folder: Path, configs: Path | No
         _copy_configs(configs, folder)
     _set_training(folder / "scheduler" / "scheduler_config.json", detected)
     try:
-        _check_numbers(file, folder)
+        _check_parameter_counts(file, folder)
         pipeline = StableDiffusionXLPipeline.from_single_file(
             str(file),
             config=str(folder),
@@ -64,29 +66,30 @@ def convert(file: Path, detected: DetectedFile, folder: Path, configs: Path | No
     ) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelBroken(
-            f"{file.name} does not have the form of Stable Diffusion XL ({reason}); "
+            f"{file.name} does not have the structure of Stable Diffusion XL ({reason}); "
             "take another file of the model"
         ) from error
     for name in PIPELINE_MODELS:
         getattr(pipeline, name).save_pretrained(folder / name, safe_serialization=True)
 
 
-def _check_numbers(file: Path, folder: Path) -> None:
-    """That each part has as many numbers as its configuration says: none is left, none lacks.
+def _check_parameter_counts(file: Path, folder: Path) -> None:
+    """Check that each model has exactly as many parameters as its configuration says.
 
-    diffusers would pass over what it has no place for.
+    diffusers would silently ignore tensors that it has no place for.
     """
-    head = read_header(file)
-    for name, expected in _expected_numbers(folder):
-        found = _numbers_of(head, name)
+    header = read_header(file)
+    for name, expected in _expected_counts(folder):
+        found = _parameter_count(header, name)
         if found != expected:
             raise ModelBroken(
-                f"{file.name} is no plain Stable Diffusion XL: its {name} has {found:,} numbers, "
-                f"not {expected:,}; import the model's folder in the diffusers layout instead"
+                f"{file.name} is not a plain Stable Diffusion XL: its {name} has {found:,} "
+                f"parameters, not {expected:,}; import the model's folder in the diffusers layout "
+                "instead"
             )
 
 
-def _expected_numbers(folder: Path) -> Iterator[tuple[str, int]]:
+def _expected_counts(folder: Path) -> Iterator[tuple[str, int]]:
     with init_empty_weights():
         unet = UNet2DConditionModel.from_config(
             UNet2DConditionModel.load_config(folder / "unet", local_files_only=True)
@@ -101,19 +104,19 @@ def _expected_numbers(folder: Path) -> Iterator[tuple[str, int]]:
         yield name, sum(weight.numel() for weight in model.parameters())
 
 
-def _numbers_of(head: Header, name: str) -> int:
+def _parameter_count(header: Header, name: str) -> int:
     def counts(key: str) -> bool:
         if name == "vae":
             return any(key.startswith(vae + part) for vae in VAES for part in _VAE_PARTS)
         start = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}[name]
-        # Which position is the how-manieth, and what only comparing with pictures needs.
+        # Position indices are no parameters, and the logit scale serves only to compare images.
         return key.startswith(start) and not key.endswith(("position_ids", "logit_scale"))
 
-    return sum(tensor.numel for key, tensor in head.tensors.items() if counts(key))
+    return sum(tensor.numel for key, tensor in header.tensors.items() if counts(key))
 
 
 def _copy_configs(configs: Path, folder: Path) -> None:
-    parts = (*PIPELINE_MODELS, *PIPELINE_REST)
+    parts = (*PIPELINE_MODELS, *PIPELINE_CONFIGS)
     wanted = [
         configs / "model_index.json",
         *(f for part in parts for f in configs.glob(f"{part}/*")),
@@ -129,8 +132,8 @@ def _set_training(scheduler: Path, detected: DetectedFile) -> None:
     changes: dict[str, object] = {}
     if detected.predicts == "velocity":
         changes["prediction_type"] = "v_prediction"
-    if detected.ends_in_noise:
-        # Such a model must begin where there is nothing but noise (arXiv:2305.08891, section 3.3).
+    if detected.zero_terminal_snr:
+        # Such a model must start from pure noise (arXiv:2305.08891, section 3.3).
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     if changes:
         config = json.loads(scheduler.read_text("utf-8")) | changes

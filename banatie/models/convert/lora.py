@@ -1,31 +1,31 @@
-"""Fold a LoRA into a UNet's weights for good: W + alpha / r · B · A (arXiv:2106.09685).
+"""Merge a LoRA permanently into a UNet's weights: W + alpha / r · B · A (arXiv:2106.09685).
 
-Few-step models that come only as a LoRA for a base model become a model of their own by it. Works
-on the files, a tensor at a time, and needs no torch. LoRAs for one job are another matter.
+This turns few-step models that are published only as a LoRA for a base model into a model of their
+own. Works on the files, one tensor at a time, with numpy alone. LoRAs of a single request are
+applied in `painting.lora`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from banatie.errors import ModelBroken
-from banatie.models.validate import read_summary
+from banatie.models.safetensors_header import Tensor, read_header
 
-_TYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+_DTYPES: Mapping[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _KEY = re.compile(
     r"(?:lora_unet_|unet\.)(?P<layer>.+?)"
     r"\.(?:(?P<down>lora_down|lora_A|lora\.down)|(?P<up>lora_up|lora_B|lora\.up)|(?P<alpha>alpha))"
     r"(?:\.weight)?"
 )
-# What Stability's own code calls the parts of a block.
+# The names of a block's parts in Stability's own code.
 _RESNET_PARTS = {
     "conv1": "in_layers_2",
     "conv2": "out_layers_3",
@@ -36,24 +36,10 @@ _BLOCK = re.compile(r"(down|up)_blocks_(\d+)_(resnets|attentions)_(\d+)_(.+)")
 _MIDDLE = re.compile(r"mid_block_(resnets|attentions)_(\d+)_(.+)")
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """Where a tensor lies in a safetensors file."""
+def fuse(lora: Path, weights: Path, target: Path) -> int:
+    """Write `weights` with the LoRA merged at full strength to `target`; the number of its layers.
 
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    begin: int
-
-    def of(self, content: np.ndarray) -> np.ndarray:
-        """It, out of the file's bytes; writing to it writes to them."""
-        size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        return content[self.begin : self.begin + size].view(self.dtype).reshape(self.shape)
-
-
-def fuse(lora: Path, weights: Path, into: Path) -> int:
-    """Write to `into` what `weights` become with the LoRA at full strength; how many layers change.
-
-    Both are safetensors files, in half or full precision; `into` has the precision of `weights`.
+    Both are safetensors files in half or full precision; `target` has the precision of `weights`.
     Raises ModelBroken when the LoRA does not fit the UNet.
     """
     layers = _layers(lora)
@@ -61,19 +47,23 @@ def fuse(lora: Path, weights: Path, into: Path) -> int:
     names = _names(tensors)
     if missing := sorted(layer for layer in layers if layer not in names):
         raise ModelBroken(f"{lora.name} is not for this UNet, which has no {missing[0]}")
-    shutil.copyfile(weights, into)
-    content = np.memmap(into, np.uint8, "r+")
-    learned = np.memmap(lora, np.uint8, "r")
+    shutil.copyfile(weights, target)
+    content = np.memmap(target, np.uint8, "r+")
+    lora_content = np.memmap(lora, np.uint8, "r")
     for layer, parts in layers.items():
-        weight = tensors[names[layer]].of(content)
+        weight = _view(content, tensors[names[layer]])
         try:
-            down, up = (parts[part].of(learned).astype(np.float32) for part in ("down", "up"))
+            down, up = (
+                _view(lora_content, parts[part]).astype(np.float32) for part in ("down", "up")
+            )
             rank = len(down)
-            alpha = float(parts["alpha"].of(learned)) if "alpha" in parts else rank
+            alpha = float(_view(lora_content, parts["alpha"])) if "alpha" in parts else rank
             change = up.reshape(len(up), rank) @ down.reshape(rank, -1)
             weight[...] = weight + (alpha / rank) * change.reshape(weight.shape)
         except KeyError:
-            raise ModelBroken(f"{lora.name} is damaged: {layer} is not whole") from None
+            raise ModelBroken(
+                f"{lora.name} is damaged: {layer} is incomplete; download it again"
+            ) from None
         except (ValueError, TypeError):
             raise ModelBroken(
                 f"{lora.name} is not for this UNet, whose {layer} has another size"
@@ -82,9 +72,16 @@ def fuse(lora: Path, weights: Path, into: Path) -> int:
     return len(layers)
 
 
-def _layers(lora: Path) -> Mapping[str, Mapping[str, _Tensor]]:
-    """By the layer's name, with underscores, its parts: down, up and perhaps alpha."""
-    layers: dict[str, dict[str, _Tensor]] = defaultdict(dict)
+def _view(content: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """A tensor's elements inside a file's bytes; writing to them writes to the file."""
+    dtype = _DTYPES[tensor.dtype]
+    end = tensor.offset + tensor.numel * dtype.itemsize
+    return content[tensor.offset : end].view(dtype).reshape(tensor.shape)
+
+
+def _layers(lora: Path) -> Mapping[str, Mapping[str, Tensor]]:
+    """By the layer's name, with underscores, its parts: down, up and optionally alpha."""
+    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in _tensors(lora).items():
         found = _KEY.fullmatch(key)
         if found is None:
@@ -94,9 +91,9 @@ def _layers(lora: Path) -> Mapping[str, Mapping[str, _Tensor]]:
     return layers
 
 
-def _names(tensors: Mapping[str, _Tensor]) -> dict[str, str]:
-    """The UNet's tensors by all names that a LoRA may have for their layers."""
-    names = {}
+def _names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The UNet's tensors by every name that a LoRA may use for their layers."""
+    names: dict[str, str] = {}
     for name in tensors:
         if name.endswith(".weight"):
             layer = name.removesuffix(".weight").replace(".", "_")
@@ -105,7 +102,7 @@ def _names(tensors: Mapping[str, _Tensor]) -> dict[str, str]:
 
 
 def _stability_names(layer: str) -> Iterator[str]:
-    """What Stability's own code calls a layer of SDXL's UNet, with three parts to a block."""
+    """A layer's names in Stability's own code for SDXL's UNet, with three parts to a block."""
     if found := _BLOCK.fullmatch(layer):
         side, block, kind, index, rest = found.groups()
         number = 3 * int(block) + int(index) + (side == "down")
@@ -118,17 +115,10 @@ def _stability_names(layer: str) -> Iterator[str]:
         yield f"middle_block_{1 if kind == 'attentions' else 2 * int(index)}_{inner}"
 
 
-def _tensors(file: Path) -> dict[str, _Tensor]:
-    """Where what lies in a safetensors file. Raises ModelBroken."""
-    read_summary(file)
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        head = json.loads(opened.read(length))
-    head.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in head.items():
-        if entry["dtype"] not in _TYPES:
-            raise ModelBroken(f"{file.name} holds numbers of the kind {entry['dtype']}")
-        begin = 8 + length + entry["data_offsets"][0]
-        tensors[name] = _Tensor(_TYPES[entry["dtype"]], tuple(entry["shape"]), begin)
+def _tensors(file: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file in half or full precision. Raises ModelBroken."""
+    tensors = read_header(file).tensors
+    for tensor in tensors.values():
+        if tensor.dtype not in _DTYPES:
+            raise ModelBroken(f"{file.name} is in {tensor.dtype}, not in F16 or F32")
     return tensors

@@ -1,8 +1,8 @@
-"""What Stable Diffusion XL 1.0 is made of, as far as it is no weights: data in the files beside.
+"""Everything of a Stable Diffusion XL 1.0 pipeline but its weights, as data in the files beside.
 
 The components' configurations, and CLIP's byte-pair merges (from OpenAI's `clip`, MIT; see
-LICENSE.clip), of which both tokenizers' files are made. With them a checkpoint that holds nothing
-but weights becomes a whole pipeline without a network. Never imports torch.
+LICENSE.clip), from which both tokenizers' files are made. With them a checkpoint that holds only
+weights becomes a complete pipeline without a network.
 """
 
 from __future__ import annotations
