@@ -72,12 +72,11 @@ class Intake:
             idempotent=idempotent,
             request_id=request_id,
         )
-        if submitted.is_new:
-            stage = submitted.generation.stage
-            _tell(submitted.generation, "accepted")
-            self._queues["enhance" if stage == "enhance" else "paint"].notify(
-                submitted.generation.id
-            )
+        generation = submitted.generation
+        if submitted.is_new and generation is not None:
+            _tell(generation, "accepted")
+            stage: Stage = "enhance" if generation.stage == "enhance" else "paint"
+            self._queues[stage].notify(generation.id)
         return submitted
 
     def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:

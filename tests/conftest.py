@@ -1,4 +1,4 @@
-"""What the tests of every room share: a real database in a temporary folder."""
+"""Fixtures that all tests share: a real database in a temporary folder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def submit(generations: Generations, project_id: str):
 
 @pytest.fixture
 def paint(claims: Claims, project_id: str):
-    """Takes the row that has waited longest for painting to its end, with an image of `size`."""
+    """Paints the oldest waiting row: claims it and ends it with an image."""
 
     def paint(image_id: str, now: int = 9) -> Generation:
         generation = claims.claim("paint", now)

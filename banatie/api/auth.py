@@ -1,7 +1,7 @@
 """Who asks: from the text of a key to the key, remembered until any key changes.
 
 Asking the database for every request would cost more than many a request itself; a key that is
-revoked elsewhere is forgotten as soon as its process has committed (see `store.changes`).
+revoked elsewhere is forgotten as soon as its process has committed (see `store.change_watcher`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Clients that wait: woken when their generation changes, for as long as they like at most.
 
-The thread of `store.changes` passes every change to the event loop; here it reaches those who wait
-for that very generation. Nobody polls.
+The thread of `store.change_watcher` passes every change to the event loop; here it reaches those
+who wait for that very generation. Nobody polls.
 """
 
 from __future__ import annotations
