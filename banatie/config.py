@@ -1,22 +1,23 @@
-"""Every setting as frozen objects: `config.toml`, `BANATIE_SECTION__KEY`, the command line.
+"""The settings: read from `config.toml`, `BANATIE_SECTION__KEY` variables and the command line.
 
-The later source wins. A key that no section knows is an error, never ignored. Relative paths are
-taken from the folder the program was started in.
+A later source overrides an earlier one. An unknown key is an error, never ignored. Relative paths
+start at the current folder. What a setting does is up to the code that reads it; `config.toml`
+documents each one.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import re
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import tomlkit
 from msgspec import Meta, Struct
 
 from banatie.errors import ConfigError
@@ -28,11 +29,11 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
-"""What a browser sends in its Origin header: no path, no slash at the end."""
+"""As a browser sends it in the Origin header: without a path or a trailing slash."""
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the server answers."""
+    """The HTTP server: addresses, proxies, CORS, metrics."""
 
     host: str = "127.0.0.1"
     port: Port = 3000
@@ -46,11 +47,13 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
             try:
                 ipaddress.ip_network(proxy, strict=False)
             except ValueError:
-                raise ValueError(f"trusted_proxies: {proxy!r} is no address or network") from None
+                raise ValueError(
+                    f"trusted_proxies: {proxy!r} is not an address or network"
+                ) from None
 
 
 class Storage(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where things lie and how long."""
+    """The folders, and what is kept in them."""
 
     data_dir: str = "data"
     models_dir: str = "models"
@@ -69,7 +72,7 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client may ask for."""
+    """The limits that a configuration can change; the fixed ones are in `limits`."""
 
     requests_per_hour: NotNegative = 100
     queue_size: Positive = 1000
@@ -81,7 +84,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EnhancementSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The language model and how long it may take."""
+    """The language model: which, where it runs, and its time limits."""
 
     model: str = "smollm2-135m-instruct"
     memory: Literal["auto", "device", "swap", "cpu"] = "auto"
@@ -90,7 +93,7 @@ class EnhancementSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Painting(Struct, frozen=True, forbid_unknown_fields=True):
-    """The painting model and where it computes."""
+    """The painting model: which, on which devices, and how it uses their memory."""
 
     model: str = "banatie-small"
     devices: tuple[str, ...] = ("auto",)
@@ -104,19 +107,19 @@ class Painting(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not self.devices:
-            raise ValueError("devices: there must be one; auto takes what there is")
+            raise ValueError("devices: name at least one, or auto for all that are present")
         if "auto" in self.devices and len(self.devices) > 1:
-            raise ValueError("devices: auto stands for all devices, and so stands alone")
+            raise ValueError("devices: auto means all devices, so it cannot be combined")
 
 
 class Worker(Struct, frozen=True, forbid_unknown_fields=True):
-    """How stubborn the worker is."""
+    """How a worker treats generations that crash it."""
 
     max_retries: NotNegative = 2
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is logged, and how."""
+    """The level and the format of the log."""
 
     level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
     format: Annotated[str, Meta(pattern="^(text|json)$")] = "text"
@@ -152,52 +155,48 @@ def load_config(
 
 
 def write_setting(path: Path, setting: str, value: str) -> None:
-    """Set `section.key` to a text in the file at `path`, which is made if there is none.
+    """Set `section.key` to a string in the file at `path`, which is created if it does not exist.
 
-    Only that line changes: comments and all else stay. Raises ConfigError when it cannot be done.
+    Comments and everything else stay as they are. Replaces the file atomically; if it is a symbolic
+    link, replaces the file that it points to. Raises ConfigError if the file cannot be changed.
     """
     section, _, key = setting.partition(".")
     before = _read(path) if path.exists() else {}
-    # What JSON writes for a text, TOML reads as the same text.
-    line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
-    # A link stays a link.
     target = path.resolve()
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         text = target.read_bytes().decode("utf-8") if target.exists() else ""
-        edited = _with_line(text, section, key, line)
+        edited = _with_setting(text, section, key, value)
         if tomllib.loads(edited) != {**before, section: {**before.get(section, {}), key: value}}:
-            raise ValueError("it is written in an unusual way")
+            raise ValueError("editing it would change other settings")
         unfinished.write_bytes(edited.encode())
         if target.exists():
             shutil.copymode(target, unfinished)
         os.replace(unfinished, target)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         unfinished.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else error
+        line = tomlkit.item(value).as_string()
         raise ConfigError(
-            f"{path} cannot be changed ({error}); write this under [{section}] yourself: {line}"
+            f"{path} cannot be changed ({reason}); write this under [{section}] yourself: "
+            f"{key} = {line}"
         ) from error
 
 
-def _with_line(text: str, section: str, key: str, line: str) -> str:
-    """The TOML `text` with `line` in the place of the section's `key`, or added to it."""
-    end = "\r\n" if "\r\n" in text else "\n"
-    lines = text.split("\n")
-    header = re.compile(rf"\s*\[\s*{re.escape(section)}\s*\]\s*(#.*)?")
-    start = next((n for n, each in enumerate(lines) if header.fullmatch(each.rstrip())), None)
-    if start is None:
-        gap = "" if not text else end if text.endswith("\n") else end * 2
-        return f"{text}{gap}[{section}]{end}{line}{end}"
-    value = r"\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^#]*?"
-    given = re.compile(rf"(\s*){re.escape(key)}\s*=\s*(?:{value})(\s*#[^\r]*)?(\r?)")
-    for number in range(start + 1, len(lines)):
-        if lines[number].lstrip().startswith("["):
-            break
-        if found := given.fullmatch(lines[number]):
-            lines[number] = found[1] + line + (found[2] or "") + found[3]
-            return "\n".join(lines)
-    lines[start + 1 : start + 1] = [line + end.removesuffix("\n")]
-    return "\n".join(lines)
+def _with_setting(text: str, section: str, key: str, value: str) -> str:
+    """The TOML `text` with this value. Raises ValueError if `section` is not a table."""
+    document = tomlkit.parse(text)
+    if section not in document and text and not text.endswith("\n"):
+        document = tomlkit.parse(f"{text}\n")
+    table = document.setdefault(section, tomlkit.table())
+    if not isinstance(table, MutableMapping):
+        raise ValueError(f"{section} is not a table")
+    table[key] = value
+    edited = tomlkit.dumps(document)
+    if text.count("\n") == text.count("\r\n") > 0:
+        # tomlkit ends the lines that it adds with \n alone.
+        edited = edited.replace("\r\n", "\n").replace("\n", "\r\n")
+    return edited
 
 
 def environment_name(setting: str) -> str:
@@ -235,16 +234,16 @@ def _merge(config: Config, settings: Mapping[str, Any], source: str) -> Config:
     merged = msgspec.to_builtins(config)
     for section, values in settings.items():
         if not isinstance(values, dict):
-            raise ConfigError(f"{source}: {section!r} stands outside any section")
+            raise ConfigError(f"{source}: {section!r} is outside any section")
         known = merged.setdefault(section, {})
         for key, value in values.items():
             if isinstance(value, str) and isinstance(known.get(key), list | tuple):
-                # Outside the file, where there are only texts, commas make a list.
+                # The environment and --set give strings only; commas separate a list there.
                 known[key] = [each.strip() for each in value.split(",") if each.strip()]
             else:
                 known[key] = value
     try:
-        # Not strict, so that the environment's texts become numbers and booleans.
+        # Not strict, so that strings from the environment become numbers and booleans.
         return msgspec.convert(merged, Config, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_readable(str(error))}") from error

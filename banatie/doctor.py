@@ -1,7 +1,7 @@
-"""`banatie doctor`: looks at everything a picture takes, and says of each what is the matter.
+"""`banatie doctor`: checks everything that generating a picture needs, and reports what is wrong.
 
-It only looks: nothing is started, written, locked or migrated, so it may run beside a server. What
-it finds wrong, it leaves to whoever reads what to do about it.
+It only reads: nothing is started, written, locked or migrated, so it may run beside a server.
+Repairing anything is left to the user; each finding says how.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ipaddress
 import json
 import os
 import shutil
+import socket
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,27 +39,27 @@ if TYPE_CHECKING:
     from banatie.devices.runtime import Runtime
 
 DISK_BYTES_NEEDED = 100_000_000
-"""Less is as good as none: a picture and the database's log take some megabytes."""
+"""Below this, generating fails: a picture and the database's log take some megabytes."""
 DISK_BYTES_WANTED = 2_000_000_000
-ANSWER_SECONDS = 5.0
-LARGE_PIPELINE = 1_000_000_000
-"""Numbers; from here on a processor takes minutes for a picture. SDXL has 3.5 billion."""
+HEALTH_TIMEOUT_SECONDS = 5.0
+LARGE_PIPELINE_PARAMETERS = 1_000_000_000
+"""From here on, a CPU takes minutes for a picture. SDXL has 3.5 billion."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check has found."""
+    """The result of one check."""
 
     check: str
     state: Literal["ok", "warn", "FAIL"]
     found: str
     remedy: str = ""
-    """What to do, where there is something to be done."""
+    """What to do about it, unless the state is ok."""
 
 
 def examine(config: Config, now: int) -> Iterator[Finding]:
-    """Check one thing after the other, the quick ones first."""
-    # Before any of the libraries is imported.
+    """Run the checks one after the other, quick ones first."""
+    # Before any of those libraries is imported.
     stay_offline()
     data = config.storage.data
     yield _folder(data)
@@ -69,33 +70,31 @@ def examine(config: Config, now: int) -> Iterator[Finding]:
     yield _port(config)
     yield _address(config)
     catalog = Catalog(config.storage.models)
-    numbers = {}
-    for kind, look in (("painting model", _painting_model), ("language model", _language_model)):
-        finding, numbers[kind] = look(kind, catalog, config)
-        yield finding
-    yield from _devices(config, catalog, workers, numbers["painting model"])
+    finding, parameters = _painting_model(catalog, config)
+    yield finding
+    yield _language_model(catalog, config)
+    yield from _devices(config, catalog, workers, parameters)
     yield _offline()
 
 
 def _folder(data: Path) -> Finding:
     check = "data folder"
-    there = next(folder for folder in (data.absolute(), *data.absolute().parents) if _is(folder))
-    if not there.is_dir():
+    existing = _nearest_existing(data)
+    if not existing.is_dir():
         remedy = "set storage.data_dir to a folder"
-        return Finding(check, "FAIL", f"{there} is not a folder", remedy)
-    if not os.access(there, os.W_OK | os.X_OK):
-        remedy = "let the user who runs the server write there, or set storage.data_dir"
-        return Finding(check, "FAIL", f"{there} cannot be written by this user", remedy)
-    if there != data.absolute():
-        return Finding(check, "ok", f"{data} is not there yet; `banatie serve` makes it")
-    return Finding(check, "ok", f"{data} can be written")
+        return Finding(check, "FAIL", f"{existing} is not a folder", remedy)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        remedy = "give the user who runs the server write permission, or set storage.data_dir"
+        return Finding(check, "FAIL", f"{existing} is not writable for this user", remedy)
+    if existing != data.absolute():
+        return Finding(check, "ok", f"{data} does not exist yet; `banatie serve` creates it")
+    return Finding(check, "ok", f"{data} is writable")
 
 
 def _disk(data: Path) -> Finding:
-    there = next(folder for folder in (data.absolute(), *data.absolute().parents) if _is(folder))
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(_nearest_existing(data)).free
     found = f"{format_bytes(free)} free for {data}"
-    remedy = "make room, or set storage.data_dir to a folder on another disk"
+    remedy = "free disk space, or set storage.data_dir to a folder on another disk"
     if free < DISK_BYTES_NEEDED:
         return Finding("disk", "FAIL", found, remedy)
     if free < DISK_BYTES_WANTED:
@@ -103,80 +102,95 @@ def _disk(data: Path) -> Finding:
     return Finding("disk", "ok", found)
 
 
-def _is(path: Path) -> bool:
-    # Path.exists raises where a file stands in a folder's place.
-    return os.path.lexists(path)
+def _nearest_existing(folder: Path) -> Path:
+    """The folder itself or the first of its parents that exists."""
+    folder = folder.absolute()
+    # Not Path.exists, which raises below a file.
+    return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
 
 
 def _database(path: Path, now: int) -> tuple[Finding, list[WorkerState]]:
-    """What is said of the database, and the workers that are at work on it."""
+    """The finding about the database, and the workers that are present in it."""
     if not path.exists():
-        found = "there is none yet; `banatie serve` makes it"
+        found = "does not exist yet; `banatie serve` creates it"
         return Finding("database", "ok", found), []
     log = path.with_name(path.name + "-wal")
-    at_rest = not log.exists()
+    had_no_log = not log.exists()
     database = Database(path, read_only=True)
     try:
         database.check(quick=True)
         pending = database.pending()
         workers = Workers(database).present(now)
     except BanatieError as error:
-        if at_rest and log.exists():
-            # A server has just begun to write, and what was read was of two minds.
+        if had_no_log and log.exists():
+            # A server has begun to write meanwhile, so the reading was inconsistent.
             return _database(path, now)
-        remedy = "stop the server and bring back a backup: banatie restore FILE"
+        remedy = "stop the server and restore a backup: banatie restore FILE"
         return Finding("database", "FAIL", str(error), remedy), []
     finally:
         database.close()
     size = format_bytes(path.stat().st_size)
     if pending:
-        remedy = "run: banatie migrate (`banatie serve` does it by itself)"
-        found = f"whole, {size}; not up to date: {', '.join(pending)}"
+        remedy = "run: banatie migrate (`banatie serve` also does it)"
+        found = f"intact, {size}; not up to date: {', '.join(pending)}"
         return Finding("database", "warn", found, remedy), workers
-    return Finding("database", "ok", f"whole, {size}, up to date"), workers
+    return Finding("database", "ok", f"intact, {size}, up to date"), workers
 
 
 def _worker(workers: list[WorkerState]) -> Finding:
     if not workers:
         return Finding("worker", "ok", "none is running; `banatie serve` starts one")
-    found = "; ".join(_said_by(worker) for worker in workers)
+    found = "; ".join(_state(worker) for worker in workers)
     if all(worker.state != "broken" for worker in workers):
         return Finding("worker", "ok", found)
     remedy = "see the models below and the worker's log"
-    state = "FAIL" if state_of(workers) == "broken" else "warn"
-    return Finding("worker", state, found, remedy)
+    all_broken = state_of(workers) == "broken"
+    return Finding("worker", "FAIL" if all_broken else "warn", found, remedy)
 
 
-def _said_by(worker: WorkerState) -> str:
+def _state(worker: WorkerState) -> str:
     if worker.state == "broken":
-        return worker.reason or "it is broken"
+        return worker.reason or "broken"
     if worker.state == "starting":
-        return f"is loading its models (process {worker.pid})"
+        return f"loading its models (process {worker.pid})"
     return f"ready on {worker.device} (process {worker.pid})"
 
 
 def _port(config: Config) -> Finding:
-    port = config.server.port
+    host, port = _client_host(config), config.server.port
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         find_address(config)
     except ConfigError as error:
-        if (status := _health(config)) is None:
-            return Finding("port", "FAIL", str(error), "end what has it, or set server.port")
-        found = f"a Banatie server answers on {port}"
+        if (status := _health(host, port)) is None:
+            remedy = "stop the program that uses it, or set server.host or server.port"
+            return Finding("port", "FAIL", str(error), remedy)
+        found = f"a Banatie server answers on {place}"
         if status == "ok":
             return Finding("port", "ok", found)
         if status == "starting":
             return Finding("port", "ok", f"{found} and is starting")
-        remedy = f"see the other lines, and ask http://127.0.0.1:{port}/health for the reason"
-        return Finding("port", "FAIL", f"{found} and cannot make pictures", remedy)
-    return Finding("port", "ok", f"{port} is free; no server is running")
+        remedy = f"see the other lines, and ask http://{place}/health for the reason"
+        return Finding("port", "FAIL", f"{found} and cannot paint", remedy)
+    return Finding("port", "ok", f"{place} is free; no server is running")
 
 
-def _health(config: Config) -> str | None:
-    """What the Banatie server on the port says of itself; None when there is no such server."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.server.host, config.server.host)
-    # Without the proxies of the environment, which this does not look at.
-    connection = http.client.HTTPConnection(host, config.server.port, timeout=ANSWER_SECONDS)
+def _client_host(config: Config) -> str:
+    """Where a client on this machine reaches the server: its address, or loopback for all."""
+    host = config.server.host
+    with contextlib.suppress(OSError):
+        # The server listens on the first address that a name has.
+        found = socket.getaddrinfo(
+            host, config.server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        host = str(found[0][4][0])
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _health(host: str, port: int) -> str | None:
+    """The status that a Banatie server reports there; None if there is no such server."""
+    # Unlike urllib, http.client ignores the proxies of the environment.
+    connection = http.client.HTTPConnection(host, port, timeout=HEALTH_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/health")
         answer = json.loads(connection.getresponse().read(100_000))
@@ -194,54 +208,55 @@ def _address(config: Config) -> Finding:
     except ValueError:
         is_local = False
     if is_local:
-        return Finding("address", "ok", f"{host}: reached from this machine only")
-    found = f"{host}: others can reach the server, and only its keys keep them out"
-    remedy = "put a proxy with TLS in front, or set server.host to 127.0.0.1"
+        return Finding("address", "ok", f"{host}: reachable from this machine only")
+    found = f"{host}: reachable from other machines, protected by API keys alone"
+    remedy = "put a reverse proxy with TLS in front, or set server.host to 127.0.0.1"
     return Finding("address", "warn", found, remedy)
 
 
-def _painting_model(check: str, catalog: Catalog, config: Config) -> tuple[Finding, int]:
-    """What is said of the model, and how many numbers are to be loaded."""
+def _painting_model(catalog: Catalog, config: Config) -> tuple[Finding, int]:
+    """The finding about the model, and how many parameters it has (0 if it cannot be used)."""
     try:
         model = catalog.painting_model(config.painting.model)
         files = [file for parts in check_pipeline(model.folder).values() for file in parts]
-        return _whole(check, model, files, "no hashes known")
+        finding = _intact("painting model", model, files, "no hashes known")
+        return finding, parameter_count(files)
     except BanatieError as error:
-        return Finding(check, "FAIL", str(error), "see docs/models.md"), 0
+        return Finding("painting model", "FAIL", str(error), "see docs/models.md"), 0
 
 
-def _language_model(check: str, catalog: Catalog, config: Config) -> tuple[Finding, int]:
+def _language_model(catalog: Catalog, config: Config) -> Finding:
+    check = "language model"
     try:
         model = catalog.language_model(config.enhancement.model)
     except BanatieError as error:
-        return Finding(check, "FAIL", str(error), "see docs/models.md"), 0
-    remedy = f"run: banatie models pull {model.name}" if model.source else "put it there anew"
+        return Finding(check, "FAIL", str(error), "see docs/models.md")
+    remedy = f"run: banatie models pull {model.name}" if model.source else "copy it there again"
     try:
         files = check_language_model(model.folder)
         settings = json.loads((model.folder / "config.json").read_text("utf-8"))
-        # The catalog knows the plain model only.
+        # The catalog has the hashes of the model without its adapter only.
         known = {} if "merged_adapter" in settings else model.sha256
         for name, expected in known.items():
             if sha256_of(model.folder / name) != expected:
-                found = f"{model.folder / name} is not what the catalog knows (its SHA-256 differs)"
-                return Finding(check, "FAIL", found, f"remove the folder and {remedy}"), 0
-        return _whole(check, model, files, "hashes right" if known else "no hashes known")
+                found = f"{model.folder / name} differs from the catalog's file (SHA-256 differs)"
+                return Finding(check, "FAIL", found, f"remove the folder and {remedy}")
+        return _intact(check, model, files, "hashes match" if known else "no hashes known")
     except BanatieError as error:
-        return Finding(check, "FAIL", str(error), f"remove the folder and {remedy}"), 0
+        return Finding(check, "FAIL", str(error), f"remove the folder and {remedy}")
 
 
-def _whole(
+def _intact(
     check: str, model: PaintingModel | LanguageModel, files: list[Path], hashes: str
-) -> tuple[Finding, int]:
+) -> Finding:
     size = format_bytes(sum(file.stat().st_size for file in files))
-    found = f"{model.name}: {len(files)} weight files whole, {size}, {hashes}"
-    return Finding(check, "ok", found), parameter_count(files)
+    return Finding(check, "ok", f"{model.name}: {len(files)} weight files intact, {size}, {hashes}")
 
 
 def _devices(
-    config: Config, catalog: Catalog, workers: Sequence[WorkerState], numbers: int
+    config: Config, catalog: Catalog, workers: Sequence[WorkerState], parameters: int
 ) -> Iterator[Finding]:
-    """What computes the painting model's `numbers`, and where the models will lie."""
+    """The devices that paint, and how the models will use their memory."""
     try:
         from banatie.devices.runtime import present_devices
     except (ImportError, OSError) as error:
@@ -253,7 +268,7 @@ def _devices(
         devices = present_devices()
     for number, device in enumerate(dict.fromkeys(devices)):
         try:
-            finding, runtime = _device(device, config, numbers)
+            finding, runtime = _device(device, config, parameters)
         except ConfigError as error:
             remedy = 'set painting.devices to ["auto"], or install the torch that fits this machine'
             yield Finding("device", "FAIL", str(error), remedy)
@@ -261,35 +276,32 @@ def _devices(
         yield finding
         running = [each for each in workers if each.device == device and each.plan]
         if running:
-            yield Finding("memory", "ok", "; ".join(_laid_out(each) for each in running))
+            plans = (f"{each.plan} (process {each.pid})" for each in running)
+            yield Finding("memory", "ok", "; ".join(plans))
         else:
-            # The language model runs in one of the workers, most likely in the first.
+            # The language model runs in one of the workers, most likely in the first one.
             yield from _memory(config, catalog, runtime, devices.count(device), number == 0)
 
 
-def _device(device: str, config: Config, numbers: int) -> tuple[Finding, Runtime]:
+def _device(device: str, config: Config, parameters: int) -> tuple[Finding, Runtime]:
     import torch
 
     from banatie.devices.runtime import choose_runtime
 
     runtime = choose_runtime(device, config.painting.threads)
     name = f" ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else ""
-    formats = f"paints in {_format(runtime.dtype)}, writes in {_format(runtime.language_dtype)}"
+    formats = f"paints in {_format(runtime.dtype)}, enhances in {_format(runtime.language_dtype)}"
     found = f"{device}{name}: {formats}"
-    if device == "cpu" and numbers >= LARGE_PIPELINE:
+    if device == "cpu" and parameters >= LARGE_PIPELINE_PARAMETERS:
         remedy = "set painting.model to a smaller one, or use a machine with a GPU"
-        return Finding("device", "warn", f"{found}; minutes for a picture", remedy), runtime
+        return Finding("device", "warn", f"{found}; a picture will take minutes", remedy), runtime
     return Finding("device", "ok", found), runtime
-
-
-def _laid_out(worker: WorkerState) -> str:
-    return f"{worker.plan} (process {worker.pid})"
 
 
 def _memory(
     config: Config, catalog: Catalog, runtime: Runtime, sharing: int, with_language: bool
 ) -> Iterator[Finding]:
-    """Where a worker will lay its models out; nothing when they have been found unusable."""
+    """The memory plan of a worker; nothing if its models were found unusable."""
     from banatie.devices.runtime import memory_for_models
     from banatie.worker.placement import plan_placement
 
@@ -312,19 +324,21 @@ def _memory(
     if runtime.device == "cpu" and plan.needed > psutil.virtual_memory().total:
         yield Finding("memory", "FAIL", found, "set painting.model to a smaller one")
         return
-    yield Finding("memory", "warn", found, "close what else uses it, or take a smaller model")
+    yield Finding(
+        "memory", "warn", found, "close other programs that use the memory, or set a smaller model"
+    )
 
 
 def _offline() -> Finding:
-    """Whether the libraries that could fetch something have been told not to, and obey."""
+    """Whether the libraries that could download something are set to offline."""
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE:
-        remedy = "run this in a process of its own: banatie doctor"
+        remedy = "run it in a process of its own: banatie doctor"
         return Finding("offline", "FAIL", "huggingface_hub is not offline", remedy)
     proxies = ", ".join(sorted(urllib.request.getproxies_environment()))
-    unused = f"; the proxies of the environment ({proxies}) are used by nothing" if proxies else ""
-    return Finding("offline", "ok", f"the libraries are told to fetch nothing{unused}")
+    unused = f"; the proxies of the environment ({proxies}) are not used" if proxies else ""
+    return Finding("offline", "ok", f"the libraries are set to download nothing{unused}")
 
 
 def _format(dtype: object) -> str:

@@ -1,4 +1,7 @@
-"""Keeps the libraries offline: at run time nothing opens a connection to another machine."""
+"""Keeps the libraries offline: at run time, nothing connects to another machine.
+
+Only the commands of `banatie models` that download, and say so, leave this out.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ import os
 
 
 def stay_offline() -> None:
-    """Tell the libraries, before they are imported, to fetch nothing; that they obey is tested."""
+    """Set the environment variables that keep the libraries offline, before they are imported."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "1"
-    # Their progress bars and hints about packages that are not needed would only hide our lines.
+    # Their progress bars and hints would hide Banatie's own log lines.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # Two threads compute at once on a CPU; those that wait must sleep, or they stall each other.
+    # Two threads compute on the CPU at once; idle ones must sleep, or they slow the others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,6 +1,6 @@
-"""The domain's frozen types: what a generation, an image, a key and a project are.
+"""The domain's frozen types: generations, images, keys and projects.
 
-Plain values without behaviour; who stores, shows or makes them is told in other rooms. Times are
+Plain values without behaviour. How they are stored, shown or created is unknown here. Times are
 whole milliseconds since 1970 in UTC.
 """
 
@@ -37,15 +37,15 @@ class Project:
 
 @dataclass(frozen=True)
 class Key:
-    """An API key as the database knows it: never its text, only what tells it apart."""
+    """An API key as the database knows it, without its text."""
 
     id: str
     project: Project
     name: str
     hint: str
-    """The key's first characters, enough to detect it in a list."""
+    """The key's first characters, enough to recognise it in a list."""
     requests_per_hour: int | None
-    """None: the configured limit."""
+    """None: the configured limit applies."""
     created_at: int
     expires_at: int | None = None
     revoked_at: int | None = None
@@ -53,7 +53,7 @@ class Key:
 
 @dataclass(frozen=True)
 class LoraUse:
-    """A LoRA that a picture is painted with: its name, and how strongly it works."""
+    """A LoRA that a picture is painted with, and the weight of its effect."""
 
     name: str
     weight: float = 1.0
@@ -61,7 +61,7 @@ class LoraUse:
 
 @dataclass(frozen=True)
 class Submission:
-    """What a client asks for, checked and complete but for what the worker decides."""
+    """What a client asks for; None where the worker or the model decides."""
 
     prompt: str
     aspect_ratio: AspectRatio = "1:1"
@@ -77,7 +77,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class EnhancementNote:
-    """How a prompt was enhanced."""
+    """How a prompt was enhanced: in mode `guided` or `free`."""
 
     template: str
     model: str
@@ -102,15 +102,15 @@ class Image:
 
 @dataclass(frozen=True)
 class Generation:
-    """One wish and what became of it: the row that is the truth."""
+    """One request for a picture and its state, as its row has it."""
 
     id: str
     project_id: str
     revision: int
-    """Grows with every change of any generation, so that a later state is known by a larger one."""
+    """Grows with every change of any generation: a later state has a larger revision."""
     status: Status
     stage: Literal["enhance", "paint", "done"]
-    """What the row waits for next; a client sees only the status."""
+    """What happens next; clients see only the status."""
     prompt: str
     original_prompt: str
     auto_enhance: bool
@@ -128,7 +128,7 @@ class Generation:
     step: int
     retry_count: int
     crashes: int
-    """How often the worker died while it held this row; too often, and it is given up."""
+    """How often a worker died while it held this row; after too many, the row fails."""
     error_message: str | None
     image: Image | None
     processing_time_ms: int | None
@@ -137,9 +137,9 @@ class Generation:
     enhanced_at: int | None
     deleted_at: int | None
     request_id: str | None
-    """Of the HTTP request that asked for it, for the logs."""
+    """The id of the HTTP request that submitted it, for the logs."""
 
     @property
     def is_ended(self) -> bool:
-        """Whether nothing will change it by itself any more."""
+        """Whether it has reached its final status."""
         return self.status in ("success", "failed")

@@ -48,9 +48,9 @@ def test_later_sources_win(tmp_path):
         ({"BANATIE_LOG__LEVEL": "loud"}, "log.level"),
         ({"BANATIE_SERVER__CORS_ORIGINS": "https://a.example/"}, "server.cors_origins"),
         ({"BANATIE_SERVER__CORS_ORIGINS": "a.example"}, "server.cors_origins"),
-        ({"BANATIE_SERVER__TRUSTED_PROXIES": "::1,nginx"}, "trusted_proxies: 'nginx' is no"),
-        ({"BANATIE_PAINTING__DEVICES": ""}, "devices: there must be one"),
-        ({"BANATIE_PAINTING__DEVICES": "cpu,auto"}, "devices: auto stands for all"),
+        ({"BANATIE_SERVER__TRUSTED_PROXIES": "::1,nginx"}, "trusted_proxies: 'nginx' is not"),
+        ({"BANATIE_PAINTING__DEVICES": ""}, "devices: name at least one"),
+        ({"BANATIE_PAINTING__DEVICES": "cpu,auto"}, "devices: auto means all"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_source(environment, message):
@@ -125,21 +125,30 @@ def test_only_the_line_of_the_setting_changes(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("", '[painting]\nmodel = "mine"\n'),
+        ("# Mine.\n", '# Mine.\n\n[painting]\nmodel = "mine"\n'),
         ("[server]\nport = 1", '[server]\nport = 1\n\n[painting]\nmodel = "mine"\n'),
         ("[server]\nport = 1\n", '[server]\nport = 1\n\n[painting]\nmodel = "mine"\n'),
         (
-            '[painting]\ndevices = ["cpu"]\n',
-            '[painting]\nmodel = "mine"\ndevices = ["cpu"]\n',
+            '[painting]\ndevices = ["cpu"]\n\n[worker]\nmax_retries = 1\n',
+            '[painting]\ndevices = ["cpu"]\nmodel = "mine"\n\n[worker]\nmax_retries = 1\n',
         ),
-        ("[painting]", '[painting]\nmodel = "mine"'),
+        ("[painting]", '[painting]\nmodel = "mine"\n'),
         ("[painting]\r\n", '[painting]\r\nmodel = "mine"\r\n'),
-        ("[ painting ] # p\n#model = 1\n", '[ painting ] # p\nmodel = "mine"\n#model = 1\n'),
-        ("[painting]\n  model='old'#c\n", '[painting]\n  model = "mine"#c\n'),
+        ("[ painting ] # p\n#model = 1\n", '[ painting ] # p\n#model = 1\nmodel = "mine"\n'),
+        ("[painting]\n  model='old'#c\n", '[painting]\n  model="mine"#c\n'),
         ('[painting]\nmodel = "a # b"\n', '[painting]\nmodel = "mine"\n'),
         ('[painting]\nmodel = "a"', '[painting]\nmodel = "mine"'),
         (
             '[enhancement]\nmodel = "x"\n[painting]\nmodel = "a"\n',
             '[enhancement]\nmodel = "x"\n[painting]\nmodel = "mine"\n',
+        ),
+        ('painting.model = "dotted"\n', 'painting.model = "mine"\n'),
+        ('painting = { model = "inline" }\n', 'painting = { model = "mine" }\n'),
+        ('[painting]\nmodel = """\nlong"""\n', '[painting]\nmodel = "mine"\n'),
+        (
+            '[painting]\nnote = """\n[painting]\n"""\n[painting.more]\nmodel = [\n1]\n',
+            '[painting]\nnote = """\n[painting]\n"""\nmodel = "mine"\n\n'
+            "[painting.more]\nmodel = [\n1]\n",
         ),
     ],
 )
@@ -173,22 +182,27 @@ def test_a_link_and_its_file_s_rights_stay(tmp_path: Path) -> None:
     assert real.stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        'painting.model = "dotted"\n',
-        'painting = { model = "inline" }\n',
-        "painting = 3\n",
-        '[painting]\nmodel = """\nlong"""\n',
-        '[painting]\nnote = """\n[painting]\n"""\nmodel = "x"\n[painting.more]\nmodel = [\n1]\n',
-    ],
-)
-def test_what_is_written_in_an_unusual_way_is_left_to_the_user(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["painting = 3\n", "[[painting]]\nmodel = 'x'\n"])
+def test_what_is_no_section_is_left_to_the_user(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.toml"
     with pytest.raises(ConfigError, match=r"under \[painting\] yourself: model = \"mine\""):
         written(path, text)
     assert path.read_text() == text
     assert [each.name for each in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.symlink_to(tmp_path / "no folder" / "config.toml")
+    with pytest.raises(ConfigError, match=r"config\.toml cannot be changed \(No such file"):
+        write_setting(path, "painting.model", "mine")
+
+
+def test_the_shipped_file_is_edited_in_one_line(tmp_path: Path) -> None:
+    before = SHIPPED.read_text("utf-8")
+    after = written(tmp_path / "config.toml", before)
+    expected = before.replace('\nmodel = "banatie-small"', '\nmodel = "mine"')
+    assert (after, after != before) == (expected, True)
 
 
 def test_a_file_that_is_no_toml_is_left_alone(tmp_path: Path) -> None:

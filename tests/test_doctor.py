@@ -105,7 +105,7 @@ def test_all_is_well_and_nothing_is_made(examined, tmp_path):
     found = examined()
     found.pop("offline")
     assert {finding.state for finding in found.values()} == {"ok"}
-    assert "painting: 4 weight files whole" in found["painting model"].found
+    assert "painting: 4 weight files intact" in found["painting model"].found
     assert "cpu: paints in float32" in found["device"].found
     assert not (tmp_path / "data").exists()
 
@@ -148,7 +148,7 @@ def test_of_several_workers_a_broken_one_is_told_of(examined, database):
     finding = examined()["worker"]
     assert finding.state == "warn"
     assert "ready on cpu (process 7); The device 'cuda:1' cannot be used" in finding.found
-    assert "is loading its models (process 9)" in finding.found
+    assert "loading its models (process 9)" in finding.found
 
 
 def test_workers_on_one_device_share_its_memory(examined):
@@ -240,6 +240,35 @@ def test_a_port_that_another_program_has_is_found(examined, port, answer):
     assert finding.state == "FAIL"
     assert "is taken" in finding.found
     assert "server.port" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+    ],
+)
+def test_the_server_is_asked_where_it_listens(examined, port, host, asked):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    assert examined(server__host=host)["port"].found.startswith(f"{asked}:{port} is free")
+    handler = type("Handler", (_Stranger,), {"answer": b'{"data": {"status": "broken"}}'})
+    server = type("Server", (http.server.ThreadingHTTPServer,), {"address_family": family})
+    with server((host, port), handler) as banatie:
+        threading.Thread(target=banatie.serve_forever, args=(0.01,), daemon=True).start()
+        finding = examined(server__host=host)["port"]
+        banatie.shutdown()
+    assert finding.state == "FAIL"
+    assert f"answers on {asked}:{port}" in finding.found
+    assert f"http://{asked}:{port}/health" in finding.remedy
 
 
 def test_an_address_that_others_reach_is_warned_about(examined):
@@ -347,7 +376,7 @@ def test_the_command_says_it_in_lines_and_in_json(settings, tmp_path):
     lines = well.stdout.splitlines()
     assert [line[6:22].rstrip() for line in lines] == ["settings", *CHECKS]
     assert {line[:4] for line in lines} == {"ok  "}
-    assert "told to fetch nothing" in lines[-1]
+    assert "set to download nothing" in lines[-1]
     assert "(https)" in lines[-1]
     ill = doctor("--set", "painting.model=none", "doctor", "--json")
     assert (ill.returncode, ill.stderr) == (1, "")

@@ -1,7 +1,7 @@
 """Watching the database for changes that any process has made, in one thread.
 
 It polls SQLite's `data_version`, which takes a few microseconds, and reads rows only after that has
-changed and while somebody is interested. So its cost does not depend on the number of clients.
+changed and while a client is waiting. So its cost does not depend on the number of clients.
 """
 
 from __future__ import annotations

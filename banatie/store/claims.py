@@ -273,7 +273,7 @@ def _release(
 
 
 def _fail_exhausted(connection: sqlite3.Connection, max_retries: int, now: int) -> int:
-    warning = "The language model broke down on this prompt; the original prompt is used."
+    warning = "Enhancing this prompt crashed the worker repeatedly; the original prompt is used."
     while update(
         connection,
         "stage = 'paint', crashes = 0, warnings = :warnings, enhanced_at = :now",
@@ -287,7 +287,7 @@ def _fail_exhausted(connection: sqlite3.Connection, max_retries: int, now: int) 
     while ended := update(
         connection,
         "status = 'failed', stage = 'done', failure = 'given_up', error_message = "
-        "'Given up: the worker broke down ' || crashes || ' times while it made this picture'",
+        "'Abandoned: the worker crashed ' || crashes || ' times while it painted this picture'",
         "number = (SELECT number FROM generations WHERE stage = 'paint' "
         "AND claimed_by IS NULL AND crashes > :max_retries LIMIT 1)",
         {"max_retries": max_retries},

@@ -20,7 +20,7 @@ class Files:
         self.folder = folder
 
     def path(self, storage_key: str) -> Path:
-        """Where the file of this storage key lies."""
+        """The path of the file with this storage key."""
         return self.folder.joinpath(*storage_key.split("/"))
 
     def save(self, storage_key: str, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 The operating system releases a lock when its process ends, however it ends. So a process that can
 take another's lock knows that the other one is dead. The lock file names its holder, for the
-message to whoever is refused.
+message to a process that is refused.
 
 `serve.lock` is held by the server as long as it runs. `worker-<id>.lock` is held by each worker as
 long as it runs. `worker.lock` is held for a moment by a worker that registers, and by a restore for

@@ -101,7 +101,7 @@ class TestBrokenFolders:
 
     def test_another_architecture_in_one_place(self, folder: Path) -> None:
         edit_json(folder / "model_index.json", unet=["diffusers", "SD3Transformer2DModel"])
-        assert "unet is SD3Transformer2DModel" in self.refusal(folder)
+        assert "unet is a SD3Transformer2DModel" in self.refusal(folder)
 
     @pytest.mark.parametrize("entry", [None, [None, None], "CLIPTokenizer"])
     def test_a_component_that_the_index_leaves_out(self, folder: Path, entry: object) -> None:

@@ -46,7 +46,7 @@ def test_a_lora_that_is_gone_fails_its_picture_alone(bench, submit, generations)
     gone = submit(auto_enhance=False, steps=1, loras=(LoraUse("gone"),))
     after = submit(auto_enhance=False, steps=1)
     bench.paint.run_waiting()
-    assert "there is no LoRA called 'gone' here" in generations.find(gone.id).error_message
+    assert "no LoRA called 'gone' is installed" in generations.find(gone.id).error_message
     assert generations.find(after.id).status == "success"
 
 
