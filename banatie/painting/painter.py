@@ -206,11 +206,7 @@ class Painter:
         pipeline, shared = self._pipeline, jobs[0]
         pipeline.scheduler = fresh_scheduler(self._scheduler, shared.steps, self._keep_pred_x0)
         generators = [torch.Generator("cpu").manual_seed(job.seed) for job in jobs]
-        factor = pipeline.vae_scale_factor
-        channels = pipeline.unet.config.in_channels
-        shape = (1, channels, shared.height // factor, shared.width // factor)
-        # Always drawn in float32 on the CPU: the same noise on every device and in a batch.
-        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+        noise = _initial_noise(pipeline, shared, generators)
         positive, negative = self._encoder.encode_batch(
             [job.prompt for job in jobs],
             [job.negative_prompt for job in jobs] if self._is_guided(shared) else [],
@@ -261,3 +257,13 @@ class Painter:
 
     def _clear_embeddings(self) -> None:
         self._encoder.clear_cache()
+
+
+def _initial_noise(
+    pipeline: StableDiffusionXLPipeline, job: PaintJob, generators: Sequence[torch.Generator]
+) -> torch.Tensor:
+    """The latents of pure noise that denoising starts from, one for each generator."""
+    factor, channels = pipeline.vae_scale_factor, pipeline.unet.config.in_channels
+    shape = (1, channels, job.height // factor, job.width // factor)
+    # Always drawn in float32 on the CPU: the same noise on every device and in a batch.
+    return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
