@@ -7,6 +7,7 @@ documents each one.
 
 from __future__ import annotations
 
+import codecs
 import ipaddress
 import os
 import re
@@ -15,6 +16,7 @@ import tomllib
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import tomlkit
@@ -50,6 +52,16 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(
                     f"trusted_proxies: {proxy!r} is not an address or network"
                 ) from None
+        if self.public_url and not _is_base_url(self.public_url):
+            raise ValueError(
+                f"public_url: {self.public_url!r} is not the address of a server, such as "
+                "https://pictures.example.org"
+            )
+
+    @property
+    def base_url(self) -> str:
+        """`public_url` without a slash at its end; empty if it is not set."""
+        return self.public_url.rstrip("/")
 
 
 class Storage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,11 +177,13 @@ def write_setting(path: Path, setting: str, value: str) -> None:
     target = path.resolve()
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
-        text = target.read_bytes().decode("utf-8") if target.exists() else ""
-        edited = _with_setting(text, section, key, value)
+        data = target.read_bytes() if target.exists() else b""
+        # A byte order mark stays where there is one.
+        encoding = "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+        edited = _with_setting(data.decode(encoding), section, key, value)
         if tomllib.loads(edited) != {**before, section: {**before.get(section, {}), key: value}}:
             raise ValueError("editing it would change other settings")
-        unfinished.write_bytes(edited.encode())
+        unfinished.write_bytes(edited.encode(encoding))
         if target.exists():
             shutil.copymode(target, unfinished)
         os.replace(unfinished, target)
@@ -199,6 +213,18 @@ def _with_setting(text: str, section: str, key: str, value: str) -> str:
     return edited
 
 
+def _is_base_url(text: str) -> bool:
+    """Whether paths can be appended to it to make URLs: no query, fragment or credentials."""
+    try:
+        parts = urlsplit(text)
+        # Reading the port checks it.
+        host = parts.hostname if parts.port is None or parts.port else None
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", text))
+    return parts.scheme in ("http", "https") and bool(host) and plain
+
+
 def environment_name(setting: str) -> str:
     """The environment variable of `section.key`."""
     return ENVIRONMENT_PREFIX + setting.upper().replace(".", "__")
@@ -206,7 +232,7 @@ def environment_name(setting: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

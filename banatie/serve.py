@@ -151,7 +151,7 @@ async def _announce_when_answering(config: Config, announce: Callable[[str], Non
         writer.close()
         break
     shown = f"[{local}]" if ":" in local else local
-    announce(config.server.public_url or f"http://{shown}:{config.server.port}")
+    announce(config.server.base_url or f"http://{shown}:{config.server.port}")
 
 
 def _exposure(keys: Keys, ip_address: str) -> str | None:

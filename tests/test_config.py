@@ -79,6 +79,49 @@ def test_a_broken_file_is_named(tmp_path, text):
         load_config(file, {})
 
 
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    """Editors on Windows write one."""
+    file = tmp_path / "config.toml"
+    file.write_bytes(b"\xef\xbb\xbf[server]\nport = 4000\n")
+    assert load_config(file, {}).server.port == 4000
+    write_setting(file, "painting.model", "mine")
+    config = load_config(file, {})
+    assert (config.server.port, config.painting.model) == (4000, "mine")
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("", ""),
+        ("https://pictures.example.org", "https://pictures.example.org"),
+        ("https://pictures.example.org/", "https://pictures.example.org"),
+        ("http://10.0.0.1:3000/banatie//", "http://10.0.0.1:3000/banatie"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+    ],
+)
+def test_the_public_url_is_a_base_without_a_slash_at_its_end(url, base):
+    config = load_config(None, {}, {"server.public_url": url})
+    assert config.server.base_url == base
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pictures.example.org",
+        "ftp://pictures.example.org",
+        "https://",
+        "https://user:password@example.org",
+        "https://example.org/?a=b",
+        "https://example.org/#top",
+        "https://exa mple.org",
+        "https://example.org:port",
+    ],
+)
+def test_a_public_url_that_no_client_could_use_is_refused(url):
+    with pytest.raises(ConfigError, match=r"public_url"):
+        load_config(None, {}, {"server.public_url": url})
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.toml", {})

@@ -90,8 +90,8 @@ class AppState:
     def public_url(self, request: HttpRequest) -> str:
         """Where the client reaches this server: as configured, or as its own Host header says."""
         server = self.config.server
-        if server.public_url:
-            return server.public_url.rstrip("/")
+        if server.base_url:
+            return server.base_url
         host = request.scope["state"]["headers"].get(b"host", b"").decode("latin-1")
         return f"{request.scope['scheme']}://{host or f'{server.host}:{server.port}'}"
 

@@ -71,6 +71,8 @@ def _completed(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
     document = _renamed(document)
     document["components"]["schemas"] = _schemas(limits)
     document["components"]["headers"] = HEADERS
+    # Relative to the document, so that it also holds below a path of a reverse proxy.
+    document["servers"] = [{"url": "."}]
     for path, operations in document["paths"].items():
         for operation in operations.values():
             parameters = operation.get("parameters", [])

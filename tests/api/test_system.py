@@ -5,6 +5,7 @@ import tomllib
 from fnmatch import fnmatch
 from importlib import resources
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -23,7 +24,7 @@ READY = WorkerState(
     painting_model="tiny-painter",
     plan="the painting model on the device, the language model beside it",
 )
-REMOTE = re.compile(r"""(?:src|href|action)=(?!"/docs/|"data:)|@import|url\((?!"?data:)""")
+REMOTE = re.compile(r"""(?:src|href|action)=(?!"docs/|"data:)|@import|url\((?!"?data:)""")
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ async def test_the_documentation_page_loads_nothing_from_elsewhere(server):
     assert "http" not in policy
     assert "http" not in page.text
     assert not REMOTE.search(page.text)
-    parts = re.findall(r'(?:src|href)="(/docs/[^"]+)"', page.text)
+    parts = re.findall(r'(?:src|href)="(docs/[^"]+)"', page.text)
     assert len(parts) == 3
     for part in parts:
         response = await visitor.get(part)
@@ -199,7 +200,23 @@ async def test_the_documentation_page_loads_nothing_from_elsewhere(server):
             assert not REMOTE.search(response.text)
         if part.endswith("start.js"):
             assert "http" not in response.text
-            assert '"/openapi.json"' in response.text
+            assert '"../openapi.json"' in response.text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/"])
+async def test_the_documentation_page_works_below_a_path_of_a_proxy(server, path):
+    """Its links are relative, so that a browser resolves them below the proxy's path."""
+    visitor = server.visitor()
+    page = await visitor.get(path)
+    seen_by_the_browser = f"https://example.org/banatie{path}"
+    for part in re.findall(r'(?:src|href)="((?!data:)[^"]+)"', page.text):
+        resolved = urljoin(seen_by_the_browser, part)
+        assert resolved.startswith("https://example.org/banatie/docs/")
+        assert (await visitor.get(resolved.partition("/banatie")[2])).status_code == 200
+    document = (await visitor.get("/openapi.json")).json()
+    [server_entry] = document["servers"]
+    base = urljoin("https://example.org/banatie/openapi.json", server_entry["url"])
+    assert base == "https://example.org/banatie/"
 
 
 def test_all_of_the_documentation_page_is_packaged():

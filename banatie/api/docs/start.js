@@ -1,5 +1,6 @@
 SwaggerUIBundle({
-  url: "/openapi.json",
+  // Relative to this script, so that it also works below a path of a reverse proxy.
+  url: new URL("../openapi.json", document.currentScript.src).href,
   dom_id: "#api",
   deepLinking: true,
   persistAuthorization: true,

@@ -8,6 +8,8 @@ from litestar import Response, Router, get
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
+from banatie.api.dependencies import HttpRequest
+
 FILES = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
@@ -22,9 +24,12 @@ PAGE_HEADERS = {
 
 
 @get("/docs", include_in_schema=False, media_type="text/html", sync_to_thread=False)
-def docs_page() -> Response[bytes]:
-    """The page."""
-    return Response(_read("index.html"), media_type="text/html", headers=PAGE_HEADERS)
+def docs_page(request: HttpRequest) -> Response[bytes]:
+    """The page, whose links are relative: it may lie below a path of a reverse proxy."""
+    content = _read("index.html")
+    if request.scope["raw_path"].endswith(b"/"):
+        content = content.replace(b"docs/", b"")
+    return Response(content, media_type="text/html", headers=PAGE_HEADERS)
 
 
 @get("/docs/{name:str}", include_in_schema=False, sync_to_thread=False)
