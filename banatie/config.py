@@ -1,8 +1,8 @@
 """The settings: read from `config.toml`, `BANATIE_SECTION__KEY` variables and the command line.
 
-A later source overrides an earlier one. An unknown key is an error, never ignored. Relative paths
-start at the current folder. What a setting does is up to the code that reads it; `config.toml`
-documents each one.
+Precedence: the command line over the environment over the file. An unknown key is an error, never
+ignored. Relative paths start at the current folder. What a setting does is up to the code that
+reads it; `config.toml` documents each one.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     BanatieError
     ├── ConfigError             a setting is wrong; the message names it and the remedy
     ├── ValidationError         a request's parameter is wrong (`details` lists the fields)
-    ├── Unauthorized            no key, or one that does not count
+    ├── Unauthorized            the API key is missing or invalid
     ├── GenerationNotFound      no such generation in this project
-    ├── NotFound                no such thing, whatever it is
+    ├── NotFound                no such resource
     ├── RateLimitExceeded       the key's requests for this hour are used up
     ├── TooManyFailedKeys        too many unknown keys were tried from one address
     ├── RequestTimeout          the request's body did not arrive in time
@@ -15,8 +15,8 @@
     ├── ServiceUnavailable      the worker or the database is gone
     ├── DataFolderBusy          another process holds the data folder
     ├── DataFolderUnusable      the data folder cannot be written, or holds what must not be lost
-    ├── DatabaseUnusable        the database's file is none, or not ours
-    ├── BackupUnusable          the file is no backup, or not a whole one
+    ├── DatabaseUnusable        not a Banatie database
+    ├── BackupUnusable          not a Banatie backup, or incomplete
     ├── ModelError              a model cannot be found, loaded or used
     │   ├── ModelNotFound       no such folder or catalog name
     │   └── ModelBroken         the files are there, but not what they should be
@@ -24,7 +24,7 @@
         ├── OutOfMemory         the device's memory did not suffice
         └── UnusablePicture     not a number came out, even in full precision
 
-An error carries a stable `code` (the contract's) and its facts. It knows nothing of HTTP:
+An error carries a stable `code` (see docs/api.md) and its facts. It knows nothing of HTTP:
 `api/error_codes` alone maps codes to statuses.
 """
 
@@ -42,7 +42,7 @@ class FieldError:
 
 
 class BanatieError(Exception):
-    """A failure that Banatie foresaw; its text is fit for the person who caused it."""
+    """An expected failure; its message can be shown to the user."""
 
     code = "INTERNAL_ERROR"
 

@@ -1,7 +1,7 @@
-"""The job queues: two Huey queues in one SQLite file, through which the web wakes the workers.
+"""The job queues: two Huey queues in one SQLite file, through which the web process wakes workers.
 
-They are a doorbell: only a generation's id crosses, and what is to be done is in its row. A lost
-message loses nothing, because the worker also looks for waiting rows by itself. Huey polls its
+They are a doorbell: a message carries only a generation's id, and the job itself is in its row. A
+lost message loses nothing, because the worker also looks for waiting rows by itself. Huey polls its
 SQLite queue with a growing delay. Here each message is followed by a datagram to every reader's
 Unix socket, so that an idle reader sleeps and still starts at once. Without such sockets, readers
 poll. Knows no rows.
@@ -55,7 +55,7 @@ class JobQueue:
         handler: Callable[[str], None] | None = None,
         reader: str = "reader",
     ) -> None:
-        """`handler` and `reader` matter to readers only; each reader needs a name of its own."""
+        """`handler` and `reader` are for readers only; each reader needs a name of its own."""
         self._huey = Huey(
             f"banatie-{stage}",
             results=False,
@@ -139,7 +139,7 @@ class _WakingSqliteStorage(SqliteStorage):
         self._is_receiver_open = False
         self._stopped = threading.Event()
         self.wake_message: bytes | None = None
-        """What a datagram means when the queue is empty: its file may have been lost."""
+        """Returned after a datagram if the queue is empty: its file may have been recreated."""
         super().__init__(name, **options)
 
     def initialize_schema(self) -> None:
@@ -159,7 +159,7 @@ class _WakingSqliteStorage(SqliteStorage):
             self._wake_readers()
 
     def dequeue(self) -> bytes | None:
-        """The next message; None after a while without any. Locks nothing while there is none."""
+        """The next message; None after a while. Takes no write lock while the queue is empty."""
         data = self._recreating_if_corrupt(self._dequeue_now)
         if data is None and self._wait():
             data = self._recreating_if_corrupt(self._dequeue_now) or self.wake_message
@@ -235,7 +235,7 @@ class _WakingSqliteStorage(SqliteStorage):
             return False
         if not select.select([self._receiver], [], [], IDLE_SECONDS)[0]:
             return False
-        # One look at the queue answers all that arrived while the reader was busy.
+        # Drains all pending datagrams; one read of the queue covers them.
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._receiver.recv(1)

@@ -1,1 +1,1 @@
-"""The HTTP front: the Banatie Image Generation API, spoken with Litestar."""
+"""The HTTP API, implemented with Litestar."""

@@ -1,7 +1,7 @@
 """The client's address, and a limit for unknown keys (brute force) from one address.
 
 A key is 256 random bits, so no number of attempts finds one. The limit keeps attempts cheap for the
-server: past it the answer is 429 and the log gets no more lines. A valid key is accepted from every
+server: past it the response is 429 and nothing more is logged. A valid key is accepted from every
 address at all times, since several clients may share an address.
 """
 
@@ -71,7 +71,7 @@ class FailedKeyLimiter:
 
     def _forwarded(self, scope: HTTPScope, proxy: Address) -> Address:
         # Each proxy appends the address that called it, so the first from the right that is not a
-        # trusted proxy is the client; anybody can write what stands left of it.
+        # trusted proxy is the client; entries to its left can be forged.
         value = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
         address = proxy
         for text in reversed(value.decode("latin-1").split(",")):

@@ -64,7 +64,7 @@ class Metrics:
         self._workers = workers
         self._clock = clock
         self._process = psutil.Process()
-        # It would double the samples by their creation times, which nobody reads.
+        # The `_created` samples would double the output.
         disable_created_metrics()
         self._registry = CollectorRegistry()
         self._requests = Counter(

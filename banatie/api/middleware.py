@@ -1,10 +1,9 @@
 """The middleware that every request passes before any route.
 
 It gives the request its id, answers CORS preflights, checks the API key, applies the rate limit and
-the time limit of the body, and completes the headers of every answer. It is plain ASGI middleware
+the time limit of the body, and completes the headers of every response. It is plain ASGI middleware
 around Litestar (see `app`): Litestar runs its own for matched routes only, and a wrong route or
-method must be authenticated, counted and answered like everything else. What a route does is not
-known here.
+method must be authenticated, counted and answered like everything else.
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ from banatie.logs import log_context
 logger = logging.getLogger(__name__)
 
 API_PREFIX = "/api/v1"
-"""Whatever lies below needs an API key."""
+"""Paths under this prefix require an API key."""
 
 DEFAULT_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    # No script, frame or cache has a use for an answer; pages and files set their own values.
+    # No script, frame or cache needs these responses; pages and files set their own values.
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]
-"""The headers of every answer that does not set them itself."""
+"""The headers of every response that does not set them itself."""
 
 _HOST = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])?(:\d{1,5})?")
 _EMPTY_BODY: Message = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -83,7 +82,7 @@ class RequestMiddleware:
             await self._answer_head(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        # Ids need to differ, not to be secret: no system call for each.
+        # Ids must be unique, not secret, so that a PRNG without a system call will do.
         state["request_id"] = f"{random.getrandbits(96):024x}"
         started = time.monotonic()
         has_answered = False
@@ -101,7 +100,7 @@ class RequestMiddleware:
             )
             await send(_EMPTY_BODY)
             return
-        # Litestar's router reads several slashes as one.
+        # Litestar's router collapses repeated slashes.
         if "//" in scope["path"]:
             scope["path"] = re.sub("/{2,}", "/", scope["path"])
         if scope["path"] == API_PREFIX or scope["path"].startswith(API_PREFIX + "/"):
@@ -143,7 +142,7 @@ class RequestMiddleware:
         await self(as_get, receive_once, send_start)
 
     async def _admit(self, scope: HTTPScope, receive: Receive) -> Receive:
-        """Authenticate and count the request; the `receive` that its body is to be read with.
+        """Authenticate and count the request; return the `receive` to read its body with.
 
         Raises ValidationError, Unauthorized, TooManyFailedKeys, RateLimitExceeded or
         UnsupportedMediaType.
@@ -162,7 +161,7 @@ class RequestMiddleware:
         return _with_timeout(receive, self._body_seconds)
 
     def _complete(self, message: HTTPResponseStartEvent, scope: HTTPScope, started: float) -> None:
-        """Add the headers that every answer has, and count it."""
+        """Add the headers of every response, and count it."""
         state = scope["state"]
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
         present = {name for name, _ in headers}
@@ -187,13 +186,13 @@ class RequestMiddleware:
 
 
 def _with_timeout(receive: Receive, seconds: float) -> Receive:
-    """`receive` with a time limit: the whole body must arrive within `seconds`."""
+    """`receive` with a time limit: the complete body must arrive within `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
-    is_whole = False
+    is_complete = False
 
     async def receive_in_time() -> ReceiveMessage:
-        nonlocal is_whole
-        if is_whole:
+        nonlocal is_complete
+        if is_complete:
             return await receive()
         try:
             async with asyncio.timeout_at(deadline):
@@ -201,7 +200,7 @@ def _with_timeout(receive: Receive, seconds: float) -> Receive:
         except TimeoutError as error:
             raise RequestTimeout(f"The body did not arrive within {seconds:g} seconds") from error
         if message["type"] == "http.request":
-            is_whole = not message["more_body"]
+            is_complete = not message["more_body"]
             return message
         # The client has closed the connection, or sent a malformed chunk.
         raise ValidationError.of("body", "ended before it was complete")

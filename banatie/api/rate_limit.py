@@ -1,9 +1,10 @@
 """The rate limit: how many requests an API key may make in an hour.
 
-Counted in memory and saved every second: web is one process, so its memory is the truth while it
-runs, and a killed server forgets at most the last second's requests. A window begins with a key's
-first request and lasts an hour. Polling a generation that has not ended is neither counted nor ever
-refused. Litestar's own limiter is not used: see docs/decisions/010-middleware.md.
+A fixed window for each key: it begins with the key's first request and lasts an hour. The web
+process is the only one that counts, so its counts in memory are authoritative; they are saved every
+second, and a crash loses at most the last second's requests. Polling a generation that has not
+ended is neither counted nor ever refused. Litestar's own limiter is not used: see
+docs/decisions/010-middleware.md.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ WINDOW_MILLISECONDS = 3_600_000
 
 @dataclass(frozen=True)
 class Quota:
-    """Where a key stands in its hour; `limit` 0 means that nothing is counted."""
+    """A key's remaining requests in its window; `limit` 0 means that nothing is counted."""
 
     limit: int
     remaining: int
     reset_seconds: int
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The contract's three headers."""
+        """The X-RateLimit-* response headers."""
         if not self.limit:
             return []
         return [
@@ -58,7 +59,7 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def quota(self, key: Key) -> Quota:
-        """Where the key stands now."""
+        """The key's remaining requests."""
         limit = self.limit_of(key)
         if not limit:
             return UNLIMITED
@@ -84,7 +85,7 @@ class RateLimiter:
         return Reservation(self, key, is_counted=is_left, is_refused=not is_left)
 
     def release(self, key: Key) -> None:
-        """Take one counted request of the key back."""
+        """Give back one counted request of the key."""
         with self._lock:
             start, requests = self._window(key)
             self._windows[key.id] = (start, max(0, requests - 1))
@@ -100,14 +101,14 @@ class RateLimiter:
         try:
             self._keys.save_request_counts(unsaved)
         except BanatieError as error:
-            logger.warning("request counts could not be saved yet: %s", error)
+            logger.warning("saving the request counts failed and will be tried again: %s", error)
             with self._lock:
                 self._unsaved |= unsaved.keys()
 
     def _window(self, key: Key) -> tuple[int, int]:
         now = self._clock()
         start, requests = self._windows.get(key.id, (now, 0))
-        # A window from the future dates from before the clock was set back.
+        # A start in the future means that the clock was set back.
         if not start <= now < start + WINDOW_MILLISECONDS:
             return now, 0
         return start, requests
@@ -127,7 +128,7 @@ class Reservation:
         self._is_refused = is_refused
 
     def require(self) -> None:
-        """Raises RateLimitExceeded if the limit left no request for this one."""
+        """Raises RateLimitExceeded if no request was left for this one."""
         if self._is_refused:
             quota = self._limiter.quota(self._key)
             raise RateLimitExceeded(quota.limit, quota.reset_seconds)

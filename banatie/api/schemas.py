@@ -1,6 +1,6 @@
 """The JSON schemas of requests and answers, in camelCase, and how records become answers.
 
-The contract's parts A and C to the letter. Where a value comes from is not known here.
+They follow docs/api.md to the letter.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class GenerationCreate(WireIn):
     ) = None
 
     def to_submission(self) -> Submission:
-        """The same as a record, with defaults in place of what is not given."""
+        """Convert to a record, filling in the defaults."""
         options = self.enhancement_options or EnhancementOptions()
         return Submission(
             prompt=self.prompt,

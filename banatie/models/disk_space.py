@@ -1,4 +1,4 @@
-"""Whether a disk has enough space for a model, and sizes as text. Knows no models."""
+"""The disk space check before a model is installed, and sizes as text."""
 
 from __future__ import annotations
 

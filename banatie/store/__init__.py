@@ -1,1 +1,1 @@
-"""The data folder: database, generations, images, keys, locks, backups. Only here is SQL spoken."""
+"""The database and the stored files: the only package with SQL of its own."""

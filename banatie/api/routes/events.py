@@ -1,4 +1,4 @@
-"""The server-sent events of a generation, for one client.
+"""The server-sent events (SSE) of a generation, for one client.
 
 The route that answers with them is in `generations`; how changes arrive, `waiters` knows.
 """

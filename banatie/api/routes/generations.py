@@ -1,6 +1,6 @@
-"""The routes of generations: part A of the contract, and what part C adds to it.
+"""The routes of generations: `/api/v1/generations` (docs/api.md).
 
-What a client can do with generations is for `intake`; here it becomes HTTP.
+What a client can do with generations is in `intake`; here it becomes HTTP.
 """
 
 from __future__ import annotations

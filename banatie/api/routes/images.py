@@ -1,7 +1,7 @@
 """The file server for images: /storage/…, with conditional requests and byte ranges (RFC 9110).
 
 The URL itself is the permission: it holds the random id of an image, and nothing but a well-formed
-storage key is ever looked up.
+storage key is ever looked up, which rules out path traversal.
 """
 
 from __future__ import annotations
