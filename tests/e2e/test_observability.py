@@ -102,7 +102,7 @@ def test_the_doctor_may_come_while_the_service_works(service: Service) -> None:
     assert examined.returncode == 0, examined.stdout + examined.stderr
     found = {check["check"]: check for check in json.loads(examined.stdout)["checks"]}
     assert {check["state"] for check in found.values()} == {"ok"}
-    assert found["port"]["found"] == f"a Banatie server answers on {service.port}"
+    assert found["port"]["found"] == f"a Banatie server answers on 127.0.0.1:{service.port}"
     [worker] = service.alive("banatie", "worker")
     assert found["worker"]["found"] == f"ready on cpu (process {worker})"
     assert service.wait_until_ended(job["id"])["status"] == "success"
