@@ -22,6 +22,7 @@ from banatie.errors import ModelError, ModelNotFound
 
 if TYPE_CHECKING:
     from banatie.models.catalog import Catalog
+    from banatie.models.import_file import Prediction
     from banatie.models.types import Entry
 
 SETTINGS = {"painting": "painting.model", "language": "enhancement.model"}
@@ -120,11 +121,21 @@ def pull_model(
 @click.option(
     "--configs",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="For a checkpoint that is not of SDXL's size: a diffusers folder of the same structure.",
+    help="For a checkpoint or a LoRA that is not of SDXL's size: a diffusers folder of the same "
+    "structure.",
+)
+@click.option(
+    "--prediction",
+    type=click.Choice(["v", "epsilon"]),
+    help="What a checkpoint predicts, where its file does not say it.",
 )
 @click.pass_context
 def import_model(
-    context: click.Context, path: Path, name: str | None, configs: Path | None
+    context: click.Context,
+    path: Path,
+    name: str | None,
+    configs: Path | None,
+    prediction: Prediction | None,
 ) -> None:
     """Import a folder, a checkpoint, a LoRA or an exported archive, without a network."""
     from banatie.models.import_file import import_model as run
@@ -132,7 +143,8 @@ def import_model(
 
     stay_offline()
     folder = config_of(context).storage.models
-    manifest = run(path, folder, partial(click.echo, err=True), name=name, configs=configs)
+    report = partial(click.echo, err=True)
+    manifest = run(path, folder, report, name=name, configs=configs, prediction=prediction)
     use = {
         "painting": f"paint with it: painting.model = {manifest.name!r}",
         "language": f"enhance with it: enhancement.model = {manifest.name!r}",

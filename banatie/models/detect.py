@@ -53,6 +53,8 @@ class DetectedFile:
     licence: str = ""
     predicts: Literal["noise", "velocity"] = "noise"
     """What a checkpoint's UNet was trained to predict (arXiv:2202.00512, section 4)."""
+    prediction_marked: bool = False
+    """Whether the file says what it predicts."""
     zero_terminal_snr: bool = False
     """Whether its last timestep is pure noise (arXiv:2305.08891)."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -91,13 +93,14 @@ def detect(file: Path, width: int = SDXL_WIDTH) -> DetectedFile:
     if is_lora(header):
         return _detect_lora(file, header, width)
     _require_sdxl_checkpoint(file, header, width)
-    predicts, zero_terminal_snr = _training(header)
+    predicts, marked, zero_terminal_snr = _training(header)
     return DetectedFile(
         "checkpoint",
         _dtype(header),
         header.metadata.get("modelspec.title", ""),
         header.metadata.get("modelspec.license", ""),
         predicts,
+        marked,
         zero_terminal_snr,
     )
 
@@ -192,13 +195,13 @@ def _attended_width(header: Header) -> int | None:
     return None
 
 
-def _training(header: Header) -> tuple[Literal["noise", "velocity"], bool]:
+def _training(header: Header) -> tuple[Literal["noise", "velocity"], bool, bool]:
     # Marker tensors of NoobAI's and Illustrious' trainers, and ModelSpec's metadata
     # (https://github.com/Stability-AI/ModelSpec).
     zero_terminal_snr = "ztsnr" in header.tensors
     prediction = header.metadata.get("modelspec.prediction_type", "").lower()
     velocity = "v_pred" in header.tensors or prediction in ("v", "v_prediction", "v-prediction")
-    return "velocity" if velocity else "noise", zero_terminal_snr
+    return "velocity" if velocity else "noise", velocity or bool(prediction), zero_terminal_snr
 
 
 def _dtype(header: Header) -> str:

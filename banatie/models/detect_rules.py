@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from banatie.models.convert.lora_names import PREFIXES
 from banatie.models.safetensors_header import Header
 
 UNET = "model.diffusion_model."
@@ -218,11 +219,8 @@ LORA_CROSS_ATTENTION = re.compile(
     r"attn2[._](to_[kv]|processor\.to_[kv]_lora)\.?(lora_down|lora_A|lora\.down|down)\b.*weight"
 )
 """The matrix that reads a text's embedding, as kohya's, diffusers' and peft's programs name it."""
-LORA_DOWN = re.compile(r"(lora_down|lora_A|lora\.down|_lora\.down)(\.\w+)?\.weight$")
-LORA_PREFIXES = (
-    *("unet.", "text_encoder.", "text_encoder_2."),
-    *("lora_unet_", "lora_te1_", "lora_te2_"),
-)
+LORA_DOWN = re.compile(r"(lora_down|lora_A|lora\.down|lora_linear_layer\.down)(\.\w+)?\.weight$")
+LORA_PREFIXES = tuple(prefix for prefixes in PREFIXES.values() for prefix in prefixes)
 """They say which model of the pipeline a tensor belongs to."""
 OTHER_ADAPTERS = (
     NamePattern(re.compile(r"hada_w"), "a LoHa"),

@@ -1,7 +1,7 @@
 """The import of a model from a file or a folder of the user's: `banatie models import`.
 
-What a single file holds is found out by `detect`, how a checkpoint is converted is for
-`convert.checkpoint`, which alone needs torch, and how a folder gets its name is for `install`.
+What a single file holds is found out by `detect`, how a checkpoint or a LoRA is converted is for
+`convert`, which alone needs torch, and how a folder gets its name is for `install`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.models.archive import import_archive
@@ -26,9 +27,16 @@ from banatie.models.validate import (
     check_pipeline,
 )
 
+Prediction = Literal["v", "epsilon"]
+
 LORA_FILE = "lora.safetensors"
 
 _OTHER_NAME = "give this one another name with --name, or "
+_ONLY_CHECKPOINTS = (
+    "--prediction is for checkpoints; a folder says it in scheduler/scheduler_config.json, and a "
+    "LoRA is used as the painting model predicts"
+)
+_V_PREDICTION = re.compile(r"(?<![a-z])v[-_ ]?(pred(iction)?|param\w*)(?![a-z])", re.IGNORECASE)
 _CONFIG_SUFFIXES = (".json", ".txt", ".jinja", ".model")
 """Of the files that are copied beside the weights."""
 _LICENCE_PREFIXES = ("LICENSE", "NOTICE", "USE_POLICY")
@@ -41,15 +49,19 @@ def import_model(
     *,
     name: str | None = None,
     configs: Path | None = None,
+    prediction: Prediction | None = None,
 ) -> Manifest:
     """Import a model's folder, a checkpoint, a LoRA or an archive made by `models export`.
 
     The model is installed as `models_dir / name`; without a name it gets the file's or folder's.
-    `configs` is for checkpoints that are not of SDXL's size: see `convert.checkpoint`. `report`
-    gets each step in one line. Raises ModelNotFound, ModelBroken and ModelError, with nothing left
-    behind.
+    `configs` is for checkpoints and LoRAs that are not of SDXL's structure: see
+    `convert.checkpoint`. `prediction` is what a checkpoint was trained to predict, where the file
+    does not say it. `report` gets each step in one line. Raises ModelNotFound, ModelBroken and
+    ModelError, with nothing left behind.
     """
     path = path.expanduser().absolute()
+    if prediction is not None and path.suffix.lower() != ".safetensors":
+        raise ModelError(_ONLY_CHECKPOINTS)
     if path.suffix.lower() == ".tar" and path.is_file():
         if name is not None:
             raise ModelError("an archive contains its model's name; import it without --name")
@@ -62,7 +74,12 @@ def import_model(
         return _import_folder(path, models_dir, report, name)
     detected = detect(path, _embedding_width(configs))
     if detected.format == "lora":
-        return _import_lora(path, detected, models_dir, report, name)
+        if prediction is not None:
+            raise ModelError(_ONLY_CHECKPOINTS)
+        return _import_lora(path, detected, models_dir, report, name, configs)
+    if prediction is not None:
+        predicts: Literal["noise", "velocity"] = "velocity" if prediction == "v" else "noise"
+        detected = replace(detected, predicts=predicts, prediction_marked=True)
     return _import_checkpoint(path, detected, models_dir, report, name, configs)
 
 
@@ -102,25 +119,40 @@ def _import_folder(
             licence=original.licence if original else "unknown",
             source=original.source if original else f"the folder {path.name}",
             settings=original.settings if original else {},
+            original_sha256=original.original_sha256 if original else "",
+            changed=original.changed if original else "",
         )
         return _publish(installation, manifest, report)
 
 
 def _import_lora(
-    path: Path, detected: DetectedFile, models_dir: Path, report: Callable[[str], None], name: str
+    path: Path,
+    detected: DetectedFile,
+    models_dir: Path,
+    report: Callable[[str], None],
+    name: str,
+    configs: Path | None,
 ) -> Manifest:
     with install(models_dir, name) as installation:
         installation.require_new(_OTHER_NAME)
-        installation.prepare(path.stat().st_size)
-        report(f"Copying {path.name}, a LoRA")
-        shutil.copyfile(path, installation.folder / LORA_FILE)
+        # float8 becomes half precision, which is twice as large.
+        installation.prepare(path.stat().st_size * (2 if detected.dtype.startswith("F8") else 1))
+        report(f"Reading {path.name}, a LoRA")
+        from banatie.models.convert.canonical_lora import write_canonical
+        from banatie.models.convert.structure import empty_models, lora_layers, sdxl_layers
+
+        layers = lora_layers(empty_models(configs)) if configs else sdxl_layers()
+        changed = write_canonical(path, installation.folder / LORA_FILE, layers)
+        sha256 = sha256_of(path)
         manifest = Manifest(
             kind="lora",
             name=name,
             title=detected.title or name,
             licence=detected.licence or "unknown",
-            source=path.name,
+            source=f"{path.name}, SHA-256 {sha256}",
             settings=detected.settings,
+            original_sha256=sha256,
+            changed=changed,
         )
         return _publish(installation, manifest, report)
 
@@ -139,8 +171,15 @@ def _import_checkpoint(
         installation.require_new(_OTHER_NAME)
         installation.prepare(size)
         report(f"Reading {path.name}, a Stable Diffusion XL checkpoint")
+        named = _V_PREDICTION.search(path.stem) or _V_PREDICTION.search(detected.title)
+        if named and not detected.prediction_marked:
+            report(
+                f"Its name says {named[0]!r}, but nothing in the file does, so it is imported as "
+                "one that predicts noise; if its pictures are noise, remove it and import it with "
+                "--prediction v"
+            )
         # Model sites look a file up by this hash.
-        source = f"{path.name}, SHA-256 {sha256_of(path)}"
+        sha256 = sha256_of(path)
         report("Converting it")
         from banatie.models.convert.checkpoint import convert
 
@@ -151,8 +190,10 @@ def _import_checkpoint(
             name=name,
             title=detected.title or name,
             licence=detected.licence or "unknown",
-            source=source,
+            source=f"{path.name}, SHA-256 {sha256}",
             settings={},
+            original_sha256=sha256,
+            changed="converted to the diffusers layout",
         )
         return _publish(installation, manifest, report)
 

@@ -46,6 +46,10 @@ class Manifest:
     """As in the catalog: steps, guidance_scale, scheduler, sizes; a language model's mode."""
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     """By their paths below the folder, with forward slashes."""
+    original_sha256: str = ""
+    """Of the single file that it was imported from, by which model sites know it."""
+    changed: str = ""
+    """What the import changed in that file, for people; empty when nothing was."""
 
 
 def read_manifest(folder: Path) -> Manifest | None:

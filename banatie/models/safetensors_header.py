@@ -66,7 +66,8 @@ def read_header(file: Path) -> Header:
             if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
                 raise ModelBroken(f"{file} is incomplete (its header is cut off); copy it again")
             content = json.loads(opened.read(length))
-        metadata = content.pop("__metadata__", {})
+        # Some programs write null where there is none.
+        metadata = content.pop("__metadata__", None) or {}
         tensors, end = {}, 0
         for name, entry in content.items():
             first, last = entry["data_offsets"]

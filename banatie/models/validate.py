@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from banatie.errors import ModelBroken, ModelNotFound
 from banatie.models.manifest import Kind
@@ -24,6 +26,31 @@ PIPELINE_MODELS = {
 """The components of a pipeline that have weights, and their classes."""
 PIPELINE_CONFIGS = ("tokenizer", "tokenizer_2", "scheduler")
 """The components without weights."""
+
+SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
+"""The diffusers schedulers that a Stable Diffusion XL pipeline can paint with."""
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_CHANNELS = {9: " for inpainting", 8: " for editing images"}
 
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?(\.fp16)?\.safetensors"
@@ -76,7 +103,58 @@ def check_pipeline(folder: Path) -> dict[str, list[Path]]:
                 f"{index_file} says that {name} is a {class_name}, {wanted}; "
                 "set painting.model to a Stable Diffusion XL pipeline's folder"
             )
+    _check_scheduler(folder, index)
+    _check_unet(folder)
     return {name: check_weights(folder / name) for name in PIPELINE_MODELS}
+
+
+def _check_scheduler(folder: Path, index: Mapping[str, Any]) -> None:
+    """Raises ModelBroken for a scheduler that no picture could be painted with."""
+    name = str(index["scheduler"][1])
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = _read_config(file)
+    flows = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    if "FlowMatch" in name or flows:
+        raise ModelBroken(
+            f"{file} describes flow matching ({name}), which Stable Diffusion XL does not use; use "
+            "another folder"
+        )
+    if name not in SCHEDULERS:
+        raise ModelBroken(
+            f"{folder / 'model_index.json'} names the scheduler {name}, which Banatie does not "
+            f"know; known are: {', '.join(SCHEDULERS)}"
+        )
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in _PREDICTIONS:
+        raise ModelBroken(
+            f"{file} says that the model predicts {prediction!r}, and not one of "
+            f"{', '.join(_PREDICTIONS)}; use another folder"
+        )
+
+
+def _check_unet(folder: Path) -> None:
+    """Raises ModelBroken for a UNet or a VAE with other channels than plain pictures have."""
+    file = folder / "unet" / "config.json"
+    channels = _read_config(file).get("in_channels", 4)
+    if channels != 4:
+        raise ModelBroken(
+            f"{file} describes a UNet{_CHANNELS.get(channels, '')} with {channels} input channels, "
+            "and Banatie paints with 4; use the base version of the model"
+        )
+    file = folder / "vae" / "config.json"
+    channels = _read_config(file).get("latent_channels", 4)
+    if channels != 4:
+        raise ModelBroken(
+            f"{file} describes a VAE with {channels} latent channels, and Stable Diffusion XL has "
+            "4; use the base version of the model"
+        )
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelBroken(f"{file} cannot be read ({error}); copy it again") from error
 
 
 def check_language_model(folder: Path) -> list[Path]:

@@ -29,12 +29,12 @@ LAYERS = (
 )
 STABILITY = {
     "down_blocks.0.resnets.0.conv1": "input_blocks_1_0_in_layers_2",
-    "down_blocks.1.attentions.0.proj_in": "input_blocks_4_1_proj_in",
+    "down_blocks.1.attentions.0.proj_in": "input_blocks_3_1_proj_in",
     "mid_block.resnets.1.time_emb_proj": "middle_block_2_emb_layers_1",
     "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj": (
         "middle_block_1_transformer_blocks_0_ff_net_0_proj"
     ),
-    "up_blocks.1.resnets.1.conv_shortcut": "output_blocks_4_0_skip_connection",
+    "up_blocks.1.resnets.1.conv_shortcut": "output_blocks_3_0_skip_connection",
 }
 
 

@@ -13,12 +13,13 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from banatie.devices.runtime import Runtime
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.models.catalog import Catalog
 from banatie.models.import_file import import_model
-from banatie.models.manifest import file_digests, read_manifest
+from banatie.models.manifest import file_digests, read_manifest, sha256_of
 from banatie.painting.painter import Painter, PaintJob
 from tests.support.single_files import PARTS, write_checkpoint, write_empty_file
 from tests.support.tiny_models import edit_json, make_tiny_language_model, make_tiny_sdxl
@@ -145,14 +146,17 @@ def test_the_head_may_say_what_a_checkpoint_predicts(pipeline, models, tmp_path,
     assert config["timestep_spacing"] == "leading"
 
 
-def test_a_checkpoint_of_another_size_is_refused_by_part_and_number(pipeline, models, tmp_path):
+def test_a_checkpoint_of_another_size_is_refused_by_part_and_name(pipeline, models, tmp_path):
     # As wide as SDXL at the one place that is looked at first, and nowhere else.
     attends = "model.diffusion_model.input_blocks.3.1.transformer_blocks.0.attn2.to_k.weight"
     checkpoint = write_checkpoint(pipeline, tmp_path / "first.safetensors")
     wide = {name: torch.zeros(16, 2048) for name in load_file(checkpoint) if "attn2.to_k" in name}
     assert attends in wide
     file = rewritten(checkpoint, tmp_path / "small.safetensors", **wide)
-    with pytest.raises(ModelBroken, match=r"its unet has [\d,]+ parameters, not 2,567,463,684;"):
+    reason = (
+        r"in its unet \S+input_blocks\.0\.0\.weight is 8×4×3×3, which should be 320×4×3×3; import"
+    )
+    with pytest.raises(ModelBroken, match=reason):
         import_model(file, models, silent)
     assert left(models) == set()
 
@@ -163,15 +167,34 @@ UNET = "model.diffusion_model."
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({UNET + "out.2.bias": None}, "not a plain Stable Diffusion XL: its unet has"),
-        ({"conditioner.embedders.1.model.ln_final.bias": None}, "its text_encoder_2 has"),
-        ({"conditioner.embedders.0.transformer.more": torch.zeros(3)}, "its text_encoder has"),
-        ({"first_stage_model.decoder.more": torch.zeros(3)}, "its vae has"),
-        ({UNET + "out.0.bias": torch.zeros(2, 4)}, "not have the structure of Stable Diffusion XL"),
+        ({UNET + "out.2.bias": None}, "not a plain Stable Diffusion XL: its unet lacks conv_out"),
+        (
+            {"conditioner.embedders.1.model.ln_final.bias": None},
+            r"its text_encoder_2 lacks \S*final_layer_norm\.bias",
+        ),
+        (
+            {"conditioner.embedders.0.transformer.more": torch.zeros(3)},
+            r"its text_encoder has \S+transformer\.more, which is not expected",
+        ),
+        ({"first_stage_model.decoder.more": torch.zeros(3)}, r"its vae has \S+decoder\.more"),
+        (
+            {UNET + "out.0.bias": torch.zeros(2, 4)},
+            r"unet \S+out\.0\.bias is 2×4, which should be 8",
+        ),
+        # As many numbers as there should be, and other names.
         (
             {UNET + "out.2.bias": None, UNET + "out.3.bias": torch.zeros(4)},
-            "not have the structure of Stable Diffusion XL",
+            "its unet lacks conv_out",
         ),
+        # Of two layers of the same size each has the other's name.
+        (
+            {
+                UNET + "middle_block.0.in_layers.0.bias": None,
+                UNET + "middle_block.9.in_layers.0.bias": torch.zeros(16),
+            },
+            r"its unet lacks mid_block\.resnets\.0\.norm1\.bias",
+        ),
+        ({UNET + "more": torch.zeros(3)}, r"its unet has \S+more, which is not expected"),
     ],
 )
 def test_weights_that_lack_or_do_not_fit_leave_nothing(
@@ -231,11 +254,124 @@ def test_folders_that_are_neither_are_named(pipeline, models, tmp_path):
     assert not models.exists()
 
 
+def test_known_surplus_and_other_programs_names_change_no_weight(pipeline, models, tmp_path):
+    plain = write_checkpoint(pipeline, tmp_path / "plain.safetensors", torch.float32)
+    one, two = "conditioner.embedders.0.transformer.", "conditioner.embedders.1."
+    surplus = {
+        f"{one}text_projection.weight": torch.ones(16, 16),
+        f"{one}logit_scale": torch.ones(()),
+        f"{two}model.logit_scale": torch.ones(()),
+    }
+    rewritten(plain, tmp_path / "surplus.safetensors", **surplus)
+    tensors = load_file(plain)
+    projection = tensors[f"{two}model.text_projection"].T.contiguous()
+    other = {
+        f"{two}model.text_projection": None,
+        f"{two}model.text_projection.weight": projection,
+    }
+    rewritten(plain, tmp_path / "transposed.safetensors", **other)
+    theirs = {name: None for name in tensors if name.startswith(two)}
+    hugging_face = {
+        f"{two}transformer.{name}": tensor
+        for name, tensor in weights_of(pipeline, "text_encoder_2").items()
+    }
+    hugging_face[f"{two}transformer.text_model.embeddings.position_ids"] = torch.arange(77)
+    hugging_face[f"{two}transformer.logit_scale"] = torch.ones(())
+    rewritten(plain, tmp_path / "renamed.safetensors", **theirs, **hugging_face)
+    for name in ("plain", "surplus", "transposed", "renamed"):
+        import_model(tmp_path / f"{name}.safetensors", models, silent, configs=pipeline)
+        for part in PARTS:
+            made, own = weights_of(models / name, part), weights_of(pipeline, part)
+            assert made.keys() == own.keys()
+            assert all(torch.equal(tensor, own[key]) for key, tensor in made.items()), name
+
+
+def without_metadata(file: Path) -> Path:
+    """The file with null for its metadata, as some programs write it."""
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]) | {"__metadata__": None}).encode()
+    file.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    return file
+
+
+def test_null_for_metadata_is_none(pipeline, models, tmp_path):
+    file = write_checkpoint(pipeline, tmp_path / "null.safetensors", torch.float32)
+    import_model(without_metadata(file), models, silent, configs=pipeline)
+    assert paint(models / "null") == paint(pipeline)
+    folder = make_tiny_language_model(tmp_path / "talker")
+    without_metadata(folder / "model.safetensors")
+    assert import_model(folder, models, silent).kind == "language"
+    assert AutoModelForCausalLM.from_pretrained(models / "talker").config.model_type == "llama"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "marks", "expected"),
+    [
+        ("v", {}, "v_prediction"),
+        ("epsilon", {"v_pred": torch.zeros(0)}, "epsilon"),
+        (None, {}, "epsilon"),
+    ],
+)
+def test_what_a_checkpoint_predicts_can_be_told(
+    pipeline, models, tmp_path, prediction, marks, expected
+):
+    file = write_checkpoint(pipeline, tmp_path / "noob_vpred.safetensors", torch.float32, marks)
+    said: list[str] = []
+    import_model(file, models, said.append, configs=pipeline, prediction=prediction)
+    folder = models / "noob_vpred"
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    assert config["prediction_type"] == expected
+    assert (paint(folder) == paint(pipeline)) == (expected == "epsilon")
+    hints = [line for line in said if "import it with --prediction v" in line]
+    assert len(hints) == (prediction is None)
+
+
+def test_a_title_that_says_v_prediction_is_hinted_at_and_a_word_like_it_is_not(
+    pipeline, models, tmp_path
+):
+    for number, (title, hinted) in enumerate((("Noob V-Prediction", 1), ("Improved vprofile", 0))):
+        file = tmp_path / f"{number}.safetensors"
+        write_checkpoint(pipeline, file, metadata={"modelspec.title": title})
+        said: list[str] = []
+        import_model(file, models, said.append, configs=pipeline)
+        assert sum("--prediction v" in line for line in said) == hinted
+
+
+def test_a_prediction_is_for_checkpoints_alone(pipeline, models, tmp_path):
+    for path in (pipeline, lora(tmp_path / "a.safetensors")):
+        with pytest.raises(ModelError, match="--prediction is for checkpoints"):
+            import_model(path, models, silent, prediction="v")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "reason"),
+    [
+        ("model_index", {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, "flow ma"),
+        ("scheduler/scheduler_config", {"use_flow_sigmas": True}, "describes flow matching"),
+        ("scheduler/scheduler_config", {"prediction_type": "flow_prediction"}, "flow matching"),
+        ("scheduler/scheduler_config", {"prediction_type": "x"}, "predicts 'x', and not one of"),
+        ("model_index", {"scheduler": ["diffusers", "MyScheduler"]}, "names the scheduler MySched"),
+        ("unet/config", {"in_channels": 9}, "a UNet for inpainting with 9 input channels"),
+        ("vae/config", {"latent_channels": 16}, "a VAE with 16 latent channels"),
+    ],
+)
+def test_a_folder_that_no_picture_could_be_painted_with_is_refused_by_name(
+    pipeline, models, tmp_path, file, changes, reason
+):
+    folder = Path(shutil.copytree(pipeline, tmp_path / "other"))
+    edit_json(folder / f"{file}.json", **changes)
+    with pytest.raises(ModelBroken, match=reason) as caught:
+        import_model(folder, models, silent)
+    assert "\n" not in str(caught.value)
+    assert not models.exists()
+
+
 def lora(file: Path, width: int = 2048) -> Path:
     name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
     halves = {
         f"{name}.lora_A.weight": torch.ones(4, width),
-        f"{name}.lora_B.weight": torch.ones(4, 4),
+        f"{name}.lora_B.weight": torch.ones(640, 4),
     }
     save_file(halves, file, metadata={"modelspec.trigger_phrase": "pixel art"})
     return file
@@ -248,6 +384,69 @@ def test_a_lora_is_taken_with_what_it_says_of_itself(models, tmp_path):
     assert manifest.settings == {"rank": 4, "trigger_words": ["pixel art"]}
     assert (models / "Pixel_Art-XL" / "lora.safetensors").read_bytes() == file.read_bytes()
     assert read_manifest(models / "Pixel_Art-XL") == manifest
+    assert (manifest.original_sha256, manifest.changed) == (sha256_of(file), "")
+
+
+def test_a_lora_is_kept_in_diffusers_names_with_its_strength_in_the_weights(models, tmp_path):
+    layer = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    file = tmp_path / "pixel.safetensors"
+    down, up = torch.randn(4, 2048).half(), torch.randn(640, 4).half()
+    parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(3.0)}
+    metadata = {"modelspec.title": "Pixel art"}
+    save_file({f"{layer}.{part}": tensor for part, tensor in parts.items()}, file, metadata)
+    manifest = import_model(file, models, silent)
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    kept = load_file(models / "pixel" / "lora.safetensors")
+    assert kept.keys() == {f"{name}.lora_A.weight", f"{name}.lora_B.weight"}
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
+    change = kept[f"{name}.lora_B.weight"].float() @ kept[f"{name}.lora_A.weight"].float()
+    expected = 3 / 4 * up.float() @ down.float()
+    assert (change - expected).norm() < 5e-4 * expected.norm()
+    assert manifest.original_sha256 == sha256_of(file)
+    assert manifest.changed == (
+        "3 of 3 tensors renamed or left out; alpha / rank multiplied into 1 of 1 layers"
+    )
+    assert manifest.title == "Pixel art"
+
+
+X = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({f"{X}.lora_up.weight": None}, "lacks its other half, the up matrix"),
+        ({f"{X}.lora_up.weight": torch.ones(64, 4)}, r"up.weight' is 64×4, and not 640×4"),
+        ({f"{X}.alpha": torch.ones(2)}, r"alpha' is not one number"),
+        ({f"{X}.alpha": torch.tensor(float("nan"))}, r"alpha' is not a finite number"),
+        ({f"{X}.lora_up.weight": torch.full((640, 4), float("inf"))}, "are not all finite"),
+        ({f"{X}.lora_up.bias": torch.ones(640)}, "lora_up.bias' is in no known LoRA format"),
+        ({"lora_unet_x.lora_up.weight": torch.ones(4, 4)}, "'lora_unet_x.lora_up.weight' is for a"),
+        (
+            {"lora_te1_text_projection.lora_up.weight": torch.ones(4, 4)},
+            "'lora_te1_text_projection.lora_up.weight' is for a layer that the text_encoder does",
+        ),
+        (
+            {X.replace("lora_unet_", "unet.") + ".lora_A.weight": torch.ones(4, 2048)},
+            "is for the same layer as",
+        ),
+    ],
+)
+def test_a_lora_that_could_not_be_applied_exactly_is_refused_by_the_tensors_name(
+    models, tmp_path, changes, reason
+):
+    tensors = {
+        f"{X}.lora_down.weight": torch.ones(4, 2048),
+        f"{X}.lora_up.weight": torch.ones(640, 4),
+        f"{X}.alpha": torch.tensor(4.0),
+        **changes,
+    }
+    file = tmp_path / "odd.safetensors"
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, file)
+    with pytest.raises(ModelBroken, match=reason) as caught:
+        import_model(file, models, silent)
+    assert "\n" not in str(caught.value)
+    assert left(models) == set()
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "x" * 101, "<lora:x>"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from banatie.devices.runtime import Runtime
 from banatie.errors import ModelBroken, PaintingError
 from banatie.models.catalog import Catalog
 from banatie.painting.lora import Lora
 from banatie.painting.painter import Painter, PaintJob
-from tests.support.single_files import write_lora
+from tests.support.single_files import relabel_lora, write_lora
 from tests.support.tiny_models import make_tiny_sdxl
 
 FULL = Runtime("cpu", torch.float32, torch.float32)
@@ -116,6 +118,28 @@ def test_nothing_of_it_stays_in_memory(painter, make_lora):
     assert [each for each in gc.get_objects() if issubclass(type(each), BaseTunerLayer)] == []
 
 
+def merged_picture(painter: Painter, added: Mapping[str, torch.Tensor], weight: float) -> bytes:
+    """The picture of a model to whose own weights this is added."""
+    own = {name: layers(painter)[name].weight for name in added}
+    kept = {name: tensor.detach().clone() for name, tensor in own.items()}
+    try:
+        for name, tensor in own.items():
+            tensor.data += weight * added[name]
+        painter._encoder.clear_cache()
+        return paint(painter)
+    finally:
+        for name, tensor in own.items():
+            tensor.data.copy_(kept[name])
+        painter._encoder.clear_cache()
+
+
+def assert_as_strong(painter: Painter, lora: Lora, added: Mapping[str, torch.Tensor]) -> None:
+    """It paints as if W + weight · alpha / rank · B · A were the weights."""
+    picture, merged = paint(painter, lora), merged_picture(painter, added, lora.weight)
+    assert abs(levels(picture) - levels(merged)).max() <= 1
+    assert abs(levels(picture) - levels(paint(painter))).max() > 20
+
+
 @pytest.mark.parametrize(
     ("form", "weight"),
     [("kohya", 1.0), ("kohya", 0.5), ("kohya", -1.0), ("original", 1.0), ("diffusers", 1.0)],
@@ -123,20 +147,118 @@ def test_nothing_of_it_stays_in_memory(painter, make_lora):
 def test_it_is_as_strong_as_it_was_trained(painter, make_lora, form, weight):
     """As if what it adds, W + weight · alpha / rank · B · A, were added to the weights."""
     lora, added = make_lora(*UNET, *TEXT, form=form, weight=weight)
-    picture = paint(painter, lora)
-    own = {name: layers(painter)[name].weight for name in added}
-    kept = {name: tensor.detach().clone() for name, tensor in own.items()}
-    try:
-        for name, tensor in own.items():
-            tensor.data += weight * added[name]
-        painter._encoder.clear_cache()
-        merged = paint(painter)
-    finally:
-        for name, tensor in own.items():
-            tensor.data.copy_(kept[name])
-        painter._encoder.clear_cache()
-    assert abs(levels(picture) - levels(merged)).max() <= 1
-    assert abs(levels(picture) - levels(paint(painter))).max() > 20
+    assert_as_strong(painter, lora, added)
+
+
+def attention_layers(painter: Painter) -> dict[str, torch.Size]:
+    """The attention layers of the UNet and the first text encoder, which kohya's LoRAs change."""
+    found = re.compile(r"(unet|text_encoder)\..*(attn|attentions).*(to_|_proj|proj_|ff\.).*")
+    return {
+        name: module.weight.shape
+        for name, module in layers(painter).items()
+        if found.fullmatch(name) and isinstance(module, torch.nn.Linear)
+    }
+
+
+@pytest.mark.parametrize("alpha", [lambda rank: rank / 2, lambda rank: 3.0, lambda rank: 16 / rank])
+@pytest.mark.parametrize("layers_per_block", [None, 1], ids=["diffusers' names", "Stability's"])
+def test_each_layer_has_the_strength_of_its_own_rank_and_alpha(
+    painter, tmp_path, alpha, layers_per_block
+):
+    file, shapes = tmp_path / "resized.safetensors", attention_layers(painter)
+    ranks = (16, 16, 2, 4, 16, 8)
+    added = write_lora(file, shapes, ranks, alpha, layers_per_block)
+    assert len(added) > 30
+    assert_as_strong(painter, Lora("resized", file, 0.2), added)
+
+
+def test_a_text_encoder_may_be_changed_in_its_last_layer_or_in_no_attention_alone(
+    painter, tmp_path
+):
+    for number, names in enumerate(
+        (
+            ("text_encoder_2.text_projection",),
+            ("text_encoder.encoder.layers.1.mlp.fc2",),
+            ("text_encoder_2.text_model.encoder.layers.0.mlp.fc1",),
+        )
+    ):
+        shapes = {name: layers(painter)[name].weight.shape for name in names}
+        file = tmp_path / f"{number}.safetensors"
+        added = write_lora(file, shapes, 4, 8.0)
+        picture, merged = paint(painter, Lora("x", file, 1.0)), merged_picture(painter, added, 1.0)
+        assert abs(levels(picture) - levels(merged)).max() <= 1
+        assert picture != paint(painter)
+
+
+LAYOUTS = (
+    "unet. stability lora_down lora_up",
+    "lora_unet. stability lora_down lora_up",
+    "lora_unet_ stability lora_A lora_B",
+    "unet. diffusers lora_down lora_up",
+    "unet. diffusers lora_A lora_B",
+    "lora_unet. diffusers lora_A lora_B",
+    "unet. diffusers lora.down lora.up",
+    "unet. diffusers lora_A.default lora_B.default",
+    "diffusion_model. stability lora_A lora_B",
+)
+MORE = (
+    "unet.conv_in",
+    "unet.conv_out",
+    "unet.add_embedding.linear_1",
+    "unet.time_embedding.linear_2",
+    "unet.down_blocks.0.downsamplers.0.conv",
+    "unet.up_blocks.0.upsamplers.0.conv",
+    "unet.up_blocks.1.resnets.0.conv_shortcut",
+)
+
+
+@pytest.mark.parametrize("alpha", [None, 2.0], ids=["no alpha", "alpha"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_it_is_the_same_in_every_layout(painter, tmp_path, layout, alpha):
+    names = (*UNET, *TEXT, *MORE)
+    shapes = {name: layers(painter)[name].weight.shape for name in names}
+    file = tmp_path / "lora.safetensors"
+    added = write_lora(file, shapes, (4, 2), None)
+    if alpha is not None:
+        tensors = load_file(file)
+        ranks = {n.removesuffix(".lora_A.weight"): len(t) for n, t in tensors.items() if "_A" in n}
+        alphas = {f"{name}.alpha": torch.tensor(alpha) for name in ranks}
+        save_file(tensors | alphas, file)
+        added = {name: alpha / ranks[name] * change for name, change in added.items()}
+    relabel_lora(file, layout, 1)
+    assert_as_strong(painter, Lora("lora", file, 0.3), added)
+
+
+def test_alphas_in_the_header_count_as_diffusers_means_them(painter, tmp_path):
+    file = tmp_path / "lora.safetensors"
+    shapes = {name: layers(painter)[name].weight.shape for name in UNET}
+    added = write_lora(file, shapes, 4, None)
+    special = UNET[1].removeprefix("unet.")
+    settings = {
+        "unet.r": 4,
+        "unet.lora_alpha": 1,
+        "unet.use_rslora": True,
+        "unet.alpha_pattern": {special: 8},
+    }
+    save_file(load_file(file), file, {"lora_adapter_metadata": json.dumps(settings)})
+    added = {name: (4.0 if name == UNET[1] else 0.5) * change for name, change in added.items()}
+    assert_as_strong(painter, Lora("lora", file, 1.0), added)
+
+
+def test_a_layer_that_a_library_would_scale_otherwise_is_refused(painter, make_lora, monkeypatch):
+    before = paint(painter)
+    lora, _ = make_lora(*UNET, *TEXT)
+    set_adapters = painter._pipeline.set_adapters
+
+    def one_wrong(*arguments: object) -> None:
+        set_adapters(*arguments)
+        layers(painter)["unet.mid_block.attentions.0.proj_in"].scaling["banatie_0"] = 0.9
+
+    monkeypatch.setattr(painter._pipeline, "set_adapters", one_wrong)
+    with pytest.raises(ModelBroken, match=r"1 layers, such as unet.mid_block.attentions.0.proj_in"):
+        paint(painter, lora)
+    monkeypatch.undo()
+    assert paint(painter) == before
 
 
 def test_the_empty_prompt_is_read_by_the_changed_encoders_too(painter, make_lora):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -101,18 +101,22 @@ def write_full_size(file: Path, tensors: Mapping[str, torch.Tensor], block: byte
 def write_lora(
     file: Path,
     shapes: Mapping[str, torch.Size],
-    rank: int,
-    alpha: float | None,
+    rank: int | Sequence[int],
+    alpha: float | Callable[[int], float] | None,
     layers_per_block: int | None = None,
 ) -> Tensors:
     """Write a random LoRA for layers of these names and shapes; each layer's weight change.
 
     With an alpha it is in kohya's format, without one in diffusers'. With the UNet's layers per
-    block, its layers have the names of the original layout, as most published LoRAs do.
+    block, its layers have the names of the original layout, as most published LoRAs do. Several
+    ranks are given to the layers in turn, and an alpha may be a function of the rank.
     """
     random = torch.Generator().manual_seed(len(shapes))
+    ranks, alpha_of = rank if isinstance(rank, Sequence) else (rank,), alpha
     tensors, added = {}, {}
-    for name, shape in shapes.items():
+    for number, (name, shape) in enumerate(shapes.items()):
+        rank = ranks[number % len(ranks)]
+        alpha = alpha_of(rank) if callable(alpha_of) else alpha_of
         down = 0.3 * torch.randn((rank, *shape[1:]), generator=random)
         up = 0.3 * torch.randn((shape[0], rank, *[1] * (len(shape) - 2)), generator=random)
         added[name] = (up.flatten(1) @ down.flatten(1)).reshape(shape)
@@ -124,13 +128,38 @@ def write_lora(
         if part == "unet" and layers_per_block:
             layer = _unet_name(f"{layer}.weight", {}, layers_per_block).removesuffix(".weight")
         prefix = {"text_encoder": "te1", "text_encoder_2": "te2"}.get(part, part)
-        if part != "unet":
+        if part != "unet" and layer != "text_projection":
             layer = "text_model." + layer.removeprefix("text_model.")
         flat = f"lora_{prefix}_" + layer.replace(".", "_")
         tensors |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up}
         tensors[f"{flat}.alpha"] = torch.tensor(alpha)
     save_file(tensors, file)
     return added
+
+
+def relabel_lora(file: Path, layout: str, layers_per_block: int) -> Path:
+    """Give a LoRA in diffusers' format the names of another layout; the file, which it returns.
+
+    A layout is a prefix of the UNet's names, "stability" or "diffusers" for the names of its
+    layers, and what the down and the up matrix are called, with spaces between.
+    """
+    prefix, style, down, up = layout.split()
+    tensors = {}
+    for key, tensor in load_file(file).items():
+        part, _, rest = key.partition(".")
+        layer, ending = re.fullmatch(r"(.+?)\.(lora_A\.weight|lora_B\.weight|alpha)", rest).groups()
+        if part == "unet":
+            if style == "stability":
+                layer = _unet_name(f"{layer}.weight", {}, layers_per_block).removesuffix(".weight")
+            name = prefix + (layer.replace(".", "_") if prefix.endswith("_") else layer)
+        else:
+            name = f"{part}.{layer}"
+        ending = {"lora_A.weight": f"{down}.weight", "lora_B.weight": f"{up}.weight"}.get(
+            ending, ending
+        )
+        tensors[f"{name}.{ending}"] = tensor
+    save_file(tensors, file)
+    return file
 
 
 def original(parts: Mapping[str, Tensors], layers_per_block: int) -> Tensors:

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from banatie.errors import ModelBroken
+from banatie.models.convert.checkpoint_names import SURPLUS, Source, part_of, sources
+from banatie.models.convert.structure import empty_models
 from banatie.models.detect import DetectedFile
-from banatie.models.detect_rules import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAES
-from banatie.models.safetensors_header import Header, read_header
+from banatie.models.safetensors_header import Tensor, read_header
 from banatie.models.sdxl import write_configs
 from banatie.models.validate import PIPELINE_CONFIGS, PIPELINE_MODELS
 
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float32}
 """The types that the weights keep; all others, float8 too, become float16."""
-_VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
 def convert(file: Path, detected: DetectedFile, folder: Path, configs: Path | None = None) -> None:
@@ -40,79 +38,79 @@ def convert(file: Path, detected: DetectedFile, folder: Path, configs: Path | No
     """
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    # diffusers would list every tensor of the file that the pipeline has no use for.
-    diffusers_logging.set_verbosity_error()
     if configs is None:
         write_configs(folder)
     else:
         _copy_configs(configs, folder)
     _set_training(folder / "scheduler" / "scheduler_config.json", detected)
-    try:
-        _check_parameter_counts(file, folder)
-        pipeline = StableDiffusionXLPipeline.from_single_file(
-            str(file),
-            config=str(folder),
-            torch_dtype=_DTYPES.get(detected.dtype, torch.float16),
-            local_files_only=True,
-            add_watermarker=False,
-        )
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelBroken(
-            f"{file.name} does not have the structure of Stable Diffusion XL ({reason}); "
-            "take another file of the model"
-        ) from error
-    for name in PIPELINE_MODELS:
-        getattr(pipeline, name).save_pretrained(folder / name, safe_serialization=True)
+    models = empty_models(folder)
+    found = read_header(file).tensors
+    places = {name: _places(file, found, name, models[name]) for name in PIPELINE_MODELS}
+    dtype = _DTYPES.get(detected.dtype, torch.float16)
+    with safe_open(file, "pt") as opened:
+        for name, model in models.items():
+            expected = model.state_dict()
+            weights = {
+                target: _read(opened, source, expected[target].shape, dtype)
+                for target, source in places[name].items()
+            }
+            model.load_state_dict(weights, assign=True)
+            model.save_pretrained(folder / name, safe_serialization=True)
 
 
-def _check_parameter_counts(file: Path, folder: Path) -> None:
-    """Check that each model has exactly as many parameters as its configuration says.
+def _places(
+    file: Path, found: Mapping[str, Tensor], part: str, model: torch.nn.Module
+) -> dict[str, Source]:
+    """Where in the file each tensor of a model is.
 
-    diffusers would silently ignore tensors that it has no place for.
+    Raises ModelBroken, naming the tensor, when one is missing, has another shape than the
+    configuration says, or has no place in the model.
     """
-    header = read_header(file)
-    for name, expected in _expected_counts(folder):
-        found = _parameter_count(header, name)
-        if found != expected:
-            raise ModelBroken(
-                f"{file.name} is not a plain Stable Diffusion XL: its {name} has {found:,} "
-                f"parameters, not {expected:,}; import the model's folder in the diffusers layout "
-                "instead"
+    expected = model.state_dict()
+    places: dict[str, Source] = {}
+    for target, candidates in sources(part, list(expected)):
+        source = next((s for s in candidates if s.name in found), None)
+        if source is None:
+            raise _not_plain(file, f"its {part} lacks {target}")
+        shape, wanted = found[source.name].shape, tuple(expected[target].shape)
+        if _shape(shape, source, wanted) != wanted:
+            has, should = ("×".join(map(str, each)) for each in (shape, wanted))
+            raise _not_plain(
+                file, f"in its {part} {source.name} is {has}, which should be {should}"
             )
+        places[target] = source
+    used = {source.name for source in places.values()}
+    for name in found:
+        if part_of(name) == part and name not in used and not SURPLUS.fullmatch(name):
+            raise _not_plain(file, f"its {part} has {name}, which is not expected")
+    return places
 
 
-def _expected_counts(folder: Path) -> Iterator[tuple[str, int]]:
-    with init_empty_weights():
-        unet = UNet2DConditionModel.from_config(
-            UNet2DConditionModel.load_config(folder / "unet", local_files_only=True)
-        )
-        vae = AutoencoderKL.from_config(
-            AutoencoderKL.load_config(folder / "vae", local_files_only=True)
-        )
-        one = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
-        two = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(folder / "text_encoder_2"))
-    models = {"unet": unet, "vae": vae, "text_encoder": one, "text_encoder_2": two}
-    for name, model in models.items():
-        yield name, sum(weight.numel() for weight in model.parameters())
+def _not_plain(file: Path, why: str) -> ModelBroken:
+    return ModelBroken(
+        f"{file.name} is not a plain Stable Diffusion XL: {why}; import the model's folder in the "
+        "diffusers layout instead"
+    )
 
 
-def _parameter_count(header: Header, name: str) -> int:
-    def counts(key: str) -> bool:
-        if name == "vae":
-            return any(key.startswith(vae + part) for vae in VAES for part in _VAE_PARTS)
-        start = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}[name]
-        # Position indices are no parameters, and the logit scale serves only to compare images.
-        return key.startswith(start) and not key.endswith(("position_ids", "logit_scale"))
+def _shape(shape: tuple[int, ...], source: Source, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a tensor of the file has in the model."""
+    if source.transposed:
+        return shape[::-1]
+    if source.third is not None:
+        return (shape[0] // 3, *shape[1:]) if shape and shape[0] % 3 == 0 else ()
+    # The VAE's attention was once made of convolutions of 1 × 1.
+    return wanted if shape == (*wanted, 1, 1) else shape
 
-    return sum(tensor.numel for key, tensor in header.tensors.items() if counts(key))
+
+def _read(opened: Any, source: Source, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    tensor: torch.Tensor = opened.get_tensor(source.name)
+    if source.transposed:
+        tensor = tensor.T
+    if source.third is not None:
+        # Without a copy three tensors would share one memory, which a file cannot hold.
+        tensor = tensor.chunk(3)[source.third].clone()
+    return tensor.to(dtype).reshape(shape).contiguous()
 
 
 def _copy_configs(configs: Path, folder: Path) -> None:
@@ -130,8 +128,9 @@ def _copy_configs(configs: Path, folder: Path) -> None:
 
 def _set_training(scheduler: Path, detected: DetectedFile) -> None:
     changes: dict[str, object] = {}
-    if detected.predicts == "velocity":
-        changes["prediction_type"] = "v_prediction"
+    if detected.prediction_marked:
+        velocity = detected.predicts == "velocity"
+        changes["prediction_type"] = "v_prediction" if velocity else "epsilon"
     if detected.zero_terminal_snr:
         # Such a model must start from pure noise (arXiv:2305.08891, section 3.3).
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}

@@ -7,33 +7,19 @@ applied in `painting.lora`.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from banatie.errors import ModelBroken
+from banatie.models.convert.lora_names import layer_names, parse_key
 from banatie.models.safetensors_header import Tensor, read_header
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
-_KEY = re.compile(
-    r"(?:lora_unet_|unet\.)(?P<layer>.+?)"
-    r"\.(?:(?P<down>lora_down|lora_A|lora\.down)|(?P<up>lora_up|lora_B|lora\.up)|(?P<alpha>alpha))"
-    r"(?:\.weight)?"
-)
-# The names of a block's parts in Stability's own code.
-_RESNET_PARTS = {
-    "conv1": "in_layers_2",
-    "conv2": "out_layers_3",
-    "time_emb_proj": "emb_layers_1",
-    "conv_shortcut": "skip_connection",
-}
-_BLOCK = re.compile(r"(down|up)_blocks_(\d+)_(resnets|attentions)_(\d+)_(.+)")
-_MIDDLE = re.compile(r"mid_block_(resnets|attentions)_(\d+)_(.+)")
 
 
 def fuse(lora: Path, weights: Path, target: Path) -> int:
@@ -83,36 +69,17 @@ def _layers(lora: Path) -> Mapping[str, Mapping[str, Tensor]]:
     """By the layer's name, with underscores, its parts: down, up and optionally alpha."""
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in _tensors(lora).items():
-        found = _KEY.fullmatch(key)
-        if found is None:
+        found = parse_key(key)
+        if found is None or found.part != "unet":
             raise ModelBroken(f"{lora.name} changes more than a UNet: {key}")
-        part = next(part for part in ("down", "up", "alpha") if found[part])
-        layers[found["layer"].replace(".", "_")][part] = tensor
+        layers[found.layer][found.role] = tensor
     return layers
 
 
 def _names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The UNet's tensors by every name that a LoRA may use for their layers."""
-    names: dict[str, str] = {}
-    for name in tensors:
-        if name.endswith(".weight"):
-            layer = name.removesuffix(".weight").replace(".", "_")
-            names |= dict.fromkeys((layer, *_stability_names(layer)), name)
-    return names
-
-
-def _stability_names(layer: str) -> Iterator[str]:
-    """A layer's names in Stability's own code for SDXL's UNet, with three parts to a block."""
-    if found := _BLOCK.fullmatch(layer):
-        side, block, kind, index, rest = found.groups()
-        number = 3 * int(block) + int(index) + (side == "down")
-        place = f"{'input' if side == 'down' else 'output'}_blocks_{number}"
-        inner = _RESNET_PARTS.get(rest, rest) if kind == "resnets" else rest
-        yield f"{place}_{int(kind == 'attentions')}_{inner}"
-    elif found := _MIDDLE.fullmatch(layer):
-        kind, index, rest = found.groups()
-        inner = _RESNET_PARTS.get(rest, rest) if kind == "resnets" else rest
-        yield f"middle_block_{1 if kind == 'attentions' else 2 * int(index)}_{inner}"
+    layers = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+    return {name: f"{layer}.weight" for name, layer in layer_names("unet", layers).items()}
 
 
 def _tensors(file: Path) -> Mapping[str, Tensor]:
