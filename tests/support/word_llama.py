@@ -90,7 +90,7 @@ def load(folder: Path, mode: Mode = "guided") -> Enhancer:
 def train(enhancer: Enhancer, answers: dict[str, str], exact: bool = True) -> None:
     """Train the enhancer's model until it gives each answer to its context.
 
-    If not `exact`, it is so likely to that a greedy reply is the answer, after half the steps.
+    If not `exact`, half the steps suffice, and other texts change more.
     """
     model, encode = enhancer._model, enhancer._decoder.encode
     pairs = [(encode(context), encode(answer)) for context, answer in answers.items()]
