@@ -377,7 +377,8 @@ def test_contributing_answers_twenty_questions() -> None:
 def copy(tmp_path: Path) -> Path:
     """A copy of the package, without weights, for a recipe to be applied to."""
     folder = tmp_path / "copy"
-    weights = shutil.ignore_patterns("__pycache__", "*.safetensors", "docs")
+    # With the compiled modules, but none that another process is just writing.
+    weights = shutil.ignore_patterns("*.pyc.*", "*.safetensors", "docs")
     shutil.copytree(ROOT / "banatie", folder / "banatie", ignore=weights)
     shutil.copy(ROOT / "config.toml", folder)
     return folder

@@ -22,7 +22,6 @@ from banatie.config import load_config
 from banatie.doctor import Finding, examine
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState
-from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 NOW = 1_764_324_000_000
 CHECKS = [
@@ -32,10 +31,10 @@ CHECKS = [
 
 
 @pytest.fixture(scope="session")
-def good_models(tmp_path_factory) -> Path:
+def good_models(tmp_path_factory, tiny_sdxl, tiny_language_model) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    make_tiny_sdxl(folder / "painting")
-    make_tiny_language_model(folder / "language")
+    shutil.copytree(tiny_sdxl, folder / "painting")
+    shutil.copytree(tiny_language_model, folder / "language")
     return folder
 
 
@@ -348,6 +347,7 @@ def test_wrong_settings_are_a_finding(capsys):
     assert "unknown setting 'server.prot'" in line
 
 
+@pytest.mark.end_to_end
 def test_the_command_says_it_in_lines_and_in_json(settings, tmp_path):
     """In processes of their own, so that what is said about being offline is about them."""
     environment = {

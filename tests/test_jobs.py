@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 import sqlite3
-import time
-from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -13,6 +11,7 @@ import pytest
 from huey.storage import SqliteStorage
 
 from banatie.jobs import POLL_SECONDS, JobQueue, remove_stale_sockets
+from tests.support.polling import wait_until
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ def test_an_idle_reader_locks_nothing_and_hardly_reads(
 
     monkeypatch.setattr(SqliteStorage, "_create_connection", traced)
     sender = listen(tmp_path)
-    _until(lambda: "select" in statements)
+    wait_until(lambda: "select" in statements, "the first poll")
     statements.clear()
     with pytest.raises(Empty):
         handled.get(timeout=1)
@@ -121,7 +120,7 @@ def test_a_consumer_stops_while_its_reader_sleeps(tmp_path, monkeypatch):
     queue = JobQueue("paint", tmp_path, handled.append)
     consumer = queue.consumer()
     consumer.start()
-    _until((tmp_path / "paint-reader.sock").exists)
+    wait_until((tmp_path / "paint-reader.sock").exists, "the reader's socket")
     consumer.stop()
     for _, thread in consumer.worker_threads:
         thread.join(5)
@@ -139,7 +138,9 @@ def test_a_message_wakes_all_readers_and_one_of_them_has_it(
         listen(tmp_path, lambda generation_id, name=name: handled.put((name, generation_id)), name)
     sender = queue("paint", tmp_path)
     wanted = ["paint-one.sock", "paint-three.sock", "paint-two.sock"]
-    _until(lambda: sorted(path.name for path in tmp_path.glob("*.sock")) == wanted)
+    wait_until(
+        lambda: sorted(path.name for path in tmp_path.glob("*.sock")) == wanted, "all sockets"
+    )
     # A dead one does no harm.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
         dead.bind(str(tmp_path / "paint-dead.sock"))
@@ -197,10 +198,3 @@ def test_a_queue_that_cannot_be_written_is_only_logged(tmp_path, queue, caplog):
     connection.close()
     sender.notify("unheard")
     assert "could not notify the workers of unheard" in caplog.text
-
-
-def _until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

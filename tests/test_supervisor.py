@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from banatie import supervisor
 from banatie.store.database import Database
 from banatie.store.workers import Workers
 from banatie.supervisor import Supervisor
+from tests.support.polling import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 20.0
 WORKER = """
 import os, sys
 from pathlib import Path
@@ -64,17 +65,17 @@ class Kept:
     async def until(self, **counts: int) -> dict[str, list[int]]:
         """Wait until there are so many of each: by `on_its_own` or `told_DEVICE`."""
         wanted = {name.replace("_", " "): count for name, count in counts.items()}
-        async with asyncio.timeout(PATIENCE):
-            while {name: len(pids) for name, pids in self().items()} != wanted:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await wait_until_async(
+            lambda: {name: len(pids) for name, pids in self().items()} == wanted, f"{wanted}"
+        )
         return self()
 
     async def kill(self, pid: int) -> None:
         """Kill this one, and wait until that was noticed."""
         os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(PATIENCE):
-            while any(pid in pids for pids in self().values()):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await wait_until_async(
+            lambda: not any(pid in pids for pids in self().values()), f"the end of {pid}"
+        )
 
 
 @pytest.fixture
@@ -85,8 +86,8 @@ def supervised(database: Database, tmp_path: Path):
     async def supervised(*devices: str, found: str = "") -> AsyncIterator[Kept]:
         workers = Workers(database)
         command = [sys.executable, "-c", WORKER, str(tmp_path), found]
-        supervisor = Supervisor(command, devices, workers, tmp_path, lambda: 5)
-        kept = Kept(workers, asyncio.create_task(supervisor.run()))
+        running = Supervisor(command, devices, workers, tmp_path, lambda: 5).run()
+        kept = Kept(workers, asyncio.create_task(running))
         try:
             yield kept
         finally:
@@ -106,7 +107,10 @@ async def test_one_device_has_one_worker_that_is_told_nothing(supervised, device
     async with supervised(device, found=found) as kept:
         [first] = (await kept.until(on_its_own=1))["on its own"]
         await kept.kill(first)
-        await kept.until(on_its_own=1)
+        after = await kept.until(on_its_own=1)
+        # Another one, which is told nothing either.
+        assert set(after) == {"on its own"}
+        assert after["on its own"] != [first]
 
 
 async def test_each_device_has_a_worker_and_one_named_twice_has_two(supervised):
@@ -117,7 +121,8 @@ async def test_each_device_has_a_worker_and_one_named_twice_has_two(supervised):
         assert (await kept.until(told_cpu=2, told_gpu=1))["told cpu"] == before["told cpu"]
 
 
-async def test_the_first_says_what_there_is_and_the_others_follow(supervised):
+async def test_the_first_says_what_there_is_and_the_others_follow(supervised, monkeypatch):
+    monkeypatch.setattr(supervisor, "DISCOVERY_SECONDS", 0.05)
     async with supervised("auto", found="a,b,c") as kept:
         before = await kept.until(on_its_own=1, told_b=1, told_c=1)
         await kept.kill(before["on its own"][0])
@@ -135,9 +140,13 @@ async def test_who_was_there_when_all_was_killed_is_forgotten(supervised, databa
         assert set(await kept.until(told_gpu=2)) == {"told gpu"}
 
 
-async def test_a_worker_that_ends_again_and_again_waits_longer_each_time(supervised, caplog):
+async def test_a_worker_that_ends_again_and_again_waits_longer_each_time(
+    supervised, caplog, monkeypatch
+):
+    assert list(supervisor.RESTART_SECONDS) == sorted(set(supervisor.RESTART_SECONDS))
+    monkeypatch.setattr(supervisor, "RESTART_SECONDS", (0.0, 0.05, 60.0))
     async with supervised("cpu", "gpu") as kept:
-        for seconds in (0, 1):
+        for seconds in (0, 0.05):
             before = await kept.until(told_cpu=1, told_gpu=1)
             await kept.kill(before["told gpu"][0])
             after = await kept.until(told_cpu=1, told_gpu=1)

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from banatie.api import waiters
 from tests.support.api_server import ADDRESS, GENERATIONS, assert_failure, following
 
 pytestmark = pytest.mark.anyio
@@ -151,7 +152,8 @@ async def test_whatever_fails_below_the_middleware_has_the_shape(server, monkeyp
     assert 'route="/storage/{storage_key}",status="500"' in metrics
 
 
-async def test_the_events_of_a_revoked_key_end(server):
+async def test_the_events_of_a_revoked_key_end(server, monkeypatch):
+    monkeypatch.setattr(waiters, "DELETED_CHECK_SECONDS", 0.05)
     client = server.client()
     created = await client.create()
     async with following(server, client, created["id"]) as stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from banatie.devices.memory_plan import (
 )
 from banatie.errors import ModelBroken
 from banatie.models.catalog import Catalog
-from tests.support.tiny_models import edit_json, make_tiny_language_model, make_tiny_sdxl
+from tests.support.tiny_models import edit_json
 
 GB = 10**9
 SMALL, LARGE = 135 * 10**6, 3 * GB
@@ -110,9 +111,11 @@ def test_a_plan_gives_its_reason() -> None:
     assert last.reason.startswith("no plan fits the 1.0 GB free on cuda; this one comes closest")
 
 
-def test_sizes_are_read_from_the_files(tmp_path: Path) -> None:
-    make_tiny_sdxl(tmp_path / "sdxl")
-    make_tiny_language_model(tmp_path / "language")
+def test_sizes_are_read_from_the_files(
+    tiny_sdxl: Path, tiny_language_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_sdxl, tmp_path / "sdxl")
+    shutil.copytree(tiny_language_model, tmp_path / "language")
     catalog = Catalog(tmp_path)
     model, language = catalog.painting_model("sdxl"), catalog.language_model("language")
     full = sizes_of(model, language, "cpu", unet_bytes=4, vae_bytes=4, language_bytes=4)
@@ -130,8 +133,8 @@ def test_sizes_are_read_from_the_files(tmp_path: Path) -> None:
     assert (without.language, without.unet) == (0, full.unet)
 
 
-def test_a_configuration_without_its_sizes_is_refused(tmp_path: Path) -> None:
-    make_tiny_sdxl(tmp_path / "sdxl")
+def test_a_configuration_without_its_sizes_is_refused(tiny_sdxl: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_sdxl, tmp_path / "sdxl")
     model = Catalog(tmp_path).painting_model("sdxl")
     edit_json(tmp_path / "sdxl" / "vae" / "config.json", block_out_channels=None)
     with pytest.raises(ModelBroken, match="incomplete configuration"):

@@ -10,17 +10,18 @@ import pytest
 from banatie.models.catalog import Catalog
 from banatie.models.manifest import Manifest, file_digests, write_manifest
 from banatie.models.types import Entry
-from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 SETTINGS = {"steps": 4, "guidance_scale": 0.0, "scheduler": {"class": "EulerDiscreteScheduler"}}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(
+    tmp_path_factory: pytest.TempPathFactory, tiny_sdxl: Path, tiny_language_model: Path
+) -> Path:
     """A models folder with a pipeline and a language model that have manifests."""
     folder = tmp_path_factory.mktemp("made")
-    for kind, make in (("painting", make_tiny_sdxl), ("language", make_tiny_language_model)):
-        model = make(folder / f"my-{kind}")
+    for kind, tiny in (("painting", tiny_sdxl), ("language", tiny_language_model)):
+        model = Path(shutil.copytree(tiny, folder / f"my-{kind}"))
         settings = SETTINGS if kind == "painting" else {"mode": "free"}
         digests = file_digests(model)
         title, origin = f"My {kind}", "acme/mine@c0ffee"

@@ -55,6 +55,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.end_to_end
 def test_the_bundled_model_is_found_after_an_installation_into_any_folder(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from banatie.errors import ModelBroken
 from banatie.models.convert.lora import fuse
-from tests.support.tiny_models import make_tiny_sdxl
 
 Name = Callable[[str, str], str]
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -53,8 +52,8 @@ def peft(layer: str, part: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_sdxl(tmp_path_factory.mktemp("fusing")) / UNET
+def weights(tiny_sdxl: Path) -> Path:
+    return tiny_sdxl / UNET
 
 
 def a_lora(weights: Path, file: Path, name: Name = kohya, layers=LAYERS) -> Path:

@@ -24,20 +24,20 @@ from banatie.models.huggingface import Hub
 from banatie.models.manifest import FileDigest, file_digests, read_manifest
 from banatie.models.types import RepositoryFiles
 from tests.support.loopback_hub import LARGE, LoopbackHub, Repository, serving
-from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
+from tests.support.tiny_models import make_tiny_sdxl
 
 BASE, FAST, WRITER = "acme/tiny-sdxl", "acme/fast-unet", "acme/tiny-writer"
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_sdxl(tmp_path_factory.mktemp("hub") / "sdxl")
+def pipeline(tiny_sdxl: Path) -> Path:
+    return tiny_sdxl
 
 
 @pytest.fixture(scope="module")
-def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_language_model(tmp_path_factory.mktemp("hub") / "writer")
+def writer(tiny_language_model: Path) -> Path:
+    return tiny_language_model
 
 
 @pytest.fixture

@@ -524,6 +524,7 @@ import_model(Path(sys.argv[1]), Path(sys.argv[2]), report, configs=Path(sys.argv
 """
 
 
+@pytest.mark.end_to_end
 def test_what_a_killed_import_leaves_is_swept_by_the_next(pipeline, checkpoint, models, tmp_path):
     arguments = [str(checkpoint), str(models), str(pipeline)]
     ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT)

@@ -9,16 +9,15 @@ import pytest
 import torch
 
 from banatie.painting.painter import Painter
-from tests.support.tiny_models import make_tiny_sdxl
 from tests.support.tiny_painter import load
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tiny_sdxl: Path) -> Path:
     """The folder of a tiny model; never changed."""
-    return make_tiny_sdxl(tmp_path_factory.mktemp("models") / "tiny")
+    return tiny_sdxl
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,14 +21,13 @@ from banatie.painting.text_encoding import (
     split_into_chunks,
     token_counter,
 )
-from tests.support.tiny_models import make_tiny_sdxl
 
 LONG = ", ".join(f"a red cat on the road in soft light of {n}" for n in range(24))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_sdxl(tmp_path_factory.mktemp("models") / "tiny")
+def folder(original: Path) -> Path:
+    return original
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,8 @@ def test_using_the_pipelines_tokenizer_does_not_disturb_ours(
     assert tokenizer.count("a " * 100) == 100
 
 
-def test_a_tokenizer_that_cuts_by_itself_is_not_allowed_to(tmp_path: Path) -> None:
-    folder = make_tiny_sdxl(tmp_path / "tiny")
+def test_a_tokenizer_that_cuts_by_itself_is_not_allowed_to(original: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(original, tmp_path / "tiny"))
     for name in ("tokenizer", "tokenizer_2"):
         file = folder / name / "tokenizer.json"
         content = json.loads(file.read_text("utf-8"))
@@ -198,8 +198,8 @@ def test_a_tokenizer_that_cuts_by_itself_is_not_allowed_to(tmp_path: Path) -> No
     assert token_counter(folder)("a " * 200) == 200
 
 
-def test_a_missing_or_broken_tokenizer_is_named(tmp_path: Path) -> None:
-    folder = make_tiny_sdxl(tmp_path / "tiny")
+def test_a_missing_or_broken_tokenizer_is_named(original: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(original, tmp_path / "tiny"))
     (folder / "tokenizer_2" / "tokenizer.json").write_text("{", "utf-8")
     with pytest.raises(ModelBroken, match="tokenizer_2"):
         token_counter(folder)

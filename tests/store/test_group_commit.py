@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 
 import pytest
 
-from banatie.store.database import Database
+from tests.support.polling import wait_until
 
 
 def test_threads_that_write_at_once_share_a_commit_and_only_the_faulty_part_is_lost(database):
@@ -30,7 +29,7 @@ def test_threads_that_write_at_once_share_a_commit_and_only_the_faulty_part_is_l
         for thread in threads:
             thread.start()
         # All of them wait for the write lock, which is held here.
-        _await_waiting(database, 20)
+        wait_until(lambda: database._writer.waiting == 20, "all threads to wait")
     for thread in threads:
         thread.join()
     writer.set_trace_callback(None)
@@ -63,7 +62,7 @@ def test_if_the_commit_fails_nobody_of_the_group_has_written(database):
         with database.writing():
             for thread in threads:
                 thread.start()
-            _await_waiting(database, 2)
+            wait_until(lambda: database._writer.waiting == 2, "both threads to wait")
 
     with pytest.raises(sqlite3.IntegrityError):
         write_with_both()
@@ -74,10 +73,3 @@ def test_if_the_commit_fails_nobody_of_the_group_has_written(database):
     # The next group is not affected.
     write(good)
     assert len(database.query("SELECT * FROM organizations WHERE slug = 'good'")) == 1
-
-
-def _await_waiting(database: Database, threads: int) -> None:
-    deadline = time.monotonic() + 20
-    while database._writer.waiting < threads:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)

@@ -87,11 +87,16 @@ def load(folder: Path, mode: Mode = "guided") -> Enhancer:
     return Enhancer.load(LanguageModel("tiny", "Tiny", "MIT", mode, folder), RUNTIME)
 
 
-def train(enhancer: Enhancer, answers: dict[str, str]) -> None:
-    """Train the enhancer's model until it gives each answer to its context."""
+def train(enhancer: Enhancer, answers: dict[str, str], exact: bool = True) -> None:
+    """Train the enhancer's model until it gives each answer to its context.
+
+    If not `exact`, half the steps suffice, and other texts change more.
+    """
     model, encode = enhancer._model, enhancer._decoder.encode
     pairs = [(encode(context), encode(answer)) for context, answer in answers.items()]
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=1e-2, betas=(0.9, 0.999) if exact else (0.8, 0.95)
+    )
     for _ in range(150):
         losses = []
         for before, after in pairs:
@@ -101,8 +106,10 @@ def train(enhancer: Enhancer, answers: dict[str, str]) -> None:
             losses.append(model(ids, labels=labels).loss)
         optimizer.zero_grad()
         sum(losses).backward()
+        if not exact:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if max(losses) < 0.01:
+        if max(losses) < (0.01 if exact else 0.05):
             break
     assert max(losses) < 0.1
     model.eval()

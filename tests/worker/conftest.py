@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from banatie.worker.enhance import EnhanceStage
 from banatie.worker.paint import JobBuilder, PaintStage
 from banatie.worker.placement import ModelPlacement
 from banatie.worker.save import Provenance, SaveStage
-from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
 
 torch.set_num_threads(1)
 
@@ -48,11 +48,11 @@ class Bench:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory) -> Path:
+def model_folder(tmp_path_factory, tiny_sdxl, tiny_language_model) -> Path:
     """A models folder with the painting model `sdxl` and the language model `language`."""
     folder = tmp_path_factory.mktemp("models")
-    make_tiny_sdxl(folder / "sdxl")
-    make_tiny_language_model(folder / "language")
+    shutil.copytree(tiny_sdxl, folder / "sdxl")
+    shutil.copytree(tiny_language_model, folder / "language")
     return folder
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import threading
-import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,7 +20,7 @@ from banatie.models.catalog import Catalog
 from banatie.models.disk_space import format_bytes
 from banatie.painting.painter import PaintJob
 from banatie.worker.placement import RAN_OUT_OF_MEMORY, ModelPlacement
-from tests.support.tiny_models import make_tiny_language_model, make_tiny_sdxl
+from tests.support.polling import wait_until
 
 RUNTIME = Runtime("cpu", torch.float32, torch.float32)
 PREFERENCES = PlacementPreferences()
@@ -27,11 +28,8 @@ JOB = PaintJob("a red cat", "", 32, 32, 2, 5.0, 7)
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    folder = tmp_path_factory.mktemp("models")
-    make_tiny_sdxl(folder / "sdxl")
-    make_tiny_language_model(folder / "language")
-    return Catalog(folder)
+def catalog(model_folder: Path) -> Catalog:
+    return Catalog(model_folder)
 
 
 @pytest.fixture
@@ -89,8 +87,10 @@ def test_a_cpu_without_room_for_float32_paints_in_bfloat16(load, monkeypatch) ->
     assert paint(placement)
 
 
-def test_a_broken_language_model_is_left_out(catalog, tmp_path, caplog) -> None:
-    make_tiny_language_model(tmp_path / "bad")
+def test_a_broken_language_model_is_left_out(
+    catalog, tiny_language_model, tmp_path, caplog
+) -> None:
+    shutil.copytree(tiny_language_model, tmp_path / "bad")
     model = Catalog(tmp_path).language_model("bad")
     (tmp_path / "bad" / "tokenizer.json").write_text("{}", "utf-8")
     placement = ModelPlacement.load(catalog.painting_model("sdxl"), model, RUNTIME, PREFERENCES)
@@ -99,11 +99,13 @@ def test_a_broken_language_model_is_left_out(catalog, tmp_path, caplog) -> None:
     assert paint(placement)
 
 
-def test_a_language_model_can_be_loaded_late(catalog, tmp_path, caplog) -> None:
+def test_a_language_model_can_be_loaded_late(
+    catalog, tiny_language_model, tmp_path, caplog
+) -> None:
     model = catalog.painting_model("sdxl")
     placement = ModelPlacement.load(model, None, RUNTIME, PREFERENCES)
     assert placement.enhancer is None
-    make_tiny_language_model(tmp_path / "bad")
+    shutil.copytree(tiny_language_model, tmp_path / "bad")
     broken = Catalog(tmp_path).language_model("bad")
     (tmp_path / "bad" / "model.safetensors").write_bytes(b"none")
     placement.load_language_model(broken)
@@ -127,8 +129,8 @@ def test_a_language_model_that_finds_no_memory_is_left_out(load, monkeypatch, ca
     assert paint(placement)
 
 
-def test_a_broken_painting_model_is_reported(catalog, tmp_path) -> None:
-    make_tiny_sdxl(tmp_path / "bad")
+def test_a_broken_painting_model_is_reported(tiny_sdxl, tmp_path) -> None:
+    shutil.copytree(tiny_sdxl, tmp_path / "bad")
     (tmp_path / "bad" / "unet" / "config.json").write_text("{", "utf-8")
     with pytest.raises(ModelBroken, match=r"config\.json"):
         ModelPlacement.load(Catalog(tmp_path).painting_model("bad"), None, RUNTIME, PREFERENCES)
@@ -182,9 +184,9 @@ def test_swapping_starves_neither_model(on) -> None:
         with placement.painting():
             if number == 1:
                 thread.start()
-                deadline = time.monotonic() + 20
-                while len(placement._swap_lock._waiters) < 2:
-                    assert time.monotonic() < deadline
+                wait_until(
+                    lambda: len(placement._swap_lock._waiters) == 2, "the other model to wait"
+                )
             order.append("painted")
     thread.join(20)
     assert order.index("enhanced") == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +12,7 @@ from banatie.jobs import JobQueue
 from banatie.store.locks import register_worker
 from banatie.store.workers import Workers
 from banatie.worker.process import Worker
+from tests.support.polling import wait_until
 
 PATIENCE = 20.0
 
@@ -45,7 +45,9 @@ def run_worker(config, database):
         thread.start()
         running.append((worker, thread))
         workers = Workers(database)
-        _until(lambda: any(each.state == "ready" for each in workers.present(5)))
+        wait_until(
+            lambda: any(each.state == "ready" for each in workers.present(5)), "a ready worker"
+        )
         return worker
 
     yield run_worker
@@ -64,11 +66,13 @@ def test_a_worker_paints_and_ends_all_its_threads(
     queue = JobQueue("enhance", config.storage.data)
     queue.notify(made[0].id)
     queue.close()
-    _until(lambda: all(generations.find(each.id).status == "success" for each in made))
+    wait_until(
+        lambda: all(generations.find(each.id).status == "success" for each in made), "the pictures"
+    )
     assert generations.find(made[0].id).enhancement.model == "language"
     assert "save_0" in {thread.name for thread in set(threading.enumerate()) - before}
     worker.stop()
-    _until(lambda: set(threading.enumerate()) <= before)
+    wait_until(lambda: set(threading.enumerate()) <= before, "all threads to end")
     assert Workers(database).present(5) == []
 
 
@@ -78,12 +82,8 @@ def test_stopping_does_not_wait_for_the_next_message(run_worker, monkeypatch):
     worker = run_worker()
     started = time.monotonic()
     worker.stop()
-    _until(lambda: set(threading.enumerate()) <= before | {threading.current_thread()})
+    wait_until(
+        lambda: set(threading.enumerate()) <= before | {threading.current_thread()},
+        "all threads to end",
+    )
     assert time.monotonic() - started < 3
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
