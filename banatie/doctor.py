@@ -222,7 +222,7 @@ def _painting_model(catalog: Catalog, config: Config) -> tuple[Finding, int]:
         finding = _intact("painting model", model, files, "no hashes known")
         return finding, parameter_count(files)
     except BanatieError as error:
-        return Finding("painting model", "FAIL", str(error), "see docs/models.md"), 0
+        return Finding("painting model", "FAIL", str(error), "see them all: banatie models list"), 0
 
 
 def _language_model(catalog: Catalog, config: Config) -> Finding:
@@ -230,7 +230,9 @@ def _language_model(catalog: Catalog, config: Config) -> Finding:
     try:
         model = catalog.language_model(config.enhancement.model)
     except BanatieError as error:
-        return Finding(check, "FAIL", str(error), "see docs/models.md")
+        # Pictures are painted without it, from the prompts as they are.
+        found = f"{error}; no prompt will be enhanced"
+        return Finding(check, "warn", found, "see them all: banatie models list")
     remedy = f"run: banatie models pull {model.name}" if model.source else "copy it there again"
     try:
         files = check_language_model(model.folder)

@@ -97,7 +97,9 @@ class RateLimitExceeded(BanatieError):
 
     def __init__(self, limit: int, retry_after: int) -> None:
         super().__init__(
-            f"More than {limit} requests in this hour; try again in {retry_after} seconds"
+            f"More than {limit} requests in this hour; try again in {retry_after} seconds. The "
+            "setting is limits.requests_per_hour; `banatie keys create --name NAME "
+            "--requests-per-hour 0` makes a key without a limit"
         )
         self.retry_after = retry_after
 

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from banatie.config import Limits
+from banatie.enhancement.prompt_tags import apply_tags
 from banatie.errors import GenerationNotFound, ModelNotFound, ValidationError
 from banatie.jobs import JobQueue, Stage
 from banatie.limits import (
@@ -64,6 +65,7 @@ class Intake:
         `request_id` goes with it into the worker's logs. Raises ValidationError and QueueFull.
         """
         self._check(submission)
+        submission, warnings = apply_tags(submission, self._catalog)
         submitted = self._generations.submit(
             project_id,
             submission,
@@ -71,6 +73,7 @@ class Intake:
             queue_size=self._limits.queue_size,
             idempotent=idempotent,
             request_id=request_id,
+            warnings=warnings,
         )
         generation = submitted.generation
         if submitted.is_new and generation is not None:

@@ -12,7 +12,7 @@ from banatie.jobs import JobQueue, Stage
 from banatie.models.catalog import Catalog
 from banatie.store.backup import finish_restore
 from banatie.store.database import Database
-from banatie.store.files import Files
+from banatie.store.files import Files, make_data_folder
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
 from banatie.store.workers import Workers
@@ -42,7 +42,7 @@ class Services:
 def open_services(config: Config, clock: Callable[[], int]) -> Services:
     """Open the data folder, which is created and migrated if need be, and build the objects."""
     data = config.storage.data
-    data.mkdir(parents=True, exist_ok=True)
+    make_data_folder(data)
     finish_restore(data)
     database = Database(data / "banatie.db")
     database.migrate()

@@ -283,6 +283,7 @@ def test_an_address_that_is_none_is_found(examined):
 def test_models_that_are_not_there_are_found(examined, models):
     found = examined(painting__model="none", enhancement__model="smollm2-135m-instruct")
     assert found["painting model"].state == "FAIL"
+    assert found["language model"].state == "warn"
     assert "banatie models pull smollm2-135m-instruct" in found["language model"].found
     assert found["device"].state == "ok"
 

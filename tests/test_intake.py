@@ -17,7 +17,7 @@ from banatie.limits import (
     MAX_SEED,
     MAX_STEPS,
 )
-from banatie.records import LoraUse, Submission
+from banatie.records import Generation, LoraUse, Submission
 from banatie.services import Services, open_services
 from tests.support.api_server import add_lora
 
@@ -50,9 +50,10 @@ def services(tmp_path: Path):
     services.close()
 
 
-def submit(services: Services, **options: object) -> None:
+def submit(services: Services, **options: object) -> Generation:
     project_id = services.keys.default_project_id(1)
-    services.intake.submit(project_id, Submission(**{"prompt": "a fox", **options}))
+    submission = Submission(**{"prompt": "a fox", **options})
+    return services.intake.submit(project_id, submission).generation
 
 
 ALLOWED = {
@@ -100,3 +101,57 @@ def test_a_submission_beyond_its_limits_is_refused(
         submit(services, **{field: value})
     assert message in str(caught.value)
     assert services.generations.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "use"),
+    [
+        ("a fox <lora:lora-0:0.8>", LoraUse("lora-0", 0.8)),
+        ("<lora:lora-0> a fox", LoraUse("lora-0", 1.0)),
+        ("a fox<LORA: lora-0 : -1 >", LoraUse("lora-0", -1.0)),
+        ("a fox <lora:Lora_0:0.8>", LoraUse("lora-0", 0.8)),
+    ],
+)
+def test_a_tag_that_names_a_lora_is_applied(services: Services, prompt: str, use: LoraUse) -> None:
+    for auto_enhance in (True, False):
+        made = submit(services, prompt=prompt, auto_enhance=auto_enhance)
+        assert (made.loras, made.warnings) == ((use,), ())
+        assert made.prompt == made.original_prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("tag", "reason"),
+    [
+        ("<lora:none:0.8>", "no LoRA called 'none' is installed"),
+        ("<lora:../../x:1>", "no LoRA called '../../x' is installed"),
+        ("<hypernet:lora-0:1>", "only tags of LoRAs are supported"),
+        ("<lora:lora-0:much>", "the weight 'much' is not a number"),
+        ("<lora:lora-0:nan>", "the weight must be from -4 to 4"),
+        ("<lora:lora-0:5>", "the weight must be from -4 to 4"),
+        ("<lora:lora-0:1:0.5>", "one weight is supported, not several"),
+        ("<lora:lora-1:1>", "this LoRA is applied already"),
+    ],
+)
+def test_another_tag_is_left_out_with_a_warning(services: Services, tag: str, reason: str) -> None:
+    named = (LoraUse("lora-1", 0.5),)
+    made = submit(services, prompt=f"a fox {tag}", loras=named)
+    assert made.loras == named
+    assert made.warnings == (f"The tag {tag} was left out: {reason}.",)
+
+
+def test_of_many_tags_four_are_applied_and_the_warnings_stay_few(services: Services) -> None:
+    made = submit(services, prompt=" ".join(f"<lora:{name}>" for name in NAMES))
+    assert made.loras == loras(MAX_LORAS)
+    last = f"The tag <lora:{NAMES[-1]}> was left out: at most 4 LoRAs can be used at once."
+    assert made.warnings == (last,)
+    many = submit(services, prompt="".join(f"<x:{number}>" for number in range(14)))
+    assert (len(many.warnings), many.warnings[-1]) == (9, "6 more tags were left out.")
+
+
+def test_syntax_that_is_not_supported_gets_one_warning(services: Services) -> None:
+    made = submit(services, prompt="(red:1.3) fox BREAK a", negative_prompt="{a|b} <x:1>")
+    assert made.warnings == (
+        "The tag <x:1> was left out: a negative prompt takes none.",
+        "Weights, wildcards and other syntax of other programs is not supported, and was read as "
+        "words: (red:1.3) BREAK {a|b}",
+    )

@@ -16,6 +16,7 @@ from banatie.errors import Unauthorized
 from banatie.records import Key
 from banatie.store.keys import Keys, hash_key, is_active
 
+NEW_KEY = "make one on the server's machine: banatie keys create --name NAME"
 CACHE_SIZE = 1024
 
 
@@ -44,14 +45,14 @@ class Authentication:
             key = await asyncio.to_thread(self._keys.authenticate, text)
             if key is None:
                 self._failed_keys.count_failed_key(scope)
-                raise Unauthorized("Unknown API key")
+                raise Unauthorized(f"Unknown API key; {NEW_KEY}")
             if len(self._cache) >= CACHE_SIZE:
                 self._cache.clear()
             # What was read before a key changed may be what has changed.
             if epoch == self._epoch:
                 self._cache[hashed] = key
         if not is_active(key, self._clock()):
-            raise Unauthorized("This API key has been revoked or has expired")
+            raise Unauthorized(f"This API key has been revoked or has expired; {NEW_KEY}")
         return key
 
     async def is_still_active(self, key: Key) -> bool:

@@ -7,17 +7,19 @@ here.
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from banatie.cli.options import config_of, now, worker_command
+from banatie.cli.options import config_of, data_dir_option, now, worker_command
+from banatie.cli.temporary_worker import TemporaryWorker
+from banatie.cli.terminal import StatusLine, Text
 from banatie.config import Config
 from banatie.errors import GenerationFailed, ModelError
 from banatie.limits import MAX_GUIDANCE_SCALE, MAX_LORA_WEIGHT, MAX_SEED, MAX_STEPS, MIN_STEPS
@@ -27,10 +29,11 @@ if TYPE_CHECKING:
     from banatie.services import Services
 
 POLL_SECONDS = 0.05
-STOP_SECONDS = 6.0
-"""How long a worker may take to stop before it is killed."""
-
-Worker = subprocess.Popen[bytes]
+WORKER_CHECK_SECONDS = 0.5
+"""How far apart to look whether anybody is at work."""
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Pillow's names of the formats that a picture can be copied in, by the file's suffix."""
+LOSSY_QUALITY = 92
 
 
 def _lora(option: str) -> LoraUse:
@@ -48,11 +51,11 @@ def _lora(option: str) -> LoraUse:
 
 
 @click.command("generate")
-@click.argument("prompt")
+@click.argument("words", nargs=-1, required=True, metavar="PROMPT", type=Text())
 @click.option("--aspect-ratio", type=click.Choice(ASPECT_RATIOS), default="1:1", show_default=True)
 @click.option("--template", type=click.Choice(TEMPLATE_NAMES), default="general", show_default=True)
 @click.option("--no-enhance", is_flag=True, help="Use the prompt unchanged.")
-@click.option("--negative-prompt", default="", help="What the picture must not show.")
+@click.option("--negative-prompt", type=Text(), default="", help="What the picture must not show.")
 @click.option(
     "--seed", type=click.IntRange(0, MAX_SEED), help="The same seed gives the same picture."
 )
@@ -66,100 +69,148 @@ def _lora(option: str) -> LoraUse:
     "--lora", "loras", multiple=True, type=_lora, metavar="NAME[:WEIGHT]", help="Apply a LoRA."
 )
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Copy the PNG here."
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Copy the picture here, as a .png, .jpg or .webp file.",
 )
+@click.option("--verbose", is_flag=True, help="Show the log.")
+@data_dir_option
 @click.pass_context
 def generate(
-    context: click.Context, /, prompt: str, output: Path | None, no_enhance: bool, **options: Any
+    context: click.Context,
+    /,
+    words: tuple[str, ...],
+    output: Path | None,
+    no_enhance: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Generate one picture and print its path.
 
     Uses the worker that is running on the data folder. If there is none, starts one for this
     picture.
     """
-    config = config_of(context)
-    if output is not None and not output.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {output.parent}", param_hint="-o")
-    submission = Submission(prompt=prompt, auto_enhance=not no_enhance, **options)
-    path = generate_picture(config, now, submission, worker_command(context))
+    if len(words) > 1:
+        quoted = " ".join(words).replace('"', "'")
+        raise click.UsageError(
+            f'The prompt is one argument; put it in quotes: banatie generate "{quoted}".', context
+        )
+    config = config_of(context, quiet=not verbose)
     if output is not None:
-        shutil.copyfile(path, output)
+        _check_output(output)
+    submission = Submission(prompt=words[0], auto_enhance=not no_enhance, **options)
+    worker = TemporaryWorker(
+        worker_command(context),
+        config.storage.data,
+        max_crashes=config.worker.max_retries + 1,
+        show_log=verbose,
+    )
+    generation, path = generate_picture(config, now, submission, worker)
+    for warning in generation.warnings:
+        click.echo(f"banatie: {warning}", err=True)
+    if output is not None:
+        _copy(path, output)
     click.echo(output or path)
 
 
 def generate_picture(
-    config: Config,
-    clock: Callable[[], int],
-    submission: Submission,
-    command: Sequence[str],
-) -> Path:
-    """Submit the generation, wait until it has ended, and return the path of its picture.
+    config: Config, clock: Callable[[], int], submission: Submission, worker: TemporaryWorker
+) -> tuple[Generation, Path]:
+    """Submit the generation, wait until it has ended, and return it with its picture's path.
 
-    Runs `command` as a worker if none is alive, and stops it afterwards. Cancels the generation
-    when interrupted. Raises ValidationError and QueueFull, GenerationFailed with the reason, and
-    ModelError when no worker can paint.
+    Uses `worker` while nobody is at work. Cancels the generation when interrupted. Raises
+    ValidationError and QueueFull, GenerationFailed with the reason, and ModelError when no worker
+    can paint.
     """
     from banatie.services import open_services
-    from banatie.store.locks import live_workers
 
     services = open_services(config, clock)
     project_id = services.keys.default_project_id(clock())
     generation = services.intake.submit(project_id, submission).generation
     # Only a repeated request with an idempotency key can lack one.
     assert generation is not None
-    worker = None
-    if not live_workers(config.storage.data):
-        worker = subprocess.Popen([*command], stdin=subprocess.PIPE)
-    try:
-        ended = _wait(services, generation, worker)
-    except BaseException:
-        # Interrupted, or no worker can paint: nobody waits for the picture any more.
-        services.intake.cancel(project_id, generation.id)
-        raise
-    finally:
-        if worker is not None:
-            _stop(worker)
+    status = StatusLine(sys.stderr)
+    with worker:
+        try:
+            ended = _wait(services, generation, worker, status)
+        except BaseException:
+            # Interrupted, or no worker can paint: nobody waits for the picture any more.
+            services.intake.cancel(project_id, generation.id)
+            raise
+        finally:
+            status.clear()
     if ended.image is None:
         raise GenerationFailed(ended.error_message or "It failed", None)
-    return services.files.path(ended.image.storage_key)
+    return ended, services.files.path(ended.image.storage_key)
 
 
-def _wait(services: Services, generation: Generation, worker: Worker | None) -> Generation:
-    """Poll the generation until it has ended, and show a progress bar on standard error."""
-    bar = click.progressbar(length=100, label="waiting", file=sys.stderr)
-    with bar:
-        while not generation.is_ended:
-            time.sleep(POLL_SECONDS)
-            generation = services.intake.get(generation.project_id, generation.id)
-            bar.label = _label(generation)
-            percent = 100 * generation.step // generation.steps if generation.steps else 0
-            bar.update(percent - bar.pos)
-            _check_worker(services, worker)
-        bar.update(100 - bar.pos)
+def _wait(
+    services: Services, generation: Generation, worker: TemporaryWorker, status: StatusLine
+) -> Generation:
+    """Poll the generation until it has ended, and show on the status line what happens to it."""
+    checked = None
+    is_ready = False
+    while not generation.is_ended:
+        if checked is None or time.monotonic() - checked >= WORKER_CHECK_SECONDS:
+            worker.ensure()
+            is_ready = _is_ready(services, worker)
+            checked = time.monotonic()
+        status.show(_label(generation, is_ready), generation.step, generation.steps or 0)
+        time.sleep(POLL_SECONDS)
+        generation = services.intake.get(generation.project_id, generation.id)
     return generation
 
 
-def _label(generation: Generation) -> str:
-    if generation.stage == "enhance":
-        return "enhancing"
-    return "painting" if generation.status == "processing" else "waiting"
+def _label(generation: Generation, is_ready: bool) -> str:
+    if generation.status == "processing":
+        return "painting"
+    if not is_ready:
+        return "waiting for the models to load"
+    return "enhancing" if generation.stage == "enhance" else "waiting"
 
 
-def _check_worker(services: Services, worker: Worker | None) -> None:
+def _is_ready(services: Services, worker: TemporaryWorker) -> bool:
+    """Whether a worker has loaded its models. Raises ModelError when none of them can paint."""
+    from banatie.store.locks import is_alive
     from banatie.store.workers import state_of
 
-    present = services.workers.present(services.clock())
-    if state_of(present) == "broken":
-        raise ModelError(present[0].reason or "The worker is broken")
-    if worker is not None and worker.poll() is not None:
-        raise ModelError(f"The worker exited with status {worker.returncode}")
+    # The row of a worker that was killed stays for a while.
+    data = services.config.storage.data
+    workers = [
+        each for each in services.workers.present(services.clock()) if is_alive(data, each.id)
+    ]
+    state = state_of(workers)
+    if state == "broken":
+        raise ModelError(worker.reason or workers[0].reason or "The worker is broken")
+    return state == "ready"
 
 
-def _stop(worker: Worker) -> None:
-    """Ask the worker to stop by closing its standard input; kill it after STOP_SECONDS."""
-    if worker.stdin is not None:
-        worker.stdin.close()
+def _check_output(output: Path) -> None:
+    """Raise BadParameter for a file that cannot become a copy of the picture."""
+    # Unlike Path.is_dir, it does not raise for odd names.
+    if not os.path.isdir(output.parent):
+        raise click.BadParameter(f"there is no folder {output.parent}", param_hint="-o")
+    if output.suffix and output.suffix.lower() not in FORMATS:
+        raise click.BadParameter(
+            f"{output.suffix} is no format of a picture here; use .png, .jpg or .webp",
+            param_hint="-o",
+        )
+
+
+def _copy(path: Path, output: Path) -> None:
+    """Copy the picture, in the format that the file's suffix names."""
+    form = FORMATS.get(output.suffix.lower(), "PNG")
     try:
-        worker.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        worker.kill()
+        if form == "PNG":
+            shutil.copyfile(path, output)
+        else:
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                picture.convert("RGB").save(output, form, quality=LOSSY_QUALITY)
+    except OSError as error:
+        raise click.ClickException(
+            f"{output} cannot be written ({error.strerror or error}); the picture is "
+            f"{path.absolute()}"
+        ) from error

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from banatie.cli.options import now, open_database
+from banatie.cli.options import data_dir_option, now, open_database
+from banatie.cli.terminal import Text
 from banatie.records import DEFAULT_SLUG, Key
 
 if TYPE_CHECKING:
     from banatie.store.keys import Keys
 
 DAY_MILLISECONDS = 86_400_000
+LOST_KEY = (
+    "A key's text is stored nowhere. Is it lost? Make another: banatie keys create --name NAME"
+)
+MAX_EXPIRY_DAYS = 36_500
+MAX_REQUESTS_PER_HOUR = 1_000_000_000
 
 
 @click.group()
@@ -22,11 +28,14 @@ def keys() -> None:
 
 
 @keys.command("create")
-@click.option("--name", required=True, help="What the key is for.")
-@click.option("--organization", default=DEFAULT_SLUG, show_default=True)
-@click.option("--project", default=DEFAULT_SLUG, show_default=True)
-@click.option("--requests-per-hour", type=click.IntRange(0), help="0: no limit.")
-@click.option("--expires-in-days", type=click.IntRange(1))
+@data_dir_option
+@click.option("--name", type=Text(), required=True, help="What the key is for.")
+@click.option("--organization", type=Text(), default=DEFAULT_SLUG, show_default=True)
+@click.option("--project", type=Text(), default=DEFAULT_SLUG, show_default=True)
+@click.option(
+    "--requests-per-hour", type=click.IntRange(0, MAX_REQUESTS_PER_HOUR), help="0: no limit."
+)
+@click.option("--expires-in-days", type=click.IntRange(1, MAX_EXPIRY_DAYS))
 @click.pass_context
 def create_key(
     context: click.Context,
@@ -50,6 +59,7 @@ def create_key(
 
 
 @keys.command("list")
+@data_dir_option
 @click.pass_context
 def list_keys(context: click.Context) -> None:
     """List the keys, without their texts."""
@@ -57,10 +67,12 @@ def list_keys(context: click.Context) -> None:
         place = f"{key.project.organization_slug}/{key.project.slug}"
         created = _date(key.created_at)
         click.echo(f"{key.id}  {key.hint}…  {created}  {_state(key):<16}  {place}  {key.name}")
+    click.echo(LOST_KEY, err=True)
 
 
 @keys.command("revoke")
-@click.argument("reference", metavar="ID|NAME|HINT")
+@data_dir_option
+@click.argument("reference", metavar="ID|NAME|HINT", type=Text())
 @click.pass_context
 def revoke_key(context: click.Context, reference: str) -> None:
     """Revoke a key immediately."""

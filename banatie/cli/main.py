@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import sys
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,16 @@ import banatie
 from banatie.cli.generate import generate
 from banatie.cli.keys import keys
 from banatie.cli.models import models
-from banatie.cli.options import config_of, global_options, now, open_database, worker_command
+from banatie.cli.options import (
+    GlobalOptions,
+    config_of,
+    data_dir_option,
+    global_options,
+    now,
+    open_database,
+    worker_command,
+)
+from banatie.cli.terminal import accept_any_text, discard_unwritable_output
 from banatie.errors import BanatieError, ConfigError
 
 
@@ -28,16 +38,18 @@ from banatie.errors import BanatieError, ConfigError
 @click.option(
     "--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting."
 )
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
-def cli(context: click.Context, path: Path | None, settings: tuple[str, ...]) -> None:
+def cli(context: click.Context, path: Path | None, settings: tuple[str, ...], debug: bool) -> None:
     """Banatie generates images from prompts, with models on this machine."""
-    overrides: dict[str, str] = {}
+    options = global_options(context)
+    options.debug = debug
+    options.path = path or _default_path()
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or "." not in name:
             raise click.UsageError(f"--set takes SECTION.KEY=VALUE, not {setting!r}")
-        overrides[name] = value
-    context.obj = (path or _default_path(), overrides)
+        options.overrides[name] = value
 
 
 cli.add_command(generate)
@@ -48,22 +60,16 @@ cli.add_command(models)
 @cli.command()
 @click.option("--host", help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.")
-@click.option("--data-dir", help="The folder of the database and the pictures.")
+@data_dir_option
 @click.option(
     "--no-worker", is_flag=True, help="Start no workers; run `banatie worker` separately."
 )
 @click.pass_context
-def serve(
-    context: click.Context,
-    host: str | None,
-    port: int | None,
-    data_dir: str | None,
-    no_worker: bool,
-) -> None:
+def serve(context: click.Context, host: str | None, port: int | None, no_worker: bool) -> None:
     """Run the HTTP server and its workers."""
     from banatie.serve import serve as run_server
 
-    config = config_of(context, server__host=host, server__port=port, storage__data_dir=data_dir)
+    config = config_of(context, server__host=host, server__port=port)
 
     def announce(url: str, first_key: str | None, warning: str | None) -> None:
         click.echo(f"Banatie answers at {url}")
@@ -73,11 +79,11 @@ def serve(
             click.secho(f"WARNING: {warning}", fg="red", bold=True, err=True)
         sys.stdout.flush()
 
-    run_server(config, now, None if no_worker else worker_command(context, data_dir), announce)
+    run_server(config, now, None if no_worker else worker_command(context), announce)
 
 
 @cli.command()
-@click.option("--data-dir", help="The folder of the database and the pictures.")
+@data_dir_option
 @click.option(
     "--device",
     help="Run an additional worker on this device. Default: the only worker, on the first of "
@@ -85,17 +91,16 @@ def serve(
 )
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 @click.pass_context
-def worker(
-    context: click.Context, data_dir: str | None, device: str | None, until_stdin_closes: bool
-) -> None:
+def worker(context: click.Context, device: str | None, until_stdin_closes: bool) -> None:
     """Run one worker; `serve` starts one for each device."""
     from banatie.worker.process import run_worker
 
-    config = config_of(context, storage__data_dir=data_dir)
+    config = config_of(context)
     run_worker(config, now, device=device, until_stdin_closes=until_stdin_closes)
 
 
 @cli.command()
+@data_dir_option
 @click.pass_context
 def migrate(context: click.Context) -> None:
     """Apply pending database migrations; `serve` does so at start."""
@@ -104,13 +109,14 @@ def migrate(context: click.Context) -> None:
 
 
 @cli.command()
+@data_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
     """Check everything that generating a picture needs; changes nothing."""
     from banatie.doctor import Finding, examine
 
-    path, _ = global_options(context)
+    path = global_options(context).path
     findings: list[Finding] = []
 
     def report(finding: Finding) -> None:
@@ -135,6 +141,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 @cli.command()
+@data_dir_option
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.pass_context
 def backup(context: click.Context, file: Path) -> None:
@@ -148,6 +155,7 @@ def backup(context: click.Context, file: Path) -> None:
 
 
 @cli.command()
+@data_dir_option
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace what is in the data folder.")
 @click.pass_context
@@ -171,27 +179,49 @@ def version() -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command line and return its exit code; an error is one line on standard error."""
+    """Run a command line and return its exit code; an error is one line on standard error.
+
+    With `--debug` its traceback stands above that line.
+    """
+    accept_any_text()
+    options = GlobalOptions()
     try:
-        status = cli.main(arguments, prog_name="banatie", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        if error.ctx is not None:
-            click.echo(error.ctx.get_help(), err=True)
-        return 2
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "banatie"
-        message = " ".join(error.format_message().split())
-        click.echo(f"banatie: {message} See: {command} --help", err=True)
-        return 2
-    except ConfigError as error:
-        click.echo(f"banatie: {error}", err=True)
-        return 2
-    except (BanatieError, click.ClickException) as error:
-        click.echo(f"banatie: {error}", err=True)
-        return 1
+        status = cli.main(arguments, prog_name="banatie", standalone_mode=False, obj=options)
+        # A full disk or a closed pipe is noticed here, and not after the last line of this program.
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         return 130
+    except BrokenPipeError:
+        # Such as `banatie keys list | head -1`: whoever reads has had enough.
+        discard_unwritable_output()
+        return 1
+    except Exception as error:  # noqa: BLE001
+        if options.debug:
+            traceback.print_exc()
+        status, message = _explain(error)
+        click.echo(message, err=True)
+        if isinstance(error, OSError):
+            discard_unwritable_output()
+        return status
     return status if isinstance(status, int) else 0
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the text of an error: one line, except for the help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and error.ctx is not None:
+        return 2, error.ctx.get_help()
+    status = 2 if isinstance(error, click.UsageError | ConfigError) else 1
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "banatie"
+        text = f"{error.format_message()} See: {command} --help"
+    elif isinstance(error, BanatieError | click.ClickException):
+        text = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = f"unexpected error: {type(error).__name__}: {error}; `banatie --debug …` shows where"
+    return status, f"banatie: {' '.join(text.split())}"
 
 
 def _default_path() -> Path | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from banatie.cli.options import config_of
+from banatie.cli.options import config_of, global_options
 from banatie.cli.progress import DownloadProgress
 from banatie.config import Config, environment_name, write_setting
 from banatie.errors import ModelError, ModelNotFound
@@ -217,8 +217,8 @@ def use_model(context: click.Context, name: str) -> None:
     config, catalog = _catalog(context)
     kind, note = _usable(catalog, name)
     setting = SETTINGS[kind]
-    path, overrides = context.find_root().obj
-    path = path or Path("config.toml")
+    options = global_options(context)
+    path, overrides = options.path or Path("config.toml"), options.overrides
     write_setting(path, setting, name)
     click.echo(f"{path}: {setting} is {name}; restart a running server to use it")
     if note:

@@ -8,16 +8,33 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from banatie.config import Config, load_config
+from banatie.errors import ConfigError
 from banatie.logs import configure_logging
 
 if TYPE_CHECKING:
     from banatie.store.database import Database
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass
+class GlobalOptions:
+    """The options that stand before the command."""
+
+    path: Path | None = None
+    """The configuration file, if there is one."""
+    overrides: dict[str, str] = field(default_factory=dict)
+    """The settings given with `--set`, and by the options of the command that stand for one."""
+    debug: bool = False
+    """Whether to show the traceback of an error."""
 
 
 def now() -> int:
@@ -25,42 +42,64 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def config_of(context: click.Context, **options: object) -> Config:
+def data_dir_option(command: Command) -> Command:
+    """Add `--data-dir`, which stands for `--set storage.data_dir=…`, to a command."""
+
+    def override(context: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            global_options(context).overrides["storage.data_dir"] = value
+
+    add = click.option(
+        "--data-dir",
+        metavar="FOLDER",
+        help="The folder of the database and the pictures.",
+        expose_value=False,
+        callback=override,
+    )
+    return add(command)
+
+
+def config_of(context: click.Context, *, quiet: bool = False, **options: object) -> Config:
     """Load the settings, with a command's own options on top, and configure logging.
 
-    An option `section__key=value` overrides that setting unless it is None. Raises ConfigError.
+    An option `section__key=value` overrides that setting unless it is None. `quiet` logs nothing
+    but errors. Raises ConfigError.
     """
-    path, overrides = global_options(context)
+    globally = global_options(context)
     given = {name.replace("__", "."): value for name, value in options.items() if value is not None}
-    config = load_config(path, os.environ, {**overrides, **given})
-    configure_logging(config.log.level, config.log.format)
+    try:
+        config = load_config(globally.path, os.environ, {**globally.overrides, **given})
+    except UnicodeError as error:
+        # Such as a number with bytes in it that the terminal's encoding cannot decode.
+        raise ConfigError("a setting contains bytes that are no text") from error
+    configure_logging("error" if quiet else config.log.level, config.log.format)
     return config
 
 
-def global_options(context: click.Context) -> tuple[Path | None, dict[str, str]]:
-    """The configuration file, if there is one, and the settings given with `--set`."""
-    path, overrides = context.find_root().obj
-    return path, overrides
+def global_options(context: click.Context) -> GlobalOptions:
+    """The options that stand before the command."""
+    found: GlobalOptions = context.find_root().obj
+    return found
 
 
-def worker_command(context: click.Context, data_dir: str | None = None) -> list[str]:
+def worker_command(context: click.Context) -> list[str]:
     """The command line of a worker with the same settings as this process."""
-    path, overrides = global_options(context)
+    options = global_options(context)
     command = [sys.executable, "-m", "banatie"]
-    if path is not None:
-        command += ["--config", str(path)]
-    for name, value in overrides.items():
+    if options.path is not None:
+        command += ["--config", str(options.path)]
+    for name, value in options.overrides.items():
         command += ["--set", f"{name}={value}"]
-    command += ["worker", "--until-stdin-closes"]
-    return [*command, "--data-dir", data_dir] if data_dir else command
+    return [*command, "worker", "--until-stdin-closes"]
 
 
 def open_database(context: click.Context) -> Database:
     """The database of the data folder, which is created if it does not exist; not migrated."""
     from banatie.store.backup import finish_restore
     from banatie.store.database import Database
+    from banatie.store.files import make_data_folder
 
     data = config_of(context).storage.data
-    data.mkdir(parents=True, exist_ok=True)
+    make_data_folder(data)
     finish_restore(data)
     return Database(data / "banatie.db")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,7 @@ from banatie.enhancement.compose import Composition, TokenCounter
 from banatie.enhancement.decoding import Decoder, GenerationFailed
 from banatie.enhancement.free import FreeMode
 from banatie.enhancement.guided import GuidedMode
-from banatie.enhancement.prompt import append_tags, parse_prompt
+from banatie.enhancement.prompt import parse_prompt
 from banatie.enhancement.templates import load_few_shot_examples, load_templates
 from banatie.enhancement.vocabulary import Vocabulary
 from banatie.errors import BanatieError, ModelBroken, OutOfMemory
@@ -166,11 +166,12 @@ class Enhancer:
         warning = None
         composition: Composition | None
         try:
+            if not subject.text:
+                raise GenerationFailed("The prompt is nothing but tags")
             with torch.inference_mode():
                 composition = self._mode.write(
                     subject, self._templates[template], seed, count_tokens, deadline.check
                 )
-            composition = replace(composition, text=append_tags(composition.text, subject))
         except GenerationFailed as reason:
             composition = Composition(prompt)
             warning = f"{reason}; the prompt is used unchanged"

@@ -1,4 +1,4 @@
-"""Reading a prompt: the user's words without the request, its tags, and the opening made of them.
+"""Reading a prompt: the user's words without the request and the tags, and the opening of them.
 
 Knows no phrase that is added, no model and no torch.
 """
@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from banatie.enhancement.prompt_syntax import without_tags
 from banatie.enhancement.templates import Template
 from banatie.enhancement.vocabulary import WORD, Vocabulary, words_of
 
-TAG = re.compile(r"\s*<\w+:[^<>]+>\s*")
 QUOTED = re.compile(r"\"[^\"]+\"|“[^”]+”|„[^“”]+[“”]|«[^»]+»|「[^」]+」|(?<!\w)'[^']+'(?!\w)")
 MENTION = re.compile(r"(?<!\w)@[\w-]+")
 SENTENCE_END = re.compile(r"[.!?…。！？]")
@@ -41,9 +41,7 @@ class Subject:
 
     original: str
     text: str
-    """The user's words without the request around them, otherwise unchanged."""
-    tags: tuple[str, ...]
-    """`<lora:…>` and the like, removed here and appended to the finished text."""
+    """The user's words without tags and the request around them, otherwise unchanged."""
     words: frozenset[str]
     """The content words, in the singular."""
     classes: frozenset[str]
@@ -58,9 +56,8 @@ class Subject:
 
 
 def parse_prompt(prompt: str, vocabulary: Vocabulary) -> Subject:
-    """Read a prompt into its subject and tags."""
-    tags = tuple(tag.strip() for tag in TAG.findall(prompt))
-    untagged = TAG.sub(" ", prompt).strip() if tags else prompt.strip()
+    """Read a prompt into its subject."""
+    untagged = without_tags(prompt).strip()
     text = REQUEST_END.sub("", REQUEST.sub("", untagged, count=1)).strip()
     if untagged.endswith("?") and text != untagged:
         # The question mark belongs to the request: "can you draw …?"
@@ -78,7 +75,7 @@ def parse_prompt(prompt: str, vocabulary: Vocabulary) -> Subject:
         or len(text) > DETAILED_CHARACTERS
     )
     return Subject(
-        prompt, text, tags, frozenset(content), classes, detailed, _names_medium(text, vocabulary)
+        prompt, text, frozenset(content), classes, detailed, _names_medium(text, vocabulary)
     )
 
 
@@ -108,11 +105,6 @@ def join_phrases(text: str, phrases: Sequence[str]) -> str:
     if SENTENCE_END.search(text[-1:]):
         return f"{text} {added[0].upper()}{added[1:]}"
     return f"{text}, {added}"
-
-
-def append_tags(text: str, subject: Subject) -> str:
-    """The text followed by the tags that were removed from the prompt."""
-    return " ".join([text, *subject.tags])
 
 
 def without_quotations(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 NO_DURATIONS: Mapping[str, float] = MappingProxyType({})
 
+# The earlier ones stay: they tell what became of the prompt's tags.
+_ADD_WARNINGS = (
+    "warnings = (SELECT json_group_array(value) FROM (SELECT value FROM "
+    "json_each(generations.warnings) UNION ALL SELECT value FROM json_each(:warnings)))"
+)
 _CLAIM = "claimed_by = :worker, status = :status, step = 0"
 # A worker that holds a row with crashes claims no other, and claims such a row only by itself.
 _NEXT_ROW = (
@@ -116,7 +121,7 @@ class Claims:
         return self._change_held(
             generation_id,
             "stage = 'paint', claimed_by = NULL, crashes = 0, prompt = :prompt, "
-            "enhancement = :note, warnings = :warnings, enhanced_at = :now",
+            f"enhancement = :note, {_ADD_WARNINGS}, enhanced_at = :now",
             {
                 "prompt": prompt,
                 "note": json.dumps(asdict(note)) if note else None,
@@ -159,8 +164,13 @@ class Claims:
         processing_time_ms: int,
         now: int,
         durations: Mapping[str, float] = NO_DURATIONS,
+        *,
+        warnings: Sequence[str] = (),
     ) -> bool:
-        """End the row with its image, whose file must exist already; False if it is not held."""
+        """End the row with its image, whose file must exist already; False if it is not held.
+
+        `warnings` are added to those that the row has.
+        """
         with self._database.writing() as connection:
             held = connection.execute(
                 "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?",
@@ -172,9 +182,14 @@ class Claims:
             update(
                 connection,
                 "status = 'success', stage = 'done', claimed_by = NULL, image_id = :image_id, "
-                "step = steps, processing_time_ms = :milliseconds",
+                f"step = steps, processing_time_ms = :milliseconds, {_ADD_WARNINGS}",
                 "id = :id",
-                {"id": generation_id, "image_id": image.id, "milliseconds": processing_time_ms},
+                {
+                    "id": generation_id,
+                    "image_id": image.id,
+                    "milliseconds": processing_time_ms,
+                    "warnings": json.dumps(warnings),
+                },
                 now,
             )
             count_durations(connection, durations)
@@ -276,7 +291,7 @@ def _fail_exhausted(connection: sqlite3.Connection, max_retries: int, now: int) 
     warning = "Enhancing this prompt crashed the worker repeatedly; the original prompt is used."
     while update(
         connection,
-        "stage = 'paint', crashes = 0, warnings = :warnings, enhanced_at = :now",
+        f"stage = 'paint', crashes = 0, {_ADD_WARNINGS}, enhanced_at = :now",
         "number = (SELECT number FROM generations WHERE stage = 'enhance' "
         "AND claimed_by IS NULL AND crashes > :max_retries LIMIT 1)",
         {"warnings": json.dumps([warning]), "max_retries": max_retries},

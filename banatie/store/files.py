@@ -60,6 +60,17 @@ def generated_key(organization_slug: str, project_id: str, image_id: str) -> str
     return f"{organization_slug}/{project_id}/generated/{image_id}.png"
 
 
+def make_data_folder(data: Path) -> None:
+    """Create the data folder if it does not exist. Raises DataFolderUnusable."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataFolderUnusable(
+            f"the data folder {data.absolute()} cannot be created ({error.strerror}); run the "
+            "command in another folder, or set storage.data_dir"
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the folder's entries to the disk; a rename is not durable before that."""
     # Windows cannot open a folder.

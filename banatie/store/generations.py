@@ -15,6 +15,7 @@ import json
 import secrets
 import sqlite3
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -74,13 +75,16 @@ class Generations:
         queue_size: int,
         idempotent: IdempotentRequest | None = None,
         request_id: str | None = None,
+        warnings: Sequence[str] = (),
     ) -> Submitted:
         """Insert a pending row, unless the same request came before.
 
-        Raises QueueFull if `queue_size` rows are pending already, and ValidationError if the
-        idempotency key was used with another body.
+        `warnings` tell what of the request is not carried out. Raises QueueFull if `queue_size`
+        rows are pending already, and ValidationError if the idempotency key was used with another
+        body.
         """
         row = _pending_row(project_id, submission, now, request_id)
+        row["warnings"] = json.dumps(warnings)
         with self._database.writing() as connection:
             if idempotent is not None:
                 earlier = _find_earlier(connection, idempotent, now)

@@ -12,14 +12,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import zip_longest
 
 from PIL import Image as PillowImage
 
+from banatie.enhancement.prompt_syntax import without_tags
 from banatie.errors import OutOfMemory, UnusablePicture
 from banatie.imaging import encode_preview
 from banatie.models.catalog import Catalog
+from banatie.models.known_words import KnownWords
 from banatie.models.types import PaintingModel
 from banatie.painting.lora import Lora
 from banatie.painting.painter import PaintJob
@@ -31,6 +33,8 @@ from banatie.worker.save import PaintedJob, SaveStage
 
 logger = logging.getLogger(__name__)
 
+LARGER_MODEL = "sdxl-lightning-4step"
+"""What to get when the model does not know what a prompt names."""
 PROGRESS_SECONDS = 0.25
 """How far apart the progress is recorded: a few times a second is enough for a progress bar."""
 
@@ -43,6 +47,8 @@ class StartedJob:
     job: PaintJob
     chunks: int
     """The length of its texts; see `Painter.chunks`."""
+    warnings: tuple[str, ...]
+    """What the record is to say besides, once the picture is there."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,9 @@ class JobBuilder:
             Lora(use.name, self.catalog.lora(use.name), use.weight) for use in generation.loras
         ]
         return PaintJob(
-            prompt=generation.prompt,
-            negative_prompt=generation.negative_prompt,
+            # The tags are settings of other programs. Those of LoRAs that are here were applied.
+            prompt=without_tags(generation.prompt),
+            negative_prompt=without_tags(generation.negative_prompt),
             width=width,
             height=height,
             steps=generation.steps or self.model.steps,
@@ -69,6 +76,22 @@ class JobBuilder:
             seed=generation.seed,
             loras=tuple(loras),
         )
+
+    def warnings(self, generation: Generation) -> tuple[str, ...]:
+        """What the model cannot paint of what the user asked for."""
+        words = self._known_words
+        if words is None or words.names_any(without_tags(generation.original_prompt)):
+            return ()
+        return (
+            f"The model {self.model.name} knows nothing that this prompt names: it paints few "
+            "things, each by its name in the singular. Get a larger "
+            f"model: `banatie models pull {LARGER_MODEL}`, then `banatie models use "
+            f"{LARGER_MODEL}`.",
+        )
+
+    @cached_property
+    def _known_words(self) -> KnownWords | None:
+        return KnownWords.load(self.model.folder)
 
 
 class PaintStage:
@@ -131,7 +154,8 @@ class PaintStage:
         ):
             raise StageAborted
         logger.info("painting")
-        return StartedJob(generation, job, self._painter.chunks(job))
+        warnings = self._jobs.warnings(generation)
+        return StartedJob(generation, job, self._painter.chunks(job), warnings)
 
     def _paint_group(self, group: Sequence[StartedJob], *, is_retry: bool = False) -> None:
         started = time.monotonic()
@@ -146,7 +170,7 @@ class PaintStage:
             ended = time.monotonic()
             self._save.submit(
                 [
-                    PaintedJob(each.generation, each.job, picture, started, ended)
+                    PaintedJob(each.generation, each.job, picture, started, ended, each.warnings)
                     for each, picture in zip(group, outcome.value, strict=True)
                 ]
             )

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from PIL import Image as PillowImage
+from PIL import ImageStat
 
 import banatie
+from banatie.enhancement.prompt_syntax import without_tags
 from banatie.errors import PaintingError
 from banatie.imaging import Picture, encode_png, parameters_text
 from banatie.painting.painter import Painter, PaintJob
@@ -33,6 +35,13 @@ from banatie.worker.outcome import (
 
 logger = logging.getLogger(__name__)
 
+BLANK_DEVIATION = 5.0
+"""A picture whose colours deviate less, of 255 levels, shows nothing that a person would see."""
+BLANK = (
+    "The picture is nearly all one colour. Try another seed, or other words; a model that does "
+    "not know what the prompt names may paint nothing."
+)
+
 
 @dataclass(frozen=True)
 class PaintedJob:
@@ -45,6 +54,8 @@ class PaintedJob:
     started: float
     """When its painting started and ended, by `time.monotonic`."""
     ended: float
+    warnings: tuple[str, ...] = ()
+    """What its record is to say besides."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Provenance:
         """PNG text chunks: the parameters as image browsers read them."""
         parameters = parameters_text(
             prompt=job.prompt,
-            original_prompt=generation.original_prompt,
+            original_prompt=without_tags(generation.original_prompt),
             negative_prompt=job.negative_prompt,
             steps=job.steps,
             sampler=self.painter.sampler,
@@ -141,8 +152,14 @@ class SaveStage:
         durations = {"paint": painted.ended - painted.started, "encode": encoded - encoding}
         seconds = time.monotonic() - painted.started
         durations["save"] = seconds - sum(durations.values())
+        is_blank = max(ImageStat.Stat(painted.picture.convert("RGB")).stddev) < BLANK_DEVIATION
         is_held = self._rows.claims.succeed(
-            painted.generation.id, image, round(seconds * 1000), self._rows.clock(), durations
+            painted.generation.id,
+            image,
+            round(seconds * 1000),
+            self._rows.clock(),
+            durations,
+            warnings=(*painted.warnings, *((BLANK,) if is_blank else ())),
         )
         if not is_held:
             # Cancelled or deleted while the file was written: it must not appear.

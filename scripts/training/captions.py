@@ -7,6 +7,7 @@ a colour or place named later, in the filler, belongs to the filler.
 from __future__ import annotations
 
 import random
+import re
 import string
 
 from training.scene_catalog import COLOURS, OBJECTS, Scene
@@ -226,6 +227,12 @@ UNKNOWN_OBJECTS = (
 )  # fmt: skip
 
 
+_LEADING = re.compile(
+    r"^(?:(?:in front of|in|on|at|of|near|high|below|over|above|by|among|between|under|during|"
+    r"against|with|floating|isolated|the dark of|a|an|the)\b ?)+"
+)
+
+
 def _article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
@@ -309,6 +316,14 @@ def write_caption(scene: Scene, rng: random.Random) -> str:
     if rng.random() < 0.2:
         text += "."
     return text
+
+
+def known_words() -> dict[str, list[str]]:
+    """Return the names of all objects and settings that captions describe, without an article."""
+    objects = [name for key, (_, others) in OBJECTS.items() for name in (key, *others)]
+    phrases = [text for key, places in PLACES.items() for text in (key, SCENERY[key], *places)]
+    settings = [_LEADING.sub("", phrase) for phrase in phrases]
+    return {"objects": sorted({*objects}), "settings": sorted({*settings} - {*COLOURS})}
 
 
 def all_words() -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from training.autoencoder import load_autoencoder
+from training.captions import known_words
 from training.resuming import PROGRESS_FILE, progress
 from training.unet import TextEncoders, build_scheduler
 
@@ -49,6 +50,12 @@ The training pictures are composed of Microsoft's Fluent Emoji (MIT): see `LICEN
 """
 
 
+def write_known_words(folder: Path) -> None:
+    """Write into a model's folder what the model can paint."""
+    text = json.dumps(known_words(), indent=1, ensure_ascii=False)
+    (folder / "known_words.json").write_text(text + "\n")
+
+
 def build_pipeline(
     unet: UNet2DConditionModel, text_encoders: TextEncoders, folder: Path
 ) -> StableDiffusionXLPipeline:
@@ -84,6 +91,7 @@ def export(
             shutil.copy(work / "tokenizer" / name, partial / tokenizer / name)
     (partial / "LICENSE-icons.txt").write_text(LICENCE)
     (partial / "README.md").write_text(CARD)
+    write_known_words(partial)
     (partial / PROGRESS_FILE).write_text(json.dumps(progress(work), indent=2) + "\n")
     old = target.with_name(target.name + ".old")
     shutil.rmtree(old, ignore_errors=True)

@@ -55,6 +55,11 @@ def test_keys_are_listed_and_revoked_without_their_texts(command):
         (["generate"], "Missing argument 'PROMPT'"),
         (["generate", "x", "--aspect-ratio", "4:3"], "'4:3' is not one of"),
         (["generate", "x", "-o", "nowhere/x.png"], "there is no folder nowhere"),
+        (["generate", "x", "-o", "x" * 300 + "/x.png"], "there is no folder xxx"),
+        (["generate", "x", "-o", "x.gif"], ".gif is no format of a picture here; use .png, .jpg"),
+        (["generate", "a", "red", "fox"], 'put it in quotes: banatie generate "a red fox"'),
+        (["keys", "create", "--name", "k", "--expires-in-days", "9" * 20], "not in the range"),
+        (["keys", "create", "--name", "k", "--requests-per-hour", "9" * 20], "not in the range"),
         (["generate", "x", "--lora", "ink:much"], "the weight 'much' is not a number"),
         (["generate", "x", "--lora", "ink:5"], "the weight 5 is not from -4 to 4"),
         (["generate", "x", "--lora", "ink:nan"], "the weight nan is not from -4 to 4"),
@@ -89,6 +94,31 @@ def test_what_fails_is_one_line_and_exit_code_1(command, arguments, message):
     assert err.startswith("banatie: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_pointer_to_its_traceback(command, monkeypatch):
+    def fail(_: object) -> None:
+        raise RuntimeError("an\nodd error")
+
+    monkeypatch.setattr("banatie.cli.keys._keys", fail)
+    line = (
+        "banatie: unexpected error: RuntimeError: an odd error; `banatie --debug …` shows where\n"
+    )
+    assert command("keys", "list") == (1, "", line)
+    status, _, err = command("--debug", "keys", "list")
+    assert (status, err.endswith(line)) == (1, True)
+    assert err.startswith("Traceback (most recent call last):")
+
+
+def test_every_command_that_uses_the_data_folder_takes_data_dir(command, tmp_path):
+    made = command("keys", "create", "--name", "laptop", "--data-dir", "elsewhere")
+    assert made[0] == 0
+    assert "laptop" in command("keys", "list", "--data-dir", "elsewhere")[1]
+    assert command("keys", "list")[1] == ""
+    assert "banatie keys create --name NAME" in command("keys", "list")[2]
+    others = ["generate", "serve", "worker", "migrate", "doctor", "backup", "restore"]
+    for name in others:
+        assert "--data-dir" in command(name, "--help")[1], name
 
 
 def test_migrating_says_what_it_did(command):

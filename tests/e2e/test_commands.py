@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from banatie.store.database import Database
+from banatie.store.generations import Generations
 from tests.support.service import Service, free_port
 
 MISTAKES = {
@@ -107,7 +109,7 @@ def test_generate_uses_the_running_worker(service: Service, tmp_path: Path) -> N
     output = tmp_path / "cat.png"
     options = ("--no-enhance", "--steps", "2", "--seed", "5", "--aspect-ratio", "16:9")
     ended = service.run("generate", "a cat", *options, "-o", str(output))
-    assert (ended.returncode, ended.stdout) == (0, f"{output}\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{output}\n", "")
     again = service.run("generate", "a cat", *options)
     assert again.returncode == 0
     stored = service.folder / again.stdout.removesuffix("\n")
@@ -169,6 +171,80 @@ def test_generate_without_a_server_brings_its_own_worker(
         assert image.text == {}
     [stored] = (alone.data / "storage").rglob("*.png")
     assert stored.read_bytes() == output.read_bytes()
+
+
+def test_generate_copies_the_picture_in_the_format_that_the_suffix_names(
+    service: Service,
+) -> None:
+    options = ("--no-enhance", "--steps", "1", "-o")
+    for name, form in (("a.jpg", "JPEG"), ("a.webp", "WEBP"), ("a.PNG", "PNG"), ("a", "PNG")):
+        ended = service.run("generate", "a cat", *options, name)
+        assert (ended.returncode, ended.stdout) == (0, f"{name}\n"), ended.stderr
+        with Image.open(service.folder / name) as image:
+            assert image.format == form
+
+
+def test_generate_says_where_the_picture_is_that_it_could_not_copy(service: Service) -> None:
+    output = service.folder / "link.png"
+    output.symlink_to("nowhere/cat.png")
+    ended = service.run("generate", "a cat", "--no-enhance", "--steps", "1", "-o", str(output))
+    assert_refused(ended, 1)
+    [path] = re.findall(rf"{output} cannot be written .*; the picture is (.+)", ended.stderr)
+    with Image.open(path) as image:
+        image.load()
+
+
+def test_generate_names_what_is_wrong_with_the_models_in_one_line(
+    new_service: Callable[..., Service],
+) -> None:
+    alone = new_service(painting__model="none")
+    ended = alone.run("generate", "a cat", "--no-enhance")
+    assert_refused(ended, 1)
+    assert "'none' is neither a folder nor a model of the catalog" in ended.stderr
+    logged = alone.run("generate", "a cat", "--no-enhance", "--verbose")
+    assert "ERROR   banatie.worker.process: nothing can be painted" in logged.stderr
+
+
+def test_two_that_generate_at_the_same_moment_get_a_picture_each(
+    new_service: Callable[..., Service],
+) -> None:
+    alone = new_service()
+    outputs = [alone.folder / name for name in ("first.png", "second.png")]
+    options = ("--no-enhance", "--steps", "2", "-o")
+    both = [alone.start("generate", "a cat", *options, str(path)) for path in outputs]
+    assert [each.wait(90) for each in both] == [0, 0], alone.tail()
+    for path in outputs:
+        with Image.open(path) as image:
+            image.load()
+    assert alone.alive() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_generate_goes_on_when_the_worker_it_waits_for_is_gone(
+    new_service: Callable[..., Service], number: int
+) -> None:
+    alone = new_service()
+    worker = alone.start("worker")
+    alone.wait_for(lambda: list(alone.data.glob("paint-*")), "the worker to be ready", 90)
+    output = alone.folder / "cat.png"
+    options = ("--no-enhance", "--steps", "100", "-o", str(output))
+    waiting = alone.start("generate", "a cat", *options)
+    alone.wait_for(lambda: painting(alone.data), "the picture to be painted")
+    alone.stop(worker, number)
+    assert not output.exists()
+    assert waiting.wait(90) == 0, alone.tail()
+    with Image.open(output) as image:
+        image.load()
+    assert alone.alive() == []
+
+
+def painting(data: Path) -> bool:
+    """Whether a worker paints one of the generations of this folder."""
+    database = Database(data / "banatie.db", read_only=True)
+    try:
+        return any(each.status == "processing" for each in Generations(database).changed_since(0))
+    finally:
+        database.close()
 
 
 def assert_refused(ended: subprocess.CompletedProcess[str], status: int) -> None:

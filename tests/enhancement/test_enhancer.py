@@ -38,8 +38,15 @@ def test_the_user_s_words_stay_byte_for_byte(untrained: Enhancer, prompt: str) -
     assert len(result.text) > len(prompt)
 
 
-def test_tags_are_appended_to_the_text(untrained: Enhancer) -> None:
-    assert enhance(untrained, "a cat <lora:fur:0.8>").text.endswith(" <lora:fur:0.8>")
+def test_tags_are_no_part_of_the_text(untrained: Enhancer) -> None:
+    with_tag = enhance(untrained, "a cat <lora:fur:0.8>, on a sofa")
+    assert with_tag.text == enhance(untrained, "a cat, on a sofa").text
+
+
+def test_a_prompt_of_tags_alone_is_not_enhanced(untrained: Enhancer) -> None:
+    result = enhance(untrained, "<lora:fur:0.8>")
+    assert result.text == "<lora:fur:0.8>"
+    assert "nothing but tags" in result.warning
 
 
 def test_broken_weights_give_the_original_and_a_warning(folder: Path) -> None:

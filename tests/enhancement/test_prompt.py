@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from banatie.enhancement.prompt import append_tags, join_phrases, opening, parse_prompt
+from banatie.enhancement.prompt import join_phrases, opening, parse_prompt
 from banatie.enhancement.templates import Template, load_templates
 from banatie.enhancement.vocabulary import Vocabulary
 
@@ -83,7 +83,7 @@ def test_phrases_join_with_commas_or_begin_anew(text: str, joined: str) -> None:
     assert join_phrases(text, []) == text
 
 
-def test_tags_are_put_back_behind_everything(vocabulary: Vocabulary) -> None:
-    subject = parse_prompt("a cat <lora:fur:0.8>, on a sofa", vocabulary)
-    assert subject.tags == ("<lora:fur:0.8>",)
-    assert append_tags("a cat, soft fur", subject) == "a cat, soft fur <lora:fur:0.8>"
+def test_tags_are_no_words(vocabulary: Vocabulary) -> None:
+    subject = parse_prompt("draw a cat <lora:fur:0.8>, on a sofa", vocabulary)
+    assert subject.text == "a cat, on a sofa"
+    assert "fur" not in subject.words

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from banatie.records import EnhancementNote, Image, LoraUse
+from banatie.records import EnhancementNote, Image, LoraUse, Submission
 from banatie.store.claims import Claims
 
 NOTE = EnhancementNote("general", "small", "guided", 0.5)
@@ -233,3 +233,18 @@ def test_what_another_enhances_again_is_not_given_up_meanwhile(submit, claims, o
     assert claims.fail_exhausted(0, 5) == 0
     assert generations.find(made).stage == "enhance"
     assert others.holds(made)
+
+
+def test_warnings_are_added_to_those_that_the_row_has(
+    generations, claims, project_id, paint
+) -> None:
+    submitted = generations.submit(
+        project_id, Submission("a cat"), 1, queue_size=9, warnings=("a tag was left out",)
+    )
+    generation = submitted.generation
+    claims.claim("enhance", 2)
+    claims.finish_enhancement(generation.id, prompt="a cat", note=None, warning="slow", now=3)
+    assert generations.find(generation.id).warnings == ("a tag was left out", "slow")
+    done = paint("6f9619ff-8b86-4d01-b42d-00cf4fc964ff")
+    assert done.id == generation.id
+    assert generations.find(generation.id).warnings == ("a tag was left out", "slow")

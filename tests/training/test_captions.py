@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from training.captions import SHADES, all_words, write_caption
+from training.captions import SHADES, all_words, known_words, write_caption
+from training.exporting import write_known_words
 from training.scene_catalog import OBJECTS, SETTINGS, Scene
 from training.text_encoders import build_tokenizer, random_caption_scene
+
+from banatie.models.bundled import bundled_models_dir
+from banatie.models.known_words import FILE
 
 
 def test_a_caption_names_its_object_and_colour() -> None:
@@ -40,3 +44,11 @@ def test_unknown_text_becomes_known_pieces(tmp_path: Path) -> None:
     assert ids.count(tokenizer.eos_token_id) == 1
     assert ids[-1] == tokenizer.eos_token_id
     assert len(ids) > 6
+
+
+def test_the_bundled_model_lists_what_the_captions_name(tmp_path: Path) -> None:
+    write_known_words(tmp_path)
+    shipped = bundled_models_dir() / "banatie-small" / FILE
+    assert (tmp_path / FILE).read_text() == shipped.read_text()
+    assert {*OBJECTS} <= {*known_words()["objects"]}
+    assert {*SETTINGS} - {"white"} <= {*known_words()["settings"]}

@@ -8,6 +8,7 @@ from PIL import Image
 from banatie.devices.memory_plan import Plan
 from banatie.errors import ServiceUnavailable
 from banatie.models.import_file import import_model
+from banatie.models.known_words import FILE
 from banatie.records import LoraUse
 from tests.support.single_files import write_lora
 from tests.worker.conftest import raising
@@ -40,6 +41,43 @@ def test_a_picture_is_painted_with_its_loras_and_says_so(bench, model_folder, su
     assert plain.tobytes() == again.tobytes() != inked.tobytes()
     assert inked.text["parameters"].startswith("a car <lora:ink:-0.5>\nSteps: 1,")
     assert plain.text["parameters"].startswith("a car\nSteps: 1,")
+
+
+def test_tags_are_neither_read_as_words_nor_written_into_the_file(bench, submit, generations):
+    tag = "<lora:none:0.8>"
+    made = [
+        submit(f"a car{tag}", auto_enhance=False, steps=1, seed=7, negative_prompt=f"x {tag}"),
+        submit("a car", auto_enhance=False, steps=1, seed=7, negative_prompt="x"),
+        submit(f"a car {tag}", steps=1, seed=7),
+    ]
+    bench.enhance.run_waiting()
+    bench.paint.run_waiting()
+    done = [generations.find(each.id) for each in made]
+    assert done[0].prompt == done[0].original_prompt == f"a car{tag}"
+    assert done[2].original_prompt == f"a car {tag}"
+    tagged, plain, enhanced = (
+        Image.open(bench.files.path(each.image.storage_key)) for each in done
+    )
+    assert tagged.tobytes() == plain.tobytes()
+    assert tagged.text == plain.text
+    assert "lora" not in enhanced.text["parameters"]
+
+
+def test_a_model_with_few_words_says_when_a_prompt_names_none_of_them(
+    bench, submit, generations, model_folder
+):
+    words = bench.model.folder / FILE
+    words.write_text('{"objects": ["fox", "ice cream"]}')
+    try:
+        made = [submit(text, auto_enhance=False, steps=1) for text in ("a violin", "a red FOX")]
+        bench.paint.run_waiting()
+    finally:
+        words.unlink()
+    unknown, known = (generations.find(each.id) for each in made)
+    assert known.warnings == ()
+    [warning] = unknown.warnings
+    assert warning.startswith("The model sdxl knows nothing that this prompt names")
+    assert "`banatie models pull sdxl-lightning-4step`" in warning
 
 
 def test_a_lora_that_is_gone_fails_its_picture_alone(bench, submit, generations):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from PIL import Image
+
+from banatie.models.catalog import Catalog
+from banatie.worker.paint import JobBuilder
+from banatie.worker.save import BLANK, PaintedJob
 
 
 def test_metadata_can_be_left_out(make_bench, submit, generations):
@@ -14,6 +19,22 @@ def test_metadata_can_be_left_out(make_bench, submit, generations):
     done = generations.find(made.id)
     with Image.open(bench.files.path(done.image.storage_key)) as picture:
         assert picture.info == {}
+
+
+@pytest.mark.parametrize(("spread", "is_blank"), [(0, True), (4, True), (40, False)])
+def test_a_picture_of_one_colour_is_told(bench, submit, generations, spread, is_blank):
+    made = submit(auto_enhance=False, steps=1)
+    job = JobBuilder(bench.model, Catalog(bench.model.folder.parent)).build(made)
+    # Half of the picture is as much lighter as the spread says.
+    picture = Image.new("RGB", (32, 32), (90, 90, 90))
+    picture.paste((90 + spread, 90, 90), (0, 0, 16, 32))
+    [claimed] = bench.rows.claim_batch(1)
+    bench.rows.claims.start_painting(made.id, model="m", steps=1, guidance_scale=1.0, now=2)
+    bench.save.submit([PaintedJob(claimed, job, picture, 0.0, 1.0, ("told before",))])
+    bench.save.wait()
+    done = generations.find(made.id)
+    assert done.status == "success"
+    assert done.warnings == ("told before", *([BLANK] if is_blank else []))
 
 
 def test_a_picture_is_saved_while_the_next_is_painted(bench, submit, generations, monkeypatch):
