@@ -32,7 +32,6 @@ SCHEDULERS = (
     "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
     "DPMSolverSinglestepScheduler",
     "EDMDPMSolverMultistepScheduler",
     "EDMEulerScheduler",
@@ -42,7 +41,6 @@ SCHEDULERS = (
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
     "LCMScheduler",
-    "LMSDiscreteScheduler",
     "PNDMScheduler",
     "SASolverScheduler",
     "TCDScheduler",
@@ -50,7 +48,7 @@ SCHEDULERS = (
 )
 """The diffusers schedulers that a Stable Diffusion XL pipeline can paint with."""
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
-_CHANNELS = {9: " for inpainting", 8: " for editing images"}
+_PURPOSES = {9: " for inpainting", 8: " for editing images"}
 
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?(\.fp16)?\.safetensors"
@@ -133,21 +131,18 @@ def _check_scheduler(folder: Path, index: Mapping[str, Any]) -> None:
 
 
 def _check_unet(folder: Path) -> None:
-    """Raises ModelBroken for a UNet or a VAE with other channels than plain pictures have."""
+    """Raises ModelBroken for a UNet that takes more, or other, than the VAE's latents."""
     file = folder / "unet" / "config.json"
-    channels = _read_config(file).get("in_channels", 4)
-    if channels != 4:
-        raise ModelBroken(
-            f"{file} describes a UNet{_CHANNELS.get(channels, '')} with {channels} input channels, "
-            "and Banatie paints with 4; use the base version of the model"
-        )
-    file = folder / "vae" / "config.json"
-    channels = _read_config(file).get("latent_channels", 4)
-    if channels != 4:
-        raise ModelBroken(
-            f"{file} describes a VAE with {channels} latent channels, and Stable Diffusion XL has "
-            "4; use the base version of the model"
-        )
+    unet, vae = _read_config(file), _read_config(folder / "vae" / "config.json")
+    latent = vae.get("latent_channels", 4)
+    for direction in ("in", "out"):
+        channels = unet.get(f"{direction}_channels", 4)
+        if channels != latent:
+            purpose = _PURPOSES.get(channels, "") if direction == "in" else ""
+            raise ModelBroken(
+                f"{file} describes a UNet{purpose} with {channels} {direction}put channels, but "
+                f"the VAE has {latent}; use the base version of the model"
+            )
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -353,7 +353,8 @@ def test_a_prediction_is_for_checkpoints_alone(pipeline, models, tmp_path):
         ("scheduler/scheduler_config", {"prediction_type": "x"}, "predicts 'x', and not one of"),
         ("model_index", {"scheduler": ["diffusers", "MyScheduler"]}, "names the scheduler MySched"),
         ("unet/config", {"in_channels": 9}, "a UNet for inpainting with 9 input channels"),
-        ("vae/config", {"latent_channels": 16}, "a VAE with 16 latent channels"),
+        ("vae/config", {"latent_channels": 16}, "with 4 input channels, but the VAE has 16"),
+        ("unet/config", {"out_channels": 8}, "a UNet with 8 output channels, but the VAE has 4"),
     ],
 )
 def test_a_folder_that_no_picture_could_be_painted_with_is_refused_by_name(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from banatie.errors import ModelBroken, PaintingError
+from banatie.models.validate import SCHEDULERS
 from banatie.painting.painter import Painter
 from tests.support.tiny_models import edit_json
 from tests.support.tiny_painter import (
@@ -33,6 +34,18 @@ def test_each_step_is_reported_once_and_in_order(folder: Path, scheduler: str) -
         reported: list[tuple[int, int]] = []
         painter.paint(dataclasses.replace(JOB, steps=number), recorder(reported))
         assert reported == [(step, number) for step in range(1, number + 1)]
+
+
+# Of diffusers' own use of numpy.
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_each_scheduler_that_an_import_accepts_paints(folder: Path, scheduler: str) -> None:
+    use_scheduler(folder, scheduler)
+    if scheduler.startswith("EDM"):
+        # The noise levels have other meanings there, and no default.
+        config = folder / "scheduler" / "scheduler_config.json"
+        edit_json(config, sigma_min=0.002, sigma_max=80.0)
+    assert paint(load(folder), steps=4)
 
 
 def test_more_steps_than_the_scheduler_knows_are_refused(folder: Path) -> None:

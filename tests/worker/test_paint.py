@@ -26,7 +26,8 @@ def test_a_picture_is_painted_with_its_loras_and_says_so(bench, model_folder, su
     folder = model_folder
     layer = "unet.mid_block.attentions.0.proj_in"
     write_lora(folder / "ink.safetensors", {layer: torch.Size((16, 16))}, rank=4, alpha=None)
-    import_model(folder / "ink.safetensors", folder, lambda line: None)
+    configs = bench.model.folder
+    import_model(folder / "ink.safetensors", folder, lambda line: None, configs=configs)
     loras = (LoraUse("ink", -0.5),)
     made = [
         submit("a car", auto_enhance=False, steps=1, seed=7, loras=use) for use in ((), loras, ())
