@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import psutil
-
 from banatie.config import Config
+from banatie.devices.host_limits import memory_total
 from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ConfigError
 from banatie.models.catalog import Catalog
@@ -321,7 +320,7 @@ def _memory(
     if plan.needed <= free:
         yield Finding("memory", "ok", found)
         return
-    if runtime.device == "cpu" and plan.needed > psutil.virtual_memory().total:
+    if runtime.device == "cpu" and plan.needed > memory_total():
         yield Finding("memory", "FAIL", found, "set painting.model to a smaller one")
         return
     yield Finding(

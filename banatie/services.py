@@ -12,6 +12,7 @@ from banatie.jobs import JobQueue, Stage
 from banatie.models.catalog import Catalog
 from banatie.store.backup import finish_restore
 from banatie.store.database import Database
+from banatie.store.disk import fill_reserve
 from banatie.store.files import Files
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
@@ -42,10 +43,12 @@ class Services:
 def open_services(config: Config, clock: Callable[[], int]) -> Services:
     """Open the data folder, which is created and migrated if need be, and build the objects."""
     data = config.storage.data
-    data.mkdir(parents=True, exist_ok=True)
+    # Prompts and pictures are nobody else's.
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     finish_restore(data)
     database = Database(data / "banatie.db")
     database.migrate()
+    fill_reserve(data)
     generations, files = Generations(database), Files(data / "storage")
     stages: tuple[Stage, ...] = get_args(Stage)
     queues = {stage: JobQueue(stage, data) for stage in stages}

@@ -61,6 +61,6 @@ def open_database(context: click.Context) -> Database:
     from banatie.store.database import Database
 
     data = config_of(context).storage.data
-    data.mkdir(parents=True, exist_ok=True)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     finish_restore(data)
     return Database(data / "banatie.db")

@@ -18,10 +18,11 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from banatie.errors import GenerationNotFound, QueueFull, ValidationError
+from banatie.errors import DiskFull, GenerationNotFound, QueueFull, ValidationError
 from banatie.limits import MAX_SEED
 from banatie.records import CANCELLED, Generation, Submission
 from banatie.store.database import Database
+from banatie.store.disk import is_full
 from banatie.store.generation_rows import (
     SELECT,
     count_waiting,
@@ -77,10 +78,13 @@ class Generations:
     ) -> Submitted:
         """Insert a pending row, unless the same request came before.
 
-        Raises QueueFull if `queue_size` rows are pending already, and ValidationError if the
-        idempotency key was used with another body.
+        Raises QueueFull if `queue_size` rows are pending already, DiskFull, and ValidationError if
+        the idempotency key was used with another body.
         """
         row = _pending_row(project_id, submission, now, request_id)
+        if is_full(self._database.path.parent):
+            # Its picture could not be saved, and what room there is serves to delete others.
+            raise DiskFull
         with self._database.writing() as connection:
             if idempotent is not None:
                 earlier = _find_earlier(connection, idempotent, now)
@@ -184,7 +188,8 @@ class Generations:
 
         Raises GenerationNotFound.
         """
-        with self._database.writing() as connection:
+
+        def delete(connection: sqlite3.Connection) -> str | None:
             deleted = connection.execute(
                 "DELETE FROM generations WHERE id = ? AND project_id = ? RETURNING image_id",
                 (generation_id, project_id),
@@ -193,6 +198,8 @@ class Generations:
                 raise GenerationNotFound(generation_id)
             image_id = deleted["image_id"]
             return delete_image(connection, image_id) if image_id else None
+
+        return self._database.free_space(delete)
 
     def delete_of_image(self, image_id: str) -> None:
         """Delete an image that exists, and its generation."""

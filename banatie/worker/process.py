@@ -37,6 +37,7 @@ from banatie.store.locks import ExclusiveRole, live_workers, register_worker
 from banatie.store.workers import Workers, WorkerState
 from banatie.worker.claimed_rows import ClaimedRows
 from banatie.worker.housekeeping import Heartbeat, Housekeeping
+from banatie.worker.watchdog import Activity, Watchdog, take_standard_output
 
 if TYPE_CHECKING:
     from huey.consumer import Consumer
@@ -54,6 +55,10 @@ ROUND_SECONDS = 2.0
 """How far apart the rounds of housekeeping are."""
 GRACE_SECONDS = 4.0
 """How long the threads get to finish when the worker stops."""
+HUNG_SECONDS = 900.0
+"""Far longer than a step or a compilation takes on a GPU."""
+HUNG_ON_CPU_SECONDS = 3600.0
+"""On a slow CPU, a step or the VAE takes minutes, and longer while memory is swapped."""
 
 
 def run_worker(
@@ -62,9 +67,11 @@ def run_worker(
     *,
     device: str | None = None,
     until_stdin_closes: bool = False,
+    heartbeat: bool = False,
 ) -> None:
     """Work until SIGTERM or SIGINT, or until standard input closes; then end the process.
 
+    With `heartbeat`, standard output is a pipe to the supervisor, which reads heartbeats from it.
     Without a `device` it takes the first of the settings, and has to be the only worker. Raises
     DataFolderBusy when it is not, or while a restore runs; DataFolderUnusable; and ModelError when
     the language model hangs.
@@ -74,10 +81,11 @@ def run_worker(
         # Compiled code is found again after a restart. Read when torch is imported.
         folder = (config.storage.data / "compiled").absolute()
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    watchdog = Watchdog(take_standard_output() if heartbeat else None)
     # Short, since it is part of a socket's path, whose length is limited.
     worker_id = secrets.token_hex(6)
     with register_worker(config.storage.data, worker_id, alone=device is None):
-        worker = Worker(config, clock, worker_id, device)
+        worker = Worker(config, clock, worker_id, device, watchdog)
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, lambda *_: worker.stop())
         if until_stdin_closes:
@@ -106,13 +114,19 @@ class Worker:
     """One worker's life."""
 
     def __init__(
-        self, config: Config, clock: Callable[[], int], worker_id: str, device: str | None
+        self,
+        config: Config,
+        clock: Callable[[], int],
+        worker_id: str,
+        device: str | None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._device = device
         self._stop = threading.Event()
         self._is_loaded = False
+        self._watchdog = watchdog or Watchdog()
         data = config.storage.data
         self._database = Database(data / "banatie.db")
         self._files = Files(data / "storage")
@@ -135,11 +149,13 @@ class Worker:
 
     def run(self) -> None:
         """Recover, load, and work until stopped. Raises ModelError on a hung model."""
+        self._watchdog.start(self._stop)
         self._recover()
         self._heartbeat.start(self._stop)
         try:
             stages = self._load()
             self._is_loaded = True
+            self._watchdog.report_loaded()
             if stages is None:
                 self._stop.wait()
             else:
@@ -191,7 +207,9 @@ class Worker:
             runtime = choose_runtime(device, painting.threads, sharing)
         self._heartbeat.device_memory = partial(device_memory, runtime.device)
         placement = self._load_models(model, runtime, sharing)
-        stages = self._build_stages(catalog, model, placement)
+        limit = HUNG_ON_CPU_SECONDS if runtime.device == "cpu" else HUNG_SECONDS
+        painting = self._watchdog.watch("the painting", limit)
+        stages = self._build_stages(catalog, model, placement, painting)
         self._heartbeat.placement = placement
         self._heartbeat.state = replace(
             self._heartbeat.state, state="ready", device=runtime.device, painting_model=model.name
@@ -239,7 +257,11 @@ class Worker:
             return None
 
     def _build_stages(
-        self, catalog: Catalog, model: PaintingModel, placement: ModelPlacement
+        self,
+        catalog: Catalog,
+        model: PaintingModel,
+        placement: ModelPlacement,
+        painting: Activity,
     ) -> _Stages:
         """The stages, each with what it needs."""
         from banatie.worker.enhance import EnhanceStage
@@ -255,7 +277,9 @@ class Worker:
             enhance=EnhanceStage(
                 rows, placement, config.enhancement.time_limit, self._readers.notify_painter
             ),
-            paint=PaintStage(rows, placement, jobs, save, previews=config.painting.previews),
+            paint=PaintStage(
+                rows, placement, jobs, save, painting, previews=config.painting.previews
+            ),
             save=save,
         )
 
@@ -264,7 +288,8 @@ class Worker:
         if self._language_role.is_mine:
             self._readers.start("enhance", stages.enhance.run_waiting)
         self._heartbeat.report()
-        while not (is_hung := self._do_round(stages)):
+        housekeeping = self._watchdog.watch("the housekeeping", HUNG_SECONDS)
+        while not (is_hung := self._do_round(stages, housekeeping)):
             if self._stop.wait(ROUND_SECONDS):
                 break
         self._rows.stopping.set()
@@ -274,13 +299,14 @@ class Worker:
         if is_hung:
             raise ModelError("the language model hangs; the worker has to restart")
 
-    def _do_round(self, stages: _Stages) -> bool:
+    def _do_round(self, stages: _Stages, activity: Activity) -> bool:
         """Watch the language model and do the housekeeping; True if the language model hangs."""
         try:
-            if stages.enhance.recover_hung():
-                return True
-            self._housekeeping.run(self._readers.queues)
-            self._take_language_role(stages)
+            with activity.working():
+                if stages.enhance.recover_hung():
+                    return True
+                self._housekeeping.run(self._readers.queues)
+                self._take_language_role(stages)
         except BanatieError as error:
             # A disk that is full now may have room in the next round.
             logger.warning("housekeeping failed and will be tried again: %s", error)
@@ -341,7 +367,8 @@ def _blaming(what: str) -> Iterator[None]:
 
 
 def _wait_for_stdin() -> None:
-    while sys.stdin.buffer.read(1):
+    # Not through sys.stdin, whose lock the interpreter would wait for when it ends by an error.
+    while os.read(sys.stdin.fileno(), 1):
         pass
     # To the main thread itself: only there is it noticed at once, and not after its next wait.
     main_thread = threading.main_thread().ident
