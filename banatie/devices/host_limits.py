@@ -92,8 +92,10 @@ def _hierarchies(root: Path, controller: str) -> Iterator[tuple[str, str, str]]:
         fields, _, source = line.partition(" - ")
         top, mounted = fields.split(" ")[3:5]
         kind, *_, options = source.split(" ")
-        name = {"cgroup2": "", "cgroup": controller}.get(kind)
-        if name in paths and (kind == "cgroup2" or controller in options.split(",")):
+        is_version_2 = kind == "cgroup2"
+        name = "" if is_version_2 else controller
+        is_right = is_version_2 or (kind == "cgroup" and controller in options.split(","))
+        if is_right and name in paths:
             yield _unescaped(mounted), _unescaped(top), paths[name]
 
 

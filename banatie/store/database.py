@@ -74,6 +74,8 @@ class Database:
 
         Raises DatabaseUnusable when the file is not a database, or cannot be read or written.
         """
+        if (file := self.read_only_file()) is not None:
+            raise DatabaseUnusable(f"{file} cannot be written: it is read-only for this user")
         pending = self.pending()
         if not pending:
             return []
@@ -95,6 +97,13 @@ class Database:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
+    def read_only_file(self) -> Path | None:
+        """The first of the database's files that exists and that this user cannot write."""
+        files = (self.path.with_name(self.path.name + suffix) for suffix in ("", "-wal", "-shm"))
+        return next(
+            (each for each in files if each.exists() and not os.access(each, os.W_OK)), None
+        )
+
     def check(self, *, quick: bool = False) -> None:
         """Read the whole file; with `quick`, without comparing the indexes with their tables.
 
@@ -114,21 +123,21 @@ class Database:
             with closing(sqlite3.connect(path)) as copy:
                 self._connection().backup(copy)
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise _translate(error, self.path) from error
 
     def query(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """All rows of a statement that only reads."""
         try:
             return self._connection().execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise _translate(error, self.path) from error
 
     def first(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
         """The first row of a statement that only reads, if there is one."""
         try:
             row: sqlite3.Row | None = self._connection().execute(sql, parameters).fetchone()
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise _translate(error, self.path) from error
         return row
 
     def scalar(self, sql: str, parameters: Parameters = ()) -> int:
@@ -149,7 +158,7 @@ class Database:
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise _translate(error, self.path) from error
         # What was written into a deleted file is lost.
         self._check_files()
 
@@ -242,19 +251,20 @@ class Database:
         error = DatabaseDamaged if kind in _DAMAGE else DatabaseUnusable
         return error(f"The database {self.path} cannot be used: {reason}")
 
-    def _translate(self, error: sqlite3.Error) -> BanatieError:
-        """ServiceUnavailable for what may pass by itself, DatabaseUnusable for all others.
 
-        Their texts are fit for clients; SQLite's own words go to the log.
-        """
-        # The low byte is the kind; SQL that is wrong is kind 1 (https://sqlite.org/rescode.html).
-        kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if kind == sqlite3.SQLITE_FULL or (kind in _DISK_ERRORS and is_full(self.path.parent)):
-            return DiskFull()
-        if kind in _TRANSIENT_ERRORS:
-            return ServiceUnavailable(_TRANSIENT_ERRORS[kind])
-        logger.error("the database refused: %s", error)
-        return DatabaseUnusable("The database refused; the log says why")
+def _translate(error: sqlite3.Error, path: Path) -> BanatieError:
+    """ServiceUnavailable for what may pass by itself, DatabaseUnusable for all others.
+
+    Their texts are fit for clients; SQLite's own words go to the log.
+    """
+    # The low byte is the kind; SQL that is wrong is kind 1 (https://sqlite.org/rescode.html).
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if kind == sqlite3.SQLITE_FULL or (kind in _DISK_ERRORS and is_full(path.parent)):
+        return DiskFull()
+    if kind in _TRANSIENT_ERRORS:
+        return ServiceUnavailable(_TRANSIENT_ERRORS[kind])
+    logger.error("the database refused: %s", error)
+    return DatabaseUnusable("The database refused; the log says why")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

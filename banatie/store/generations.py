@@ -82,9 +82,7 @@ class Generations:
         the idempotency key was used with another body.
         """
         row = _pending_row(project_id, submission, now, request_id)
-        if is_full(self._database.path.parent):
-            # Its picture could not be saved, and what room there is serves to delete others.
-            raise DiskFull
+        _require_room(self._database)
         with self._database.writing() as connection:
             if idempotent is not None:
                 earlier = _find_earlier(connection, idempotent, now)
@@ -260,6 +258,12 @@ class Generations:
     ) -> Generation | None:
         with self._database.writing() as connection:
             return update(connection, assignments, where, values, now)
+
+
+def _require_room(database: Database) -> None:
+    """On a full disk no picture could be saved, and what room there is serves to delete others."""
+    if is_full(database.path.parent):
+        raise DiskFull
 
 
 def _pending_row(

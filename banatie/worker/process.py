@@ -33,6 +33,7 @@ from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files
 from banatie.store.keys import Keys
+from banatie.store.local_disk import check_locks
 from banatie.store.locks import ExclusiveRole, live_workers, register_worker
 from banatie.store.workers import Workers, WorkerState
 from banatie.worker.claimed_rows import ClaimedRows
@@ -77,6 +78,7 @@ def run_worker(
     the language model hangs.
     """
     stay_offline()
+    check_locks(config.storage.data)
     if config.painting.compile:
         # Compiled code is found again after a restart. Read when torch is imported.
         folder = (config.storage.data / "compiled").absolute()
@@ -208,8 +210,8 @@ class Worker:
         self._heartbeat.device_memory = partial(device_memory, runtime.device)
         placement = self._load_models(model, runtime, sharing)
         limit = HUNG_ON_CPU_SECONDS if runtime.device == "cpu" else HUNG_SECONDS
-        painting = self._watchdog.watch("the painting", limit)
-        stages = self._build_stages(catalog, model, placement, painting)
+        activity = self._watchdog.watch("the painting", limit)
+        stages = self._build_stages(catalog, model, placement, activity)
         self._heartbeat.placement = placement
         self._heartbeat.state = replace(
             self._heartbeat.state, state="ready", device=runtime.device, painting_model=model.name
@@ -230,7 +232,7 @@ class Worker:
     def _load_models(self, model: PaintingModel, runtime: Runtime, sharing: int) -> ModelPlacement:
         from banatie.worker.placement import ModelPlacement
 
-        language_model = self._language_model() if self._language_role.acquire() else None
+        language_model = _language_model(self._config) if self._language_role.acquire() else None
         try:
             with _blaming(f"The model {Path(self._config.painting.model).name!r}"):
                 return ModelPlacement.load(
@@ -245,23 +247,12 @@ class Worker:
             self._language_role.release()
             raise
 
-    def _language_model(self) -> LanguageModel | None:
-        """The settings' language model; None, which is logged, if it is not installed."""
-        try:
-            return Catalog(self._config.storage.models).language_model(
-                self._config.enhancement.model
-            )
-        except BanatieError as error:
-            # Pictures are painted without it, with a warning in their records.
-            logger.error("no prompt will be enhanced: %s", error)
-            return None
-
     def _build_stages(
         self,
         catalog: Catalog,
         model: PaintingModel,
         placement: ModelPlacement,
-        painting: Activity,
+        activity: Activity,
     ) -> _Stages:
         """The stages, each with what it needs."""
         from banatie.worker.enhance import EnhanceStage
@@ -278,7 +269,7 @@ class Worker:
                 rows, placement, config.enhancement.time_limit, self._readers.notify_painter
             ),
             paint=PaintStage(
-                rows, placement, jobs, save, painting, previews=config.painting.previews
+                rows, placement, jobs, save, activity, previews=config.painting.previews
             ),
             save=save,
         )
@@ -317,7 +308,7 @@ class Worker:
         if self._language_role.is_mine or not self._language_role.acquire():
             return
         logger.info("the language model is loaded here now")
-        if language_model := self._language_model():
+        if language_model := _language_model(self._config):
             stages.placement.load_language_model(language_model)
         self._readers.start("enhance", stages.enhance.run_waiting)
         self._heartbeat.report()
@@ -355,6 +346,16 @@ class _QueueReaders:
                 thread.join(max(0.0, deadline - time.monotonic()))
         for queue in self.queues.values():
             queue.close()
+
+
+def _language_model(config: Config) -> LanguageModel | None:
+    """The settings' language model; None, which is logged, if it is not installed."""
+    try:
+        return Catalog(config.storage.models).language_model(config.enhancement.model)
+    except BanatieError as error:
+        # Pictures are painted without it, with a warning in their records.
+        logger.error("no prompt will be enhanced: %s", error)
+        return None
 
 
 @contextmanager

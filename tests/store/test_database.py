@@ -46,9 +46,13 @@ def test_a_file_that_is_deleted_or_replaced_takes_nothing_more(
 
 
 def test_a_file_deleted_during_a_transaction_is_no_success(database, tmp_path, project_id):
-    with pytest.raises(DatabaseGone), database.writing() as connection:
-        connection.execute("UPDATE organizations SET slug = 'other'")
-        (tmp_path / "banatie.db").unlink()
+    def write() -> None:
+        with database.writing() as connection:
+            connection.execute("UPDATE organizations SET slug = 'other'")
+            (tmp_path / "banatie.db").unlink()
+
+    with pytest.raises(DatabaseGone):
+        write()
 
 
 def test_the_words_of_sql_stay_in_the_log(database, caplog):
