@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import psutil
-
 from banatie.config import Config
+from banatie.devices.host_limits import memory_total
 from banatie.devices.memory_plan import PlacementPreferences
-from banatie.errors import BanatieError, ConfigError
+from banatie.errors import BanatieError, ConfigError, DatabaseDamaged
 from banatie.models.catalog import Catalog
 from banatie.models.disk_space import format_bytes
 from banatie.models.manifest import sha256_of
@@ -33,6 +32,7 @@ from banatie.models.validate import check_language_model, check_pipeline
 from banatie.offline import stay_offline
 from banatie.serve import find_address
 from banatie.store.database import Database
+from banatie.store.local_disk import disk_of, is_network_disk
 from banatie.store.workers import Workers, WorkerState, state_of
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ def _folder(data: Path) -> Finding:
     if not os.access(existing, os.W_OK | os.X_OK):
         remedy = "give the user who runs the server write permission, or set storage.data_dir"
         return Finding(check, "FAIL", f"{existing} is not writable for this user", remedy)
+    if is_network_disk(existing):
+        found = f"{data} is on a network disk, {disk_of(existing)}, where file locks may fail"
+        return Finding(check, "warn", found, "set storage.data_dir to a folder on a local disk")
     if existing != data.absolute():
         return Finding(check, "ok", f"{data} does not exist yet; `banatie serve` creates it")
     return Finding(check, "ok", f"{data} is writable")
@@ -125,10 +128,15 @@ def _database(path: Path, now: int) -> tuple[Finding, list[WorkerState]]:
         if had_no_log and log.exists():
             # A server has begun to write meanwhile, so the reading was inconsistent.
             return _database(path, now)
-        remedy = "stop the server and restore a backup: banatie restore FILE"
+        remedy = "see that the disk works, is a local one, and that this user may read the file"
+        if isinstance(error, DatabaseDamaged):
+            remedy = "stop the server and restore a backup: banatie restore FILE"
         return Finding("database", "FAIL", str(error), remedy), []
     finally:
         database.close()
+    if (file := database.read_only_file()) is not None:
+        remedy = "give the user who runs the server write permission for the file"
+        return Finding("database", "FAIL", f"{file} is read-only for this user", remedy), workers
     size = format_bytes(path.stat().st_size)
     if pending:
         remedy = "run: banatie migrate (`banatie serve` also does it)"
@@ -323,7 +331,7 @@ def _memory(
     if plan.needed <= free:
         yield Finding("memory", "ok", found)
         return
-    if runtime.device == "cpu" and plan.needed > psutil.virtual_memory().total:
+    if runtime.device == "cpu" and plan.needed > memory_total():
         yield Finding("memory", "FAIL", found, "set painting.model to a smaller one")
         return
     yield Finding(

@@ -13,9 +13,12 @@
     ├── QueueFull               as many generations wait as the configuration allows
     ├── GenerationFailed        a generation that was waited for has failed
     ├── ServiceUnavailable      the worker or the database is gone
+    │   ├── DiskFull            the data folder's disk has no room
+    │   └── DatabaseGone        the database's file was deleted or replaced while in use
     ├── DataFolderBusy          another process holds the data folder
     ├── DataFolderUnusable      the data folder cannot be written, or holds what must not be lost
     ├── DatabaseUnusable        not a Banatie database
+    │   └── DatabaseDamaged     the file is damaged
     ├── BackupUnusable          not a Banatie backup, or incomplete
     ├── ModelError              a model cannot be found, loaded or used
     │   ├── ModelNotFound       no such folder or catalog name
@@ -154,6 +157,23 @@ class ServiceUnavailable(BanatieError):
     code = "SERVICE_UNAVAILABLE"
 
 
+class DiskFull(ServiceUnavailable):
+    """The disk of the data folder has no room."""
+
+    def __init__(self) -> None:
+        super().__init__("The disk of the data folder is full; delete pictures or free disk space")
+
+
+class DatabaseGone(ServiceUnavailable):
+    """The database's file was deleted or replaced while it was in use."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database was deleted or replaced while it was in use; put it back, or restart the "
+            "server"
+        )
+
+
 class DataFolderBusy(BanatieError):
     """Another process holds the data folder."""
 
@@ -170,6 +190,10 @@ class DatabaseUnusable(BanatieError):
     """The database's file is no database, or not one of Banatie's."""
 
     code = "DATABASE_UNUSABLE"
+
+
+class DatabaseDamaged(DatabaseUnusable):
+    """The database's file has been damaged."""
 
 
 class BackupUnusable(BanatieError):

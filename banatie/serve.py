@@ -27,6 +27,7 @@ from banatie.config import Config
 from banatie.errors import ConfigError
 from banatie.services import Services, open_services
 from banatie.store.keys import Keys
+from banatie.store.local_disk import check_locks
 from banatie.store.locks import hold_role
 from banatie.supervisor import STOP_SECONDS, Supervisor
 
@@ -55,6 +56,7 @@ def serve(
     DataFolderUnusable and ConfigError.
     """
     ip_address = find_address(config)
+    check_locks(config.storage.data)
     with hold_role(config.storage.data, "serve"):
         services = open_services(config, clock)
         first_key = None

@@ -12,6 +12,7 @@ from banatie.jobs import JobQueue, Stage
 from banatie.models.catalog import Catalog
 from banatie.store.backup import finish_restore
 from banatie.store.database import Database
+from banatie.store.disk import fill_reserve
 from banatie.store.files import Files, make_data_folder
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
@@ -46,6 +47,7 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
     finish_restore(data)
     database = Database(data / "banatie.db")
     database.migrate()
+    fill_reserve(data)
     generations, files = Generations(database), Files(data / "storage")
     stages: tuple[Stage, ...] = get_args(Stage)
     queues = {stage: JobQueue(stage, data) for stage in stages}

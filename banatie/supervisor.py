@@ -1,8 +1,10 @@
 """The supervisor: keeps the workers of `serve` running, one for each device, and restarts them.
 
 A worker is a child process whose standard input is a pipe from here, so that it ends when this
-process does, however that happens. Only a worker can tell what `auto` stands for, since this
-process never imports torch: the first one takes the first device and names the others in its row.
+process does, however that happens. Its standard output is a pipe to here, for heartbeats: a worker
+that sends none any more is killed and replaced. Only a worker can tell what `auto` stands for,
+since this process never imports torch: the first one takes the first device and names the others in
+its row.
 """
 
 from __future__ import annotations
@@ -25,6 +27,16 @@ RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
 STEADY_SECONDS = 300.0
 """A worker that ran for this long is restarted without a delay."""
 STOP_SECONDS = 5.0
+PIPE_BYTES = 65_536
+READY_BEAT = b"r"
+"""What a worker sends once its models are loaded; see `banatie.worker.watchdog`."""
+CHECK_SECONDS = 5.0
+"""How long to wait for a heartbeat before a check counts as missed. Workers send one every 2 s."""
+MISSED_CHECKS = 12
+"""A worker that has missed so many in a row is hung. They are counted and not timed: when this
+process was suspended too, only one is missed."""
+MISSED_CHECKS_LOADING = 180
+"""The same for a worker that loads its models, which may hold up all of its threads."""
 DISCOVERY_SECONDS = 0.5
 """How often to look for the devices that the first worker finds, which takes it seconds."""
 
@@ -67,13 +79,19 @@ class Supervisor:
             # A worker that is given no device makes sure that it is the only one.
             options = ("--device", self._devices[number]) if len(self._devices) > 1 else ()
             process = await asyncio.create_subprocess_exec(
-                *self._command, *options, stdin=asyncio.subprocess.PIPE
+                *self._command,
+                *("--heartbeat", *options),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
             )
+            watching = asyncio.create_task(_kill_if_hung(process))
             try:
                 status = await process.wait()
             except asyncio.CancelledError:
                 await _stop(process)
                 raise
+            finally:
+                watching.cancel()
             # At once, instead of when its heartbeat is missed.
             await self._forget_dead()
             failures = 0 if loop.time() - started > STEADY_SECONDS else failures + 1
@@ -95,6 +113,28 @@ class Supervisor:
         # The disk may be full; the rows expire by themselves.
         with contextlib.suppress(BanatieError):
             await asyncio.to_thread(self._workers.forget_dead, self._is_alive)
+
+
+async def _kill_if_hung(process: asyncio.subprocess.Process) -> None:
+    """Kill the worker if it stops sending heartbeats; return when it has closed its output."""
+    assert process.stdout is not None
+    missed, limit = 0, MISSED_CHECKS_LOADING
+    while missed < limit:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                beats = await process.stdout.read(PIPE_BYTES)
+        except TimeoutError:
+            missed += 1
+            continue
+        if not beats:
+            return
+        missed, limit = 0, MISSED_CHECKS if beats.endswith(READY_BEAT) else MISSED_CHECKS_LOADING
+    seconds = missed * CHECK_SECONDS
+    logger.error(
+        "the worker (process %d) has not answered for %g s; killing it", process.pid, seconds
+    )
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -192,6 +193,21 @@ def test_a_worker_that_has_fallen_silent_is_none(examined, database):
     Workers(writer).report(WorkerState("w", 7, "ready", device="cpu"), NOW - 60_000)
     writer.close_checkpointed()
     assert "none is running" in examined()["worker"].found
+
+
+def test_a_restore_is_advised_only_for_damage(examined, tmp_path):
+    (tmp_path / "data" / "banatie.db").mkdir(parents=True)
+    finding = examined()["database"]
+    assert finding.state == "FAIL"
+    assert "restore" not in finding.remedy
+
+
+def test_a_network_disk_is_found(examined, monkeypatch):
+    share = SimpleNamespace(fstype="nfs4", mountpoint="/")
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: [share])
+    finding = examined()["data folder"]
+    assert finding.state == "warn"
+    assert "network disk, nfs4 at /" in finding.found
 
 
 def test_a_file_in_the_place_of_the_data_folder_is_found(examined, tmp_path):

@@ -22,14 +22,20 @@ from tests.support.polling import wait_until_async
 pytestmark = pytest.mark.anyio
 
 WORKER = """
-import os, sys
+import os, sys, threading
 from pathlib import Path
 from banatie.store.database import Database
 from banatie.store.locks import register_worker
 from banatie.store.workers import Workers, WorkerState
+from banatie.worker import watchdog
 
+watchdog.BEAT_SECONDS = 0.1
 data, found = Path(sys.argv[1]), tuple(filter(None, sys.argv[2].split(",")))
 told = sys.argv[sys.argv.index("--device") + 1] if "--device" in sys.argv else None
+dog = watchdog.Watchdog(watchdog.take_standard_output())
+if told != "loading":
+    dog.report_loaded()
+dog.start(threading.Event())
 with register_worker(data, str(os.getpid()), alone=False):
     state = WorkerState(
         str(os.getpid()),
@@ -129,6 +135,24 @@ async def test_the_first_says_what_there_is_and_the_others_follow(supervised, mo
         # It is known now, so the new one is told: it is not alone any more.
         after = await kept.until(told_a=1, told_b=1, told_c=1)
         assert after["told b"] == before["told b"]
+
+
+async def test_a_worker_that_hangs_is_killed_and_replaced_but_not_while_it_loads(
+    supervised, caplog, monkeypatch
+):
+    monkeypatch.setattr("banatie.supervisor.CHECK_SECONDS", 0.5)
+    monkeypatch.setattr("banatie.supervisor.MISSED_CHECKS", 3)
+    async with supervised("cpu", "loading") as kept:
+        before = await kept.until(told_cpu=1, told_loading=1)
+        [hung], [loading] = before["told cpu"], before["told loading"]
+        for pid in (hung, loading):
+            os.kill(pid, signal.SIGSTOP)
+        await wait_until_async(
+            lambda: kept().get("told cpu", [hung]) != [hung], "the hung worker to be replaced"
+        )
+        assert f"the worker (process {hung}) has not answered for 1.5 s; killing it" in caplog.text
+        assert kept()["told loading"] == [loading]
+        os.kill(loading, signal.SIGCONT)
 
 
 async def test_who_was_there_when_all_was_killed_is_forgotten(supervised, database):

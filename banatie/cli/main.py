@@ -90,13 +90,18 @@ def serve(context: click.Context, host: str | None, port: int | None, no_worker:
     "painting.devices.",
 )
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
+@click.option("--heartbeat", is_flag=True, hidden=True)
 @click.pass_context
-def worker(context: click.Context, device: str | None, until_stdin_closes: bool) -> None:
+def worker(
+    context: click.Context, device: str | None, until_stdin_closes: bool, heartbeat: bool
+) -> None:
     """Run one worker; `serve` starts one for each device."""
     from banatie.worker.process import run_worker
 
     config = config_of(context)
-    run_worker(config, now, device=device, until_stdin_closes=until_stdin_closes)
+    run_worker(
+        config, now, device=device, until_stdin_closes=until_stdin_closes, heartbeat=heartbeat
+    )
 
 
 @cli.command()

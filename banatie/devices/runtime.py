@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import psutil
 import torch
 
+from banatie.devices.host_limits import limited_threads, memory_available
 from banatie.errors import ConfigError
 
 # Some raise a plain RuntimeError: torch's allocator on the CPU, cuBLAS and cuDNN.
@@ -43,15 +43,18 @@ def present_devices() -> tuple[str, ...]:
 
 
 def choose_runtime(device: str = "auto", threads: int = 0, sharing: int = 1) -> Runtime:
-    """The runtime for `device` (auto, cuda, cuda:1, mps, cpu); 0 threads leave torch's own number.
+    """The runtime for `device` (auto, cuda, cuda:1, mps, cpu).
 
+    0 threads are torch's own number, or fewer where a container's limit allows fewer.
     `sharing` is how many processes share a CPU: each takes its part of that number. CUDA uses
     bfloat16 where the card supports it (Ampere and later), else float16; MPS float16; a CPU float32
     for the painting model and `fastest_cpu_dtype` for the language model. Raises ConfigError when
     the device cannot be used.
     """
-    if threads or sharing > 1:
-        torch.set_num_threads(threads or max(1, torch.get_num_threads() // sharing))
+    own = torch.get_num_threads()
+    chosen = threads or max(1, limited_threads(own) // sharing)
+    if chosen != own:
+        torch.set_num_threads(chosen)
     if device == "auto":
         device = present_devices()[0]
     try:
@@ -97,7 +100,7 @@ def memory_for_models(device: str) -> int:
         return total - used
     if device == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return psutil.virtual_memory().available
+    return memory_available()
 
 
 def free_memory(device: str) -> None:

@@ -15,12 +15,14 @@ killed has taken place completely or not at all. What the pictures and rows mean
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import io
 import os
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +38,7 @@ import banatie
 from banatie.errors import BackupUnusable, DatabaseUnusable, DataFolderUnusable
 from banatie.store.claims import Claims
 from banatie.store.database import Database
+from banatie.store.disk import RESERVE, is_read_only
 from banatie.store.files import Files, sync_folder
 from banatie.store.generations import Generations
 from banatie.store.images import Images
@@ -52,8 +55,10 @@ _PICTURE = re.compile(
 )
 _UNFINISHED = ".unfinished-"
 _UNPACKING, _READY, _REPLACED = "restore.part", "restore.ready", "replaced"
-_IGNORED = re.compile(rf".+\.lock|.+\.sock|{re.escape(_UNPACKING)}")
+_IGNORED = re.compile(rf".+\.lock|.+\.sock|{RESERVE}|{re.escape(_UNPACKING)}")
 """Files that an empty data folder may contain."""
+_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder"}
+_KINDS |= {stat.S_IFSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,11 @@ class _Header(msgspec.Struct, rename="camel"):
 def write_backup(data: Path, target: Path, now: int) -> Contents:
     """Back up the data folder into the file `target`, atomically, while it may be in use.
 
-    Each generation in it that succeeded has its picture. Raises DataFolderUnusable if there is
-    nothing to back up, and BackupUnusable if the file cannot be written.
+    Each generation in it that succeeded has its picture. Only the owner can read the file: it
+    holds prompts and pictures. Raises DataFolderUnusable if there is nothing to back up, and
+    BackupUnusable if the file cannot be written, or `target` is anything but a regular file.
     """
+    _refuse_special(target)
     finish_restore(data)
     if not (data / _DATABASE).is_file():
         raise DataFolderUnusable(f"{data} contains no database; is this the data folder?")
@@ -92,6 +99,7 @@ def write_backup(data: Path, target: Path, now: int) -> Contents:
         with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
             unfinished = Path(folder, "backup")
             with closing(_snapshot(data, Path(folder, _DATABASE), now)) as copy:
+                unfinished.touch(mode=0o600)
                 contents = _write(unfinished, copy, Files(data / _PICTURES), now)
             unfinished.replace(target)
             sync_folder(target.parent)
@@ -154,10 +162,31 @@ def finish_restore(data: Path) -> None:
         shutil.rmtree(ready, ignore_errors=True)
 
 
+def _refuse_special(target: Path) -> None:
+    """Renaming would replace a device, a pipe or a link by a file, and never write into it."""
+    try:
+        kind = stat.S_IFMT(target.lstat().st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BackupUnusable(f"{target} cannot be written: {error.strerror}") from error
+    if kind != stat.S_IFREG:
+        found = _KINDS.get(kind, "a device")
+        raise BackupUnusable(
+            f"{target} is {found}; name a regular file, or one that does not exist"
+        )
+
+
 def _snapshot(data: Path, path: Path, now: int) -> Database:
     """A copy of the database as it is now, migrated, with nothing claimed by a worker."""
-    with closing(Database(data / _DATABASE)) as live:
-        live.copy_to(path)
+    if not is_read_only(data):
+        with closing(Database(data / _DATABASE)) as live:
+            live.copy_to(path)
+    else:
+        # SQLite cannot open a database with a log there, but nobody changes it either.
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(data / (_DATABASE + suffix), f"{path}{suffix}")
     copy = Database(path)
     copy.check()
     copy.migrate()

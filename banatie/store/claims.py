@@ -167,16 +167,9 @@ class Claims:
         *,
         warnings: Sequence[str] = (),
     ) -> bool:
-        """End the row with its image, whose file must exist already; False if it is not held.
-
-        `warnings` are added to those that the row has.
-        """
+        """End the row with its image, whose file exists, and more warnings; False if not held."""
         with self._database.writing() as connection:
-            held = connection.execute(
-                "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?",
-                (generation_id, self.worker_id),
-            ).fetchone()
-            if held is None:
+            if not _is_held(connection, generation_id, self.worker_id):
                 return False
             insert_image(connection, image)
             update(
@@ -312,3 +305,8 @@ def _fail_exhausted(connection: sqlite3.Connection, max_retries: int, now: int) 
             logger.error("failed: %s", ended.error_message)
         failed += 1
     return failed
+
+
+def _is_held(connection: sqlite3.Connection, generation_id: str, worker_id: str) -> bool:
+    sql = "SELECT 1 FROM generations WHERE id = ? AND claimed_by = ?"
+    return connection.execute(sql, (generation_id, worker_id)).fetchone() is not None

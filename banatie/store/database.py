@@ -6,18 +6,33 @@ Each thread reads through a connection of its own. All threads write through one
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import sqlite_utils
 from filelock import FileLock
 
-from banatie.errors import BanatieError, DatabaseUnusable, ServiceUnavailable
+from banatie.errors import (
+    BanatieError,
+    DatabaseDamaged,
+    DatabaseGone,
+    DatabaseUnusable,
+    DiskFull,
+    ServiceUnavailable,
+)
+from banatie.store.disk import is_full, release_reserve
 from banatie.store.group_commit import GroupCommit
 from banatie.store.migrations import migrations
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_SECONDS = 60
 """How long a statement waits for another process's write: longer than a backup holds the file."""
@@ -25,16 +40,20 @@ BUSY_TIMEOUT_SECONDS = 60
 Parameters = Sequence[object] | Mapping[str, object]
 """The values of a statement's placeholders, by position or by name."""
 
+_DAMAGED = "The database is damaged; the server's owner has to restore a backup"
+_UNREACHABLE = "The database cannot be reached at the moment"
 _TRANSIENT_ERRORS = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_BUSY: _UNREACHABLE,
+    sqlite3.SQLITE_LOCKED: _UNREACHABLE,
+    sqlite3.SQLITE_READONLY: "The database cannot be written: its file or its disk is read-only",
+    sqlite3.SQLITE_IOERR: _UNREACHABLE,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_CANTOPEN: _UNREACHABLE,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
 }
+_DISK_ERRORS = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+"""What SQLite reports for a full disk, beside SQLITE_FULL."""
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class Database:
@@ -45,6 +64,9 @@ class Database:
         self.path = path
         self._read_only = read_only
         self._local = threading.local()
+        # The file and its write-ahead log as they were first opened.
+        self._file: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
         self._writer = GroupCommit(lambda: self._connect(any_thread=True))
 
     def migrate(self) -> list[str]:
@@ -52,6 +74,8 @@ class Database:
 
         Raises DatabaseUnusable when the file is not a database, or cannot be read or written.
         """
+        if (file := self.read_only_file()) is not None:
+            raise DatabaseUnusable(f"{file} cannot be written: it is read-only for this user")
         pending = self.pending()
         if not pending:
             return []
@@ -73,6 +97,13 @@ class Database:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
+    def read_only_file(self) -> Path | None:
+        """The first of the database's files that exists and that this user cannot write."""
+        files = (self.path.with_name(self.path.name + suffix) for suffix in ("", "-wal", "-shm"))
+        return next(
+            (each for each in files if each.exists() and not os.access(each, os.W_OK)), None
+        )
+
     def check(self, *, quick: bool = False) -> None:
         """Read the whole file; with `quick`, without comparing the indexes with their tables.
 
@@ -84,7 +115,7 @@ class Database:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
         if found != "ok":
-            raise DatabaseUnusable(f"The database {self.path} is damaged: {found}")
+            raise DatabaseDamaged(f"The database {self.path} is damaged: {found}")
 
     def copy_to(self, path: Path) -> None:
         """Copy the database as it is now into a new file, without blocking readers or writers."""
@@ -92,21 +123,21 @@ class Database:
             with closing(sqlite3.connect(path)) as copy:
                 self._connection().backup(copy)
         except sqlite3.Error as error:
-            raise _translate_error(error) from error
+            raise _translate(error, self.path) from error
 
     def query(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """All rows of a statement that only reads."""
         try:
             return self._connection().execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise _translate_error(error) from error
+            raise _translate(error, self.path) from error
 
     def first(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
         """The first row of a statement that only reads, if there is one."""
         try:
             row: sqlite3.Row | None = self._connection().execute(sql, parameters).fetchone()
         except sqlite3.Error as error:
-            raise _translate_error(error) from error
+            raise _translate(error, self.path) from error
         return row
 
     def scalar(self, sql: str, parameters: Parameters = ()) -> int:
@@ -120,13 +151,27 @@ class Database:
 
         Threads that write at the same time share one transaction, and so one wait for the disk.
         """
+        self._check_files()
         try:
             with self._writer.transaction() as connection:
                 yield connection
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as error:
-            raise _translate_error(error) from error
+            raise _translate(error, self.path) from error
+        # What was written into a deleted file is lost.
+        self._check_files()
+
+    def free_space(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Write what deletes something; on a full disk, into the reserve of `store.disk`."""
+        try:
+            with self.writing() as connection:
+                return work(connection)
+        except DiskFull:
+            if not release_reserve(self.path.parent):
+                raise
+        with self.writing() as connection:
+            return work(connection)
 
     def data_version(self) -> int:
         """A number that changes whenever another connection has changed the file."""
@@ -143,6 +188,8 @@ class Database:
             connection.close()
             del self._local.connection
         self._writer.close()
+        # SQLite deletes the log with the last connection.
+        self._log = None
 
     def close_checkpointed(self) -> None:
         """Close with everything in the database file and nothing in its write-ahead log."""
@@ -150,6 +197,7 @@ class Database:
         self.close()
 
     def _connection(self) -> sqlite3.Connection:
+        self._check_files()
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect()
@@ -169,7 +217,24 @@ class Database:
         # FULL, so that an accepted job survives a power cut and not only a crash.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        self._file = self._file or _identity(self.path)
+        self._log = self._log or self._log_identity()
         return connection
+
+    def _check_files(self) -> None:
+        """Raise DatabaseGone if another file, or none, is where the open one was.
+
+        The system keeps a deleted file for those who have it open: what they write into it is lost.
+        """
+        if self._read_only or self._file is None:
+            return
+        log = self._log_identity()
+        self._log = self._log or log
+        if _identity(self.path) != self._file or log != self._log:
+            raise DatabaseGone
+
+    def _log_identity(self) -> tuple[int, int] | None:
+        return _identity(self.path.with_name(self.path.name + "-wal"))
 
     def _connect_read_only(self) -> sqlite3.Connection:
         # Opening a database without a log would create one, unless it is declared immutable.
@@ -182,12 +247,30 @@ class Database:
         return connection
 
     def _unusable(self, reason: object) -> DatabaseUnusable:
-        return DatabaseUnusable(f"The database {self.path} cannot be used: {reason}")
+        kind = getattr(reason, "sqlite_errorcode", 0) & 0xFF
+        error = DatabaseDamaged if kind in _DAMAGE else DatabaseUnusable
+        return error(f"The database {self.path} cannot be used: {reason}")
 
 
-def _translate_error(error: sqlite3.Error) -> BanatieError:
-    """ServiceUnavailable for an error that may pass by itself, DatabaseUnusable for all others."""
+def _translate(error: sqlite3.Error, path: Path) -> BanatieError:
+    """ServiceUnavailable for what may pass by itself, DatabaseUnusable for all others.
+
+    Their texts are fit for clients; SQLite's own words go to the log.
+    """
     # The low byte is the kind; SQL that is wrong is kind 1 (https://sqlite.org/rescode.html).
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _TRANSIENT_ERRORS:
-        return ServiceUnavailable("The database cannot be reached at the moment")
-    return DatabaseUnusable(f"The database refused: {error}")
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if kind == sqlite3.SQLITE_FULL or (kind in _DISK_ERRORS and is_full(path.parent)):
+        return DiskFull()
+    if kind in _TRANSIENT_ERRORS:
+        return ServiceUnavailable(_TRANSIENT_ERRORS[kind])
+    logger.error("the database refused: %s", error)
+    return DatabaseUnusable("The database refused; the log says why")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What distinguishes a file from another one of the same name; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -61,9 +61,12 @@ def generated_key(organization_slug: str, project_id: str, image_id: str) -> str
 
 
 def make_data_folder(data: Path) -> None:
-    """Create the data folder if it does not exist. Raises DataFolderUnusable."""
+    """Create the data folder if it does not exist, for its owner alone: it holds prompts.
+
+    Raises DataFolderUnusable.
+    """
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DataFolderUnusable(
             f"the data folder {data.absolute()} cannot be created ({error.strerror}); run the "

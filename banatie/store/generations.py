@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from banatie.errors import GenerationNotFound, QueueFull, ValidationError
+from banatie.errors import DiskFull, GenerationNotFound, QueueFull, ValidationError
 from banatie.limits import MAX_SEED
 from banatie.records import CANCELLED, Generation, Submission
 from banatie.store.database import Database
+from banatie.store.disk import is_full
 from banatie.store.generation_rows import (
     SELECT,
     count_waiting,
@@ -80,11 +81,12 @@ class Generations:
         """Insert a pending row, unless the same request came before.
 
         `warnings` tell what of the request is not carried out. Raises QueueFull if `queue_size`
-        rows are pending already, and ValidationError if the idempotency key was used with another
-        body.
+        rows are pending already, DiskFull, and ValidationError if the idempotency key was used with
+        another body.
         """
         row = _pending_row(project_id, submission, now, request_id)
         row["warnings"] = json.dumps(warnings)
+        _require_room(self._database)
         with self._database.writing() as connection:
             if idempotent is not None:
                 earlier = _find_earlier(connection, idempotent, now)
@@ -93,11 +95,7 @@ class Generations:
             if count_waiting(connection) >= queue_size:
                 raise QueueFull(queue_size, SECONDS_PER_WAITING_JOB)
             row["revision"] = next_revision(connection)
-            connection.execute(
-                f"INSERT INTO generations ({', '.join(row)}) "
-                f"VALUES ({', '.join(f':{column}' for column in row)})",
-                row,
-            )
+            _insert(connection, row)
             if idempotent is not None:
                 connection.execute(
                     "INSERT INTO idempotent_requests VALUES (?, ?, ?, ?, NULL, ?)",
@@ -188,7 +186,8 @@ class Generations:
 
         Raises GenerationNotFound.
         """
-        with self._database.writing() as connection:
+
+        def delete(connection: sqlite3.Connection) -> str | None:
             deleted = connection.execute(
                 "DELETE FROM generations WHERE id = ? AND project_id = ? RETURNING image_id",
                 (generation_id, project_id),
@@ -197,6 +196,8 @@ class Generations:
                 raise GenerationNotFound(generation_id)
             image_id = deleted["image_id"]
             return delete_image(connection, image_id) if image_id else None
+
+        return self._database.free_space(delete)
 
     def delete_of_image(self, image_id: str) -> None:
         """Delete an image that exists, and its generation."""
@@ -259,6 +260,12 @@ class Generations:
             return update(connection, assignments, where, values, now)
 
 
+def _require_room(database: Database) -> None:
+    """On a full disk no picture could be saved, and what room there is serves to delete others."""
+    if is_full(database.path.parent):
+        raise DiskFull
+
+
 def _pending_row(
     project_id: str, submission: Submission, now: int, request_id: str | None
 ) -> dict[str, Any]:
@@ -307,3 +314,8 @@ def _find_earlier(
         )
     generation = find(connection, row["generation_id"])
     return Submitted(generation, is_new=False, answer=row["answer"])
+
+
+def _insert(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
+    columns, values = ", ".join(row), ", ".join(f":{column}" for column in row)
+    connection.execute(f"INSERT INTO generations ({columns}) VALUES ({values})", row)

@@ -130,7 +130,7 @@ class ExclusiveRole:
 def _held(data: Path, file: Path, command: str, timeout: float) -> Iterator[None]:
     lock = FileLock(file)
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock.acquire(timeout=timeout, poll_interval=0.01)
     except Timeout as error:
         raise DataFolderBusy(f"{_holder(file)} has {data}; stop it first") from error

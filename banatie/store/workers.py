@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import msgspec
@@ -82,6 +82,20 @@ class Workers:
             (now - HEARTBEAT_TIMEOUT_MILLISECONDS,),
         )
         return [_worker(row) for row in rows]
+
+    def silent(self, now: int, is_alive: Callable[[str], bool]) -> list[WorkerState]:
+        """The workers that live without a recent heartbeat: as broken, with their process ids."""
+        rows = self._database.query(
+            "SELECT * FROM workers WHERE seen_at <= ? ORDER BY device, id",
+            (now - HEARTBEAT_TIMEOUT_MILLISECONDS,),
+        )
+        found = []
+        for row in rows:
+            worker, seconds = _worker(row), (now - row["seen_at"]) // 1000
+            if is_alive(worker.id):
+                reason = f"The worker (process {worker.pid}) has not answered for {seconds} s"
+                found.append(replace(worker, state="broken", reason=reason))
+        return found
 
 
 def state_of(workers: Sequence[WorkerState]) -> Literal["ready", "starting", "broken", "gone"]:

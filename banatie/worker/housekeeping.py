@@ -21,6 +21,7 @@ from banatie.config import Config
 from banatie.errors import BanatieError
 from banatie.jobs import JobQueue, Stage
 from banatie.store.database import Database
+from banatie.store.disk import fill_reserve
 from banatie.store.files import Files
 from banatie.store.generations import Generations
 from banatie.store.locks import is_alive
@@ -109,6 +110,7 @@ class Housekeeping:
             logger.warning("requeued %d dropped generations", requeued)
         self._release_dead()
         self._delete_orphan_files()
+        fill_reserve(self._config.storage.data)
         # A message may be lost, a row never: there may be waiting rows without a message.
         for stage, queue in queues.items():
             if self._rows.claims.waiting(stage):

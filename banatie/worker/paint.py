@@ -30,6 +30,7 @@ from banatie.worker.claimed_rows import ClaimedRows
 from banatie.worker.outcome import Finished, StageAborted, record_unfinished, run_stage
 from banatie.worker.placement import ModelPlacement
 from banatie.worker.save import PaintedJob, SaveStage
+from banatie.worker.watchdog import Activity
 
 logger = logging.getLogger(__name__)
 
@@ -103,15 +104,17 @@ class PaintStage:
         placement: ModelPlacement,
         jobs: JobBuilder,
         save: SaveStage,
+        activity: Activity,
         *,
         previews: bool,
     ) -> None:
-        """With `previews`, the progress comes with a small picture."""
+        """`activity` is told of each step. With `previews`, the progress has a small picture."""
         self._rows = rows
         self._placement = placement
         self._painter = placement.painter
         self._jobs = jobs
         self._save = save
+        self._activity = activity
         self._previews = previews
 
     def run_waiting(self, _id: str = "") -> None:
@@ -180,7 +183,7 @@ class PaintStage:
     ) -> Sequence[PillowImage.Image | UnusablePicture] | None:
         """The pictures; None if memory ran out and they are to be painted again one by one."""
         try:
-            with self._placement.painting():
+            with self._activity.working(), self._placement.painting():
                 return self._painter.paint_batch(
                     [each.job for each in group], self._progress(group)
                 )
@@ -196,6 +199,7 @@ class PaintStage:
 
         def on_step(step: int, steps: int) -> None:
             nonlocal recorded
+            self._activity.progress()
             # A cancelled one is painted with the others of its batch, and then thrown away.
             if not any(self._rows.is_wanted(each.generation) for each in group):
                 raise StageAborted

@@ -33,10 +33,12 @@ from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files
 from banatie.store.keys import Keys
+from banatie.store.local_disk import check_locks
 from banatie.store.locks import ExclusiveRole, live_workers, register_worker
 from banatie.store.workers import Workers, WorkerState
 from banatie.worker.claimed_rows import ClaimedRows
 from banatie.worker.housekeeping import Heartbeat, Housekeeping
+from banatie.worker.watchdog import Activity, Watchdog, take_standard_output
 
 if TYPE_CHECKING:
     from huey.consumer import Consumer
@@ -54,6 +56,10 @@ ROUND_SECONDS = 2.0
 """How far apart the rounds of housekeeping are."""
 GRACE_SECONDS = 4.0
 """How long the threads get to finish when the worker stops."""
+HUNG_SECONDS = 900.0
+"""Far longer than a step or a compilation takes on a GPU."""
+HUNG_ON_CPU_SECONDS = 3600.0
+"""On a slow CPU, a step or the VAE takes minutes, and longer while memory is swapped."""
 
 
 def run_worker(
@@ -62,22 +68,26 @@ def run_worker(
     *,
     device: str | None = None,
     until_stdin_closes: bool = False,
+    heartbeat: bool = False,
 ) -> None:
     """Work until SIGTERM or SIGINT, or until standard input closes; then end the process.
 
+    With `heartbeat`, standard output is a pipe to the supervisor, which reads heartbeats from it.
     Without a `device` it takes the first of the settings, and has to be the only worker. Raises
     DataFolderBusy when it is not, or while a restore runs; DataFolderUnusable; and ModelError when
     the language model hangs.
     """
     stay_offline()
+    check_locks(config.storage.data)
     if config.painting.compile:
         # Compiled code is found again after a restart. Read when torch is imported.
         folder = (config.storage.data / "compiled").absolute()
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    watchdog = Watchdog(take_standard_output() if heartbeat else None)
     # Short, since it is part of a socket's path, whose length is limited.
     worker_id = secrets.token_hex(6)
     with register_worker(config.storage.data, worker_id, alone=device is None):
-        worker = Worker(config, clock, worker_id, device)
+        worker = Worker(config, clock, worker_id, device, watchdog)
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, lambda *_: worker.stop())
         if until_stdin_closes:
@@ -106,13 +116,19 @@ class Worker:
     """One worker's life."""
 
     def __init__(
-        self, config: Config, clock: Callable[[], int], worker_id: str, device: str | None
+        self,
+        config: Config,
+        clock: Callable[[], int],
+        worker_id: str,
+        device: str | None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._device = device
         self._stop = threading.Event()
         self._is_loaded = False
+        self._watchdog = watchdog or Watchdog()
         data = config.storage.data
         self._database = Database(data / "banatie.db")
         self._files = Files(data / "storage")
@@ -135,11 +151,13 @@ class Worker:
 
     def run(self) -> None:
         """Recover, load, and work until stopped. Raises ModelError on a hung model."""
+        self._watchdog.start(self._stop)
         self._recover()
         self._heartbeat.start(self._stop)
         try:
             stages = self._load()
             self._is_loaded = True
+            self._watchdog.report_loaded()
             if stages is None:
                 self._stop.wait()
             else:
@@ -191,7 +209,9 @@ class Worker:
             runtime = choose_runtime(device, painting.threads, sharing)
         self._heartbeat.device_memory = partial(device_memory, runtime.device)
         placement = self._load_models(model, runtime, sharing)
-        stages = self._build_stages(catalog, model, placement)
+        limit = HUNG_ON_CPU_SECONDS if runtime.device == "cpu" else HUNG_SECONDS
+        activity = self._watchdog.watch("the painting", limit)
+        stages = self._build_stages(catalog, model, placement, activity)
         self._heartbeat.placement = placement
         self._heartbeat.state = replace(
             self._heartbeat.state, state="ready", device=runtime.device, painting_model=model.name
@@ -212,7 +232,7 @@ class Worker:
     def _load_models(self, model: PaintingModel, runtime: Runtime, sharing: int) -> ModelPlacement:
         from banatie.worker.placement import ModelPlacement
 
-        language_model = self._language_model() if self._language_role.acquire() else None
+        language_model = _language_model(self._config) if self._language_role.acquire() else None
         try:
             with _blaming(f"The model {Path(self._config.painting.model).name!r}"):
                 return ModelPlacement.load(
@@ -227,19 +247,12 @@ class Worker:
             self._language_role.release()
             raise
 
-    def _language_model(self) -> LanguageModel | None:
-        """The settings' language model; None, which is logged, if it is not installed."""
-        try:
-            return Catalog(self._config.storage.models).language_model(
-                self._config.enhancement.model
-            )
-        except BanatieError as error:
-            # Pictures are painted without it, with a warning in their records.
-            logger.error("no prompt will be enhanced: %s", error)
-            return None
-
     def _build_stages(
-        self, catalog: Catalog, model: PaintingModel, placement: ModelPlacement
+        self,
+        catalog: Catalog,
+        model: PaintingModel,
+        placement: ModelPlacement,
+        activity: Activity,
     ) -> _Stages:
         """The stages, each with what it needs."""
         from banatie.worker.enhance import EnhanceStage
@@ -255,7 +268,9 @@ class Worker:
             enhance=EnhanceStage(
                 rows, placement, config.enhancement.time_limit, self._readers.notify_painter
             ),
-            paint=PaintStage(rows, placement, jobs, save, previews=config.painting.previews),
+            paint=PaintStage(
+                rows, placement, jobs, save, activity, previews=config.painting.previews
+            ),
             save=save,
         )
 
@@ -264,7 +279,8 @@ class Worker:
         if self._language_role.is_mine:
             self._readers.start("enhance", stages.enhance.run_waiting)
         self._heartbeat.report()
-        while not (is_hung := self._do_round(stages)):
+        housekeeping = self._watchdog.watch("the housekeeping", HUNG_SECONDS)
+        while not (is_hung := self._do_round(stages, housekeeping)):
             if self._stop.wait(ROUND_SECONDS):
                 break
         self._rows.stopping.set()
@@ -274,13 +290,14 @@ class Worker:
         if is_hung:
             raise ModelError("the language model hangs; the worker has to restart")
 
-    def _do_round(self, stages: _Stages) -> bool:
+    def _do_round(self, stages: _Stages, activity: Activity) -> bool:
         """Watch the language model and do the housekeeping; True if the language model hangs."""
         try:
-            if stages.enhance.recover_hung():
-                return True
-            self._housekeeping.run(self._readers.queues)
-            self._take_language_role(stages)
+            with activity.working():
+                if stages.enhance.recover_hung():
+                    return True
+                self._housekeeping.run(self._readers.queues)
+                self._take_language_role(stages)
         except BanatieError as error:
             # A disk that is full now may have room in the next round.
             logger.warning("housekeeping failed and will be tried again: %s", error)
@@ -291,7 +308,7 @@ class Worker:
         if self._language_role.is_mine or not self._language_role.acquire():
             return
         logger.info("the language model is loaded here now")
-        if language_model := self._language_model():
+        if language_model := _language_model(self._config):
             stages.placement.load_language_model(language_model)
         self._readers.start("enhance", stages.enhance.run_waiting)
         self._heartbeat.report()
@@ -331,6 +348,16 @@ class _QueueReaders:
             queue.close()
 
 
+def _language_model(config: Config) -> LanguageModel | None:
+    """The settings' language model; None, which is logged, if it is not installed."""
+    try:
+        return Catalog(config.storage.models).language_model(config.enhancement.model)
+    except BanatieError as error:
+        # Pictures are painted without it, with a warning in their records.
+        logger.error("no prompt will be enhanced: %s", error)
+        return None
+
+
 @contextmanager
 def _blaming(what: str) -> Iterator[None]:
     """Turn an expected error of the block into one that names what cannot be used."""
@@ -341,7 +368,8 @@ def _blaming(what: str) -> Iterator[None]:
 
 
 def _wait_for_stdin() -> None:
-    while sys.stdin.buffer.read(1):
+    # Not through sys.stdin, whose lock the interpreter would wait for when it ends by an error.
+    while os.read(sys.stdin.fileno(), 1):
         pass
     # To the main thread itself: only there is it noticed at once, and not after its next wait.
     main_thread = threading.main_thread().ident

@@ -144,7 +144,7 @@ def test_a_disk_without_room_loses_nothing_that_was_accepted(own_service: Faulty
     assert own_service.request("GET", "/api/v1/generations").status_code == 200
     own_service.wait_for(
         lambda: (
-            "be reached" in own_service.log.read_text()
+            "disk of the data folder is full" in own_service.log.read_text()
             or own_service.get(jobs[0]["id"])["errorMessage"]
         ),
         "the worker to notice",
@@ -162,6 +162,74 @@ def test_a_disk_without_room_loses_nothing_that_was_accepted(own_service: Faulty
     own_service.kill_worker(signal.SIGTERM)
     own_service.start_worker_and_wait()
     own_service.assert_files_match_records()
+
+
+def test_a_full_disk_is_said_and_pictures_can_be_deleted(own_service: FaultyService) -> None:
+    own_service.move_to_disk("5m")
+    own_service.start_worker_and_wait()
+    pictures = [own_service.paint("a cat") for _ in range(3)]
+    reserve = own_service.data / "reserve"
+    assert reserve.exists()
+    ballast = own_service.disk.fill()
+    health = own_service.health()
+    assert health.status_code == 503
+    assert "disk of the data folder is full" in health.json()["error"]["message"]
+    refused = own_service.request("POST", "/api/v1/generations", json={"prompt": "a cat", **PLAIN})
+    assert refused.status_code == 503
+    assert "disk of the data folder is full" in refused.json()["error"]["message"]
+    for picture in pictures:
+        path = f"/api/v1/generations/{picture['id']}"
+        answer = own_service.request("DELETE", path)
+        assert answer.status_code == 200, answer.text
+        assert own_service.request("GET", path).status_code == 404
+    assert own_service.files() == set()
+    ballast.unlink()
+    own_service.wait_for(lambda: own_service.health().status_code == 200, "health")
+    own_service.wait_for(reserve.exists, "the reserve")
+    own_service.paint("a dog")
+
+
+@pytest.mark.parametrize("is_put_back", [True, False])
+def test_a_database_deleted_under_the_server_accepts_nothing(
+    own_service: FaultyService, is_put_back: bool
+) -> None:
+    own_service.start_worker_and_wait()
+    own_service.paint("a cat")
+    trash = own_service.folder / "trash"
+    trash.mkdir()
+    for file in own_service.data.glob("banatie.db*"):
+        file.rename(trash / file.name)
+    answers = [
+        own_service.request("POST", "/api/v1/generations", json={"prompt": "a cat", **PLAIN}),
+        own_service.request("GET", "/api/v1/generations"),
+        own_service.health(),
+    ]
+    for answer in answers:
+        assert answer.status_code == 503, answer.text
+        assert "deleted or replaced" in answer.json()["error"]["message"]
+    assert not list(own_service.data.glob("banatie.db*"))
+    if is_put_back:
+        for file in trash.iterdir():
+            file.rename(own_service.data / file.name)
+    else:
+        own_service.kill_worker()
+        own_service.stop(own_service.server)
+        own_service.serve("--no-worker", ready=False)
+        own_service.start_worker_and_wait()
+    own_service.wait_for(lambda: own_service.health().status_code == 200, "health")
+    own_service.paint("a dog")
+    assert len(own_service.records()) == 1 + is_put_back
+
+
+def test_a_read_only_disk_is_backed_up_to_another(read_only: FaultyService) -> None:
+    file = read_only.folder / "banatie.tar"
+    made = read_only.run("backup", str(file))
+    assert (made.returncode, made.stderr) == (0, "")
+    assert "1 generations" in made.stdout
+    place = str(read_only.folder / "elsewhere")
+    restored = read_only.run("restore", str(file), BANATIE_STORAGE__DATA_DIR=place)
+    assert (restored.returncode, restored.stderr) == (0, "")
+    assert "1 generations" in restored.stdout
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import socket
 import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -361,3 +362,52 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in folder.rglob("*"):
         if path.is_file() and path.suffix not in (".lock", ".db-wal", ".db-shm"):
             yield path.relative_to(folder).as_posix(), path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("fifo", "a pipe"),
+        ("link", "a symbolic link"),
+        ("dangling", "a symbolic link"),
+        ("folder", "a folder"),
+        ("socket", "a socket"),
+        ("device", "a device"),
+    ],
+)
+def test_only_a_regular_file_is_replaced(data: Path, empty: Path, kind: str, named: str) -> None:
+    target = empty / "target"
+    if kind == "fifo":
+        os.mkfifo(target)
+    elif kind == "folder":
+        target.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(target))
+    elif kind == "device":
+        target = Path("/dev/full")
+    else:
+        target.symlink_to(empty / "other")
+        if kind == "link":
+            (empty / "other").write_bytes(b"not to be lost")
+    before = target.lstat()
+    with pytest.raises(BackupUnusable, match=rf"{target.name} is {named}; name a regular file"):
+        write_backup(data, target, 7)
+    after = target.lstat()
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+    assert {path.name for path in empty.iterdir()} <= {"target", "other"}
+
+
+def test_only_the_owner_can_read_a_backup_and_the_data(data: Path, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        file = tmp_path / "banatie.tar"
+        file.write_bytes(b"an older one that all can read")
+        file.chmod(0o644)
+        write_backup(data, file, 7)
+        restored = tmp_path / "restored"
+        restore_backup(file, restored)
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert restored.stat().st_mode & 0o777 == 0o700

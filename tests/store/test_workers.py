@@ -30,3 +30,12 @@ def test_several_workers_are_told_of_and_only_the_dead_are_forgotten(database):
     assert {worker.devices for worker in workers.present(1)} == {None, starting.devices}
     assert workers.forget_dead(lambda worker_id: worker_id in ("b", "z")) == 2
     assert workers.present(1) == [one, two]
+
+
+def test_a_worker_that_lives_without_a_heartbeat_is_broken_and_named(database):
+    workers = Workers(database)
+    for number, seen_at in enumerate((1_000, 2_000, 50_000)):
+        workers.report(WorkerState(f"w{number}", 40 + number, "ready"), seen_at)
+    [silent] = workers.silent(60_000, lambda worker_id: worker_id != "w0")
+    assert (silent.id, silent.state) == ("w1", "broken")
+    assert silent.reason == "The worker (process 41) has not answered for 58 s"

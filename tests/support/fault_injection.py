@@ -9,9 +9,11 @@ database and the clock are patched to kill the process, raise or count. A fault 
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -62,6 +64,31 @@ def die_at_step(counter_file: str, step: int, times: int = 1, word: str = "") ->
 
     _patch(Painter, "paint_batch", start)
     _patch(UNet2DConditionModel, "forward", denoise)
+
+
+def hang_at_step(step: int, word: str = "") -> None:
+    """Never return from this denoising step of a picture whose prompt contains `word`."""
+    steps = NEVER
+
+    def start(original: Callable, painter: Painter, jobs: Sequence[PaintJob], *rest: Any) -> Any:
+        nonlocal steps
+        steps = 0 if any(word in job.prompt for job in jobs) else NEVER
+        return original(painter, jobs, *rest)
+
+    def denoise(original: Callable, *arguments: Any, **more: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            threading.Event().wait()
+        return original(*arguments, **more)
+
+    _patch(Painter, "paint_batch", start)
+    _patch(UNet2DConditionModel, "forward", denoise)
+
+
+def shorten(module: str, name: str, value: float) -> None:
+    """Set a module's time limit."""
+    setattr(importlib.import_module(module), name, value)
 
 
 def die_before_notify(counter_file: str) -> None:

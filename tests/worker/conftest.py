@@ -23,6 +23,7 @@ from banatie.worker.enhance import EnhanceStage
 from banatie.worker.paint import JobBuilder, PaintStage
 from banatie.worker.placement import ModelPlacement
 from banatie.worker.save import Provenance, SaveStage
+from banatie.worker.watchdog import Activity
 
 torch.set_num_threads(1)
 
@@ -81,10 +82,11 @@ def make_bench(model_folder, loaded, claims, keys, tmp_path):
         provenance = Provenance(loaded.painter, model.name) if config.storage.metadata else None
         save = SaveStage(rows, files, keys.organization_of, provenance)
         notified: list[str] = []
+        painting = Activity("the painting", 3600)
         bench = Bench(
             rows,
             EnhanceStage(rows, placement, config.enhancement.time_limit, notified.append),
-            PaintStage(rows, placement, JobBuilder(model, catalog), save, previews=True),
+            PaintStage(rows, placement, JobBuilder(model, catalog), save, painting, previews=True),
             save,
             loaded.painter,
             enhancer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 from litestar import Response, Router, get
@@ -14,12 +15,14 @@ from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import banatie
-from banatie.api.dependencies import HttpRequest, app_state_of, in_thread
+from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread
 from banatie.api.query import check_query
 from banatie.api.responses import failures, json_response
 from banatie.api.schemas import ErrorBody, Id, No, Success, Wire
-from banatie.errors import DatabaseUnusable, ServiceUnavailable
+from banatie.errors import DatabaseUnusable, DiskFull, ServiceUnavailable
 from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, AspectRatio, TemplateName
+from banatie.store.disk import is_full
+from banatie.store.locks import is_alive
 from banatie.store.workers import WorkerState, state_of
 
 logger = logging.getLogger(__name__)
@@ -118,14 +121,20 @@ async def health(request: HttpRequest) -> Response[Success[HealthView]]:
     app = app_state_of(request)
     workers: list[WorkerState] = []
     state: ServiceState
+    problem: ServiceUnavailable | None = None
     try:
-        workers = await in_thread(app.workers.present, app.clock())
+        workers = await in_thread(_workers, app)
         state = state_of(workers)
-    except (ServiceUnavailable, DatabaseUnusable) as problem:
-        logger.error("the database cannot be used: %s", problem)
-        state = "database gone"
+    except (ServiceUnavailable, DatabaseUnusable) as found:
+        logger.error("the database cannot be used: %s", found)
+        state, problem = "database gone", found if isinstance(found, ServiceUnavailable) else None
+    if await in_thread(is_full, app.config.storage.data):
+        problem = DiskFull()
+    status: Literal["ok", "starting", "unavailable"] = "unavailable"
+    if problem is None:
+        status = "ok" if state == "ready" else "starting" if state == "starting" else status
     shown = HealthView(
-        status="ok" if state == "ready" else "starting" if state == "starting" else "unavailable",
+        status=status,
         version=banatie.__version__,
         uptime=round(time.monotonic() - app.started, 1),
         worker=state,
@@ -133,14 +142,15 @@ async def health(request: HttpRequest) -> Response[Success[HealthView]]:
         device=workers[0].device if workers else None,
         workers=_views(workers),
     )
-    if state == "ready":
+    if status == "ok":
         return json_response(Success(data=shown))
     reason = {
         "starting": "The worker is loading its models",
         "database gone": "The database cannot be used; the log says why",
         "gone": "No worker is running; `banatie serve` or `banatie worker` starts one",
     }.get(state) or next((worker.reason for worker in workers if worker.reason), None)
-    error = ErrorBody("SERVICE_UNAVAILABLE", reason or "The worker is broken; its log says why")
+    message = str(problem or reason or "The worker is broken; its log says why")
+    error = ErrorBody("SERVICE_UNAVAILABLE", message)
     return json_response(Unhealthy(error=error, data=shown), status=503)
 
 
@@ -171,7 +181,7 @@ async def info(request: HttpRequest) -> Response[Success[InfoView]]:
             requests_per_hour=quota.limit,
             requests_remaining=quota.remaining,
         )
-    workers = await in_thread(app.workers.present, app.clock())
+    workers = await in_thread(_workers, app)
     limits_view = LimitsView(
         requests_per_hour=app.config.limits.requests_per_hour,
         queue_size=app.config.limits.queue_size,
@@ -206,6 +216,12 @@ async def metrics(request: HttpRequest) -> Response[bytes]:
 def system_router() -> Router:
     """The routes that need no API key."""
     return Router("/", route_handlers=[health, info, metrics], tags=["System"])
+
+
+def _workers(app: AppState) -> list[WorkerState]:
+    """Those with a recent heartbeat, then those that live and don't answer."""
+    now, is_ours_alive = app.clock(), partial(is_alive, app.config.storage.data)
+    return app.workers.present(now) + app.workers.silent(now, is_ours_alive)
 
 
 def _models(workers: Sequence[WorkerState]) -> ModelsView:
