@@ -92,7 +92,7 @@ class Supervisor:
                 raise
             finally:
                 watching.cancel()
-            # At once, instead of when its heartbeat is missed.
+            # Does not wait for the heartbeat timeout.
             await self._forget_dead()
             failures = 0 if loop.time() - started > STEADY_SECONDS else failures + 1
             delay = RESTART_SECONDS[min(failures, len(RESTART_SECONDS)) - 1] if failures else 0.0

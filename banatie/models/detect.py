@@ -68,8 +68,8 @@ def detect(file: Path, width: int = SDXL_WIDTH) -> DetectedFile:
     """
     if file.suffix.lower() in PICKLE_SUFFIXES:
         raise ModelBroken(
-            f"{file.name} is a pickle, which can run any program that is hidden in it when it is "
-            "loaded, so it is not even opened; use the .safetensors version of the model"
+            f"{file.name} is a pickle file, which can execute code when it is loaded, so it is "
+            "not opened; use the .safetensors version of the model"
         )
     try:
         with file.open("rb") as opened:

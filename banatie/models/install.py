@@ -1,4 +1,4 @@
-"""The install protocol: how every model's folder appears below the models folder, and disappears.
+"""The install protocol: atomic installation and removal of model folders.
 
     lock  →  hidden folder  →  disk space  →  files  →  manifest  →  fsync  →  atomic rename
 
@@ -163,7 +163,10 @@ def require_installable(name: str) -> None:
 
 @contextmanager
 def _lock(models_dir: Path, name: str) -> Iterator[None]:
-    """Hold the model's lock, which dies with the process. Raises ModelError at once."""
+    """Hold the model's lock, which the kernel releases when the process ends.
+
+    Raises ModelError at once if another process holds it.
+    """
     try:
         with FileLock(models_dir / f".{name}.lock", timeout=0):
             yield

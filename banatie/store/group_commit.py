@@ -1,7 +1,7 @@
 """Group commit: threads that write at the same time share one transaction and one fsync.
 
 With `synchronous = FULL` a commit waits for the disk, some milliseconds each time. If every thread
-committed by itself, that would bound the number of writes a second. So one connection does all the
+committed by itself, the write rate would be limited by that. So one connection does all the
 writing of a process:
 
 1. A thread waits for the write lock. The first one begins a transaction, and with it a group.
@@ -58,7 +58,7 @@ class GroupCommit:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run the block's statements all or none; they are durable when this returns.
+        """Run the block atomically; its statements are durable when this returns.
 
         Raises sqlite3.Error if the transaction cannot be begun or committed.
         """

@@ -2,7 +2,8 @@
 
 Housekeeping releases the rows of dead workers, requeues dropped rows, sends messages for rows that
 wait without one, deletes orphan files and purges what has expired. All of it may fail while the
-database is away and is tried again in the next round. Knows no models and never imports torch.
+database is unavailable and is tried again in the next round. Knows no models and never imports
+torch.
 """
 
 from __future__ import annotations

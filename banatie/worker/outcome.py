@@ -55,7 +55,7 @@ class Failed:
 
     @property
     def message(self) -> str:
-        """Why, for the person who asked for the picture: nothing of the machine's insides."""
+        """Why, for the person who asked for the picture, without internal details."""
         if isinstance(self.error, BanatieError):
             return str(self.error)
         return f"Unexpected error: {type(self.error).__name__}; the worker's log has the traceback"
@@ -97,7 +97,7 @@ def log_unfinished(generation: Generation, outcome: Unfinished, started: float) 
             case Abandoned():
                 logger.info("abandoned", extra=seconds)
             case Dropped(error):
-                logger.warning("requeued: %s", error, extra=seconds)
+                logger.warning("not recorded, to be requeued: %s", error, extra=seconds)
             case Failed(error):
                 traceback = None if isinstance(error, BanatieError) else error
                 logger.error("failed: %s", outcome.message, exc_info=traceback, extra=seconds)

@@ -129,7 +129,7 @@ class PaintStage:
                 return
 
     def _paint_batch(self, batch: Sequence[Generation]) -> None:
-        """Paint these together, as far as their texts are of one length."""
+        """Paint these in groups of the same prompt length."""
         groups: dict[int, list[StartedJob]] = defaultdict(list)
         for generation in batch:
             if started := self._start(generation):
@@ -200,7 +200,7 @@ class PaintStage:
         def on_step(step: int, steps: int) -> None:
             nonlocal recorded
             self._activity.progress()
-            # A cancelled one is painted with the others of its batch, and then thrown away.
+            # A cancelled job of a batch is still painted with the others, and then discarded.
             if not any(self._rows.is_wanted(each.generation) for each in group):
                 raise StageAborted
             if step < steps and time.monotonic() - recorded >= PROGRESS_SECONDS:

@@ -93,7 +93,7 @@ def run_worker(
         if until_stdin_closes:
             threading.Thread(target=_wait_for_stdin, daemon=True).start()
         worker.run()
-    # Nothing is left to clean up, and taking torch down in good order would take seconds.
+    # Nothing is left to clean up, and a clean shutdown of torch would take seconds.
     logging.shutdown()
     os._exit(0)
 
@@ -113,7 +113,7 @@ class _Unusable(Exception):
 
 
 class Worker:
-    """One worker's life."""
+    """A worker process."""
 
     def __init__(
         self,
@@ -143,10 +143,10 @@ class Worker:
         self._readers = _QueueReaders(data, worker_id)
 
     def stop(self) -> None:
-        """End the work, within the grace time; the process at once while it is still loading."""
+        """A graceful shutdown within the grace time; at once while the models are still loading."""
         self._stop.set()
         if not self._is_loaded:
-            # An exception would have to find its way out of half-finished imports first.
+            # An exception would have to propagate through imports in progress first.
             os._exit(0)
 
     def run(self) -> None:
