@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_named_in_one_line_with_what_to_do(tmp_path, what):
 @pytest.mark.parametrize("suffix", [".ckpt", ".bin", ".pt", ".pth", ".PTH"])
 def test_a_pickle_is_refused_before_it_is_opened(tmp_path, suffix):
     # Not even there: whoever wanted to read it would say so.
-    with pytest.raises(ModelBroken, match=r"can run any program.*use the .safetensors version"):
+    with pytest.raises(ModelBroken, match=r"can execute code.*use the .safetensors version"):
         detect(tmp_path / f"model{suffix}")
 
 
