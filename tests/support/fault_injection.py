@@ -126,8 +126,8 @@ def die_before_success_row(counter_file: str) -> None:
 def die_after_success_row(counter_file: str) -> None:
     """Die right after the row has become `success`."""
 
-    def succeed(original: Callable, *arguments: Any) -> bool:
-        answer = original(*arguments)
+    def succeed(original: Callable, *arguments: Any, **options: Any) -> bool:
+        answer = original(*arguments, **options)
         _die(counter_file, 1)
         return answer
 
