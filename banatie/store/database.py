@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+CHECK_SECONDS = 0.1
+"""How often reads check that the files are still those that were opened."""
 BUSY_TIMEOUT_SECONDS = 60
 """How long a statement waits for another process's write: longer than a backup holds the file."""
 
@@ -67,6 +70,9 @@ class Database:
         # The file and its write-ahead log as they were first opened.
         self._file: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
+        self._log_path = f"{path}-wal"
+        self._next_check = 0.0
+        """When a read checks the files again, by `time.monotonic`."""
         self._writer = GroupCommit(lambda: self._connect(any_thread=True))
 
     def migrate(self) -> list[str]:
@@ -197,7 +203,10 @@ class Database:
         self.close()
 
     def _connection(self) -> sqlite3.Connection:
-        self._check_files()
+        # A write checks them each time; for each of thousands of reads a second it costs too much.
+        if (now := time.monotonic()) >= self._next_check:
+            self._check_files()
+            self._next_check = now + CHECK_SECONDS
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect()
@@ -231,10 +240,12 @@ class Database:
         log = self._log_identity()
         self._log = self._log or log
         if _identity(self.path) != self._file or log != self._log:
+            # From here on reads fail at once, too.
+            self._next_check = 0.0
             raise DatabaseGone
 
     def _log_identity(self) -> tuple[int, int] | None:
-        return _identity(self.path.with_name(self.path.name + "-wal"))
+        return _identity(self._log_path)
 
     def _connect_read_only(self) -> sqlite3.Connection:
         # Opening a database without a log would create one, unless it is declared immutable.
@@ -267,7 +278,7 @@ def _translate(error: sqlite3.Error, path: Path) -> BanatieError:
     return DatabaseUnusable("The database refused; the log says why")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path | str) -> tuple[int, int] | None:
     """What distinguishes a file from another one of the same name; None if there is none."""
     try:
         found = os.stat(path)

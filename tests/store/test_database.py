@@ -8,6 +8,7 @@ import pytest
 
 from banatie.errors import DatabaseGone, DatabaseUnusable
 from banatie.store.database import Database
+from tests.support.polling import wait_until
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path):
@@ -36,11 +37,20 @@ def test_a_file_that_is_deleted_or_replaced_takes_nothing_more(
     if is_replaced:
         (tmp_path / "new").write_bytes(content)
         (tmp_path / "new").rename(tmp_path / harmed)
-    for each in (database, other):
-        with pytest.raises(DatabaseGone, match="deleted or replaced"):
-            each.query("SELECT 1")
-        with pytest.raises(DatabaseGone), each.writing():
-            pytest.fail("nothing is to be written")
+    # A write notices it at once, and from then on so does every read.
+    with pytest.raises(DatabaseGone), database.writing():
+        pytest.fail("nothing is to be written")
+    with pytest.raises(DatabaseGone, match="deleted or replaced"):
+        database.query("SELECT 1")
+
+    def is_noticed() -> bool:
+        try:
+            other.query("SELECT 1")
+        except DatabaseGone:
+            return True
+        return False
+
+    wait_until(is_noticed, "a database that only reads to notice it")
     assert (tmp_path / harmed).exists() == is_replaced
     other.close()
 
