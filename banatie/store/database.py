@@ -71,8 +71,7 @@ class Database:
         self._file: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
         self._log_path = f"{path}-wal"
-        self._next_check = 0.0
-        """When a read checks the files again, by `time.monotonic`."""
+        self._next_check = 0.0  # of a read, by `time.monotonic`
         self._writer = GroupCommit(lambda: self._connect(any_thread=True))
 
     def migrate(self) -> list[str]:
@@ -227,7 +226,7 @@ class Database:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         self._file = self._file or _identity(self.path)
-        self._log = self._log or self._log_identity()
+        self._log = self._log or _identity(self._log_path)
         return connection
 
     def _check_files(self) -> None:
@@ -237,15 +236,12 @@ class Database:
         """
         if self._read_only or self._file is None:
             return
-        log = self._log_identity()
+        log = _identity(self._log_path)
         self._log = self._log or log
         if _identity(self.path) != self._file or log != self._log:
             # From here on reads fail at once, too.
             self._next_check = 0.0
             raise DatabaseGone
-
-    def _log_identity(self) -> tuple[int, int] | None:
-        return _identity(self._log_path)
 
     def _connect_read_only(self) -> sqlite3.Connection:
         # Opening a database without a log would create one, unless it is declared immutable.
