@@ -77,7 +77,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class EnhancementNote:
-    """How a prompt was enhanced: in mode `guided` or `free`."""
+    """How a prompt was enhanced: in mode `lexicon`, `guided` or `free`."""
 
     template: str
     model: str

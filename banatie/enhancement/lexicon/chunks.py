@@ -29,6 +29,8 @@ LEADS = (
     "pronoun",
 )
 """The classes of words that end a group and say what part the next one plays."""
+ENDS = frozenset({*LEADS, "stop", "determiner", "number"})
+"""The classes of words before which no group goes on."""
 
 
 @dataclass(frozen=True)
@@ -173,30 +175,24 @@ class Chunker:
             chunk.number = token.text
 
     def _is_verb(self, token: Token, following: Token | None) -> bool:
-        chunk, text = self._current, token.text
-        if token.noun or token.classes - {"quality", "mood", "age", "size"}:
-            return False
-        named = any(each.noun or not each.classes for each in chunk.tokens)
-        known_noun = bool(chunk.tokens) and chunk.tokens[-1].noun
-        bare = self._words.by_class["verb_bare"]
-        may_be_noun = text in self._words.by_class["other_nouns"]
-        if known_noun and (text in self._words.verb_forms or text in bare) and not may_be_noun:
-            return True
-        uncertain = text in self._words.by_class["verb_base"] or may_be_noun
-        if known_noun and uncertain and following is not None:
+        chunk, text, words = self._current, token.text, self._words
+        ends = following is None or bool(following.classes & ENDS)
+        after_noun = bool(chunk.tokens) and chunk.tokens[-1].noun
+        uncertain = text in words.by_class["verb_base"] or text in words.by_class["other_nouns"]
+        if after_noun and uncertain and following is not None and ends:
             # `children play in the park`; a boat ride is no boat, but does it no harm.
-            return bool(following.classes & {*LEADS, "determiner", "number"})
-        if self._words.is_participle(text, "ing"):
-            ends = following is None or following.classes & {
-                *LEADS,
-                "stop",
-                "determiner",
-                "number",
-            }
+            return "stop" not in following.classes
+        if token.noun or uncertain or token.classes - {"quality", "mood", "age", "size"}:
+            return after_noun and text in words.by_class["verb_bare"]
+        if after_noun and text in words.verb_forms | words.by_class["verb_bare"]:
+            return True
+        named = any(each.noun or not each.classes for each in chunk.tokens)
+        if words.is_participle(text, "ing"):
             if chunk.lead == "auxiliary" and not chunk.determined:
                 return True
-            return named or bool(ends) or not (chunk.determined or chunk.lead in ("", "of"))
-        past = self._words.is_participle(text, "ed") or text in self._words.by_class["verb_past"]
+            # `a car charging sign` is one thing; of an unknown verb only the end is certain.
+            return ends or (not named and not chunk.determined and chunk.lead not in ("", "of"))
+        past = words.is_participle(text, "ed") or text in words.by_class["verb_past"]
         return past and (named or chunk.lead == "auxiliary")
 
     def _is_adverb(self, token: Token) -> bool:

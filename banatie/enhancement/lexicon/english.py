@@ -170,6 +170,7 @@ class EnglishReader:
         note_attributes(
             self._reading, [t for t in chunk.tokens[:-1] if entry or not is_noun_like(t)]
         )
+        self._empty(chunk, entry)
         if entry is not None and entry.kind == "logos":
             entry = self._logo(entry, following)
         elif entry is not None and chunk.before_of and entry.name not in OF_IS_HARMLESS:
@@ -184,6 +185,12 @@ class EnglishReader:
             self._reading.subjects.append(Thing(entry, head.text, max(count, 1)))
         if chunk.actions:
             self._reading.actions += chunk.actions
+
+    def _empty(self, chunk: Chunk, entry: Entry | None) -> None:
+        """Note that an empty place has no people."""
+        empty = any("empty" in token.classes for token in chunk.tokens)
+        if empty and entry is not None and entry.kind in PLACES:
+            self._reading.without.append("people")
 
     def _is_several(self, word: str) -> bool:
         return word in self._lexicon.plurals and word not in self._lexicon.singulars
@@ -215,6 +222,7 @@ class EnglishReader:
         entry = self._matcher.entry(chunk)
         if entry is not None and entry.kind == "clothing":
             return
+        self._empty(chunk, entry)
         self._reading.places.append(entry.name if entry else head.text)
         if entry is not None:
             self._reading.settings.append(entry)

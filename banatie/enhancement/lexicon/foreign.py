@@ -17,29 +17,8 @@ STOPS = frozenset(".,;:!?")
 FAMILIES = {"de": "germanic", "nl": "germanic"}
 """The others are romance languages."""
 AMBIGUOUS = frozenset(
-    [
-        "in",
-        "die",
-        "on",
-        "no",
-        "a",
-        "o",
-        "as",
-        "do",
-        "me",
-        "an",
-        "so",
-        "was",
-        "al",
-        "os",
-        "van",
-        "con",
-        "para",
-        "per",
-        "or",
-        "et",
-        "est",
-    ]
+    {"in", "die", "on", "no", "a", "o", "as", "do", "me", "an", "so", "was", "al", "os", "van"}
+    | {"con", "para", "per", "or", "et", "est", "en", "e", "i"}
 )
 """Words of other languages' grammar that may also stand in English prompts."""
 Classes = Mapping[str, frozenset[str]]
@@ -69,11 +48,11 @@ def read_foreign(text: str, lexicon: Lexicon, words: Words) -> Reading | None:
     if best:
         family = words.families[FAMILIES.get(best, "romance")]
         return _read(found, lexicon.foreign[best], family, lexicon)
-    return Reading() if signs_of_any and not any(english[1:]) else None
+    return Reading(foreign=True) if signs_of_any and not any(english[1:]) else None
 
 
 def _read(found: list[str], names: Mapping[str, str], family: Classes, lexicon: Lexicon) -> Reading:
-    reading = Reading()
+    reading = Reading(foreign=True)
     described = family["adjective"] | family["colour"] | family["age"]
     notes = {
         "time": reading.times,
@@ -101,7 +80,7 @@ def _read(found: list[str], names: Mapping[str, str], family: Classes, lexicon: 
                 reading.places.append(word if compound else name)
                 reading.settings += [] if compound else [lexicon.entries[name]]
             elif not reading.subjects and not unknown and not compound:
-                reading.subjects.append(Thing(lexicon.entries[name], word, foreign=True))
+                reading.subjects.append(Thing(lexicon.entries[name], word))
             unknown = unknown or compound
             position += length
             continue

@@ -145,8 +145,6 @@ def note_attributes(reading: Reading, tokens: list[Token]) -> None:
             reading.weather.append(text)
         elif "time" in classes:
             reading.times.append(text)
-        elif "empty" in classes:
-            reading.without.append("people")
 
 
 def number_of(chunk: Chunk) -> int:

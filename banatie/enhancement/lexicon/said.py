@@ -15,7 +15,6 @@ class Thing:
     said: str
     """The user's word for it."""
     count: int = 1
-    foreign: bool = False
 
 
 @dataclass
@@ -39,5 +38,5 @@ class Reading:
     names: list[str] = field(default_factory=list)
     quotes: list[str] = field(default_factory=list)
     camera: list[str] = field(default_factory=list)
-    translation: str = ""
-    """The known things in English, where the prompt is in another language."""
+    foreign: bool = False
+    """Whether the prompt is in another language than English."""
