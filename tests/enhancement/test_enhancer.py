@@ -141,9 +141,8 @@ def test_the_embedded_model_adds_phrases_of_its_own() -> None:
         pytest.skip("the embedded language model is not installed: run scripts/start once")
     model = Catalog(models_dir).language_model("smollm2-135m-instruct")
     enhancer = Enhancer.load(model, Runtime("cpu", torch.float32, torch.bfloat16))
-    results = [
-        enhance(enhancer, "a tram depot at the end of the line", seed=seed) for seed in range(4)
-    ]
+    prompt = "a tram depot at the end of the line"
+    results = [enhance(enhancer, prompt, seed=seed) for seed in range(4)]
     assert any(result.from_model for result in results)
     for result in results:
         assert result.warning is None

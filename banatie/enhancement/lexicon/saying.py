@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from banatie.enhancement.compose import fitting_phrases
+from banatie.enhancement.compose import SPECIFIC_WEIGHT, fitting_phrases
 from banatie.enhancement.lexicon.circumstances import GROUPS, INDOORS, Circumstance, Circumstances
 from banatie.enhancement.lexicon.said import Reading, Thing
 from banatie.enhancement.prompt import Subject
@@ -228,22 +228,19 @@ class Speaker:
     def _style(self, rng: random.Random, chosen: list[str], number: int) -> list[str]:
         """Phrases of the template's style, at most one of a slot."""
         slots = [slot for slot in self._template.slots if slot.name in self._template.style_slots]
-        style: list[str] = []
-        while len(style) < number:
-            so_far = [*chosen, *style]
-            # All slots' phrases alike, since a slot with few would repeat them.
-            fitting = [
-                (slot, phrase.text)
-                for slot in slots
-                for phrase in fitting_phrases(slot, self._subject, so_far, self._vocabulary)
-                if self._fits(phrase.text, so_far)
-            ]
-            if not fitting:
+        # All slots' phrases alike, since a slot with few would repeat them.
+        fitting = [
+            (rng.random() ** (1 / (SPECIFIC_WEIGHT if phrase.needs else 1)), slot.name, phrase.text)
+            for slot in slots
+            for phrase in fitting_phrases(slot, self._subject, chosen, self._vocabulary)
+        ]
+        style: dict[str, str] = {}
+        for _, slot_name, text in sorted(fitting, reverse=True):
+            if len(style) == number:
                 break
-            used, text = rng.choice(fitting)
-            slots.remove(used)
-            style.append(text)
-        return style
+            if slot_name not in style and self._fits(text, [*chosen, *style.values()]):
+                style[slot_name] = text
+        return list(style.values())
 
     def _translation(self) -> list[str]:
         """The things in English, where the user wrote another language or mistyped."""
