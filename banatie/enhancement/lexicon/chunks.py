@@ -178,7 +178,8 @@ class Chunker:
         chunk, text, words = self._current, token.text, self._words
         ends = following is None or bool(following.classes & ENDS)
         after_noun = bool(chunk.tokens) and chunk.tokens[-1].noun
-        uncertain = text in words.by_class["verb_base"] or text in words.by_class["other_nouns"]
+        gerund = text.endswith("ing") and text in words.by_class["other_nouns"]
+        uncertain = gerund or text in words.by_class["verb_base"]
         if after_noun and uncertain and following is not None and ends:
             # `children play in the park`; a boat ride is no boat, but does it no harm.
             return "stop" not in following.classes

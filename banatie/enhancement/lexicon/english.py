@@ -96,6 +96,8 @@ class EnglishReader:
             return "other" if aimed else "place"
         if lead == "verb" and chunk.word in self._words.by_class["verb_worn"]:
             return "other"
+        if chunk.word == "with" and chunk.tokens and chunk.tokens[-1].text in self._words.parts:
+            return "other"
         if lead in ("neutral_preposition", "pronoun", "auxiliary", "of"):
             return "other"
         if lead in ("stop", "conjunction") and (self._reading.subjects or self._failed):

@@ -34,8 +34,8 @@ class Words:
         by_class = {name: _parse(words) for name, words in data["english"].items()}
         classes: dict[str, frozenset[str]] = {}
         for name, words in by_class.items():
-            # These words are only no participles; they have no class of their own.
-            for word in words if name != "other_nouns" else ():
+            # The words of these lists have no class of their own.
+            for word in words if name not in ("other_nouns", "part") else ():
                 classes[word] = classes.get(word, frozenset()) | {name}
         verbs = {name: _parse(words) for name, words in data["verbs"].items()}
         by_class |= {f"verb_{name}": words for name, words in verbs.items()}
@@ -50,6 +50,11 @@ class Words:
             for family in ("romance", "germanic")
         }
         return cls(by_class, classes, frozenset(forms), families)
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Things that, said after `with`, are only parts of another."""
+        return self.by_class["part"]
 
     def of(self, word: str) -> frozenset[str]:
         """The classes of an English word or phrase in lower case."""
