@@ -81,16 +81,22 @@ class LexiconMode:
     def _likeliest(
         self, candidates: list[Addition], text: str, template: Template, check: Check
     ) -> Addition:
-        """The candidate whose phrases the model finds likeliest after the opening, by token."""
-        candidates = [each for each in candidates if each.phrases]
-        if not candidates:
-            return Addition((), ())
+        """The candidate whose details the model finds likeliest after the opening, by token.
+
+        The style's phrases don't count, since a model would choose the same for every subject.
+        """
+        details = [
+            ", ".join(phrase for phrase in each.phrases if phrase not in each.style)
+            for each in candidates
+        ]
+        if not all(details):
+            return candidates[0]
         check()
         prefix = self._decoder.prefix(few_shot_prefix(template), check)
         context = self._decoder.encode(" ".join(text.split()) + ",")[-CONTEXT_TOKENS:]
-        texts = [", ".join(each.phrases) for each in candidates]
         scores = [
-            float(log_probs.mean()) for log_probs in self._decoder.log_probs(prefix, context, texts)
+            float(log_probs.mean())
+            for log_probs in self._decoder.log_probs(prefix, context, details)
         ]
         check()
         return candidates[scores.index(max(scores))]

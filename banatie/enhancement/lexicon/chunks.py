@@ -201,6 +201,7 @@ class Chunker:
         return (
             not token.noun
             and not token.classes
+            and not token.written[:1].isupper()
             and (
                 (text.endswith("ly") and not text.endswith("fly") and len(text) > 4)
                 or text in {"very", "really", "so", "too"}

@@ -28,9 +28,7 @@ STRIPPED = frozenset(
 )
 """Classes of words that may follow a thing: `a dog, happy and wet`; `cat photo`."""
 GRAMMAR = frozenset({*LEADS, "stop", "determiner", "number"})
-OF_IS_HARMLESS = frozenset(
-    {"statue", "map", "bouquet", "logo", "badge", "lettering", "mural", "graffiti"}
-)
+OF_IS_HARMLESS = frozenset({"map", "bouquet", "logo", "badge", "lettering", "mural", "graffiti"})
 
 
 class EnglishReader:
@@ -175,8 +173,11 @@ class EnglishReader:
         self._empty(chunk, entry)
         if entry is not None and entry.kind == "logos":
             entry = self._logo(entry, following)
-        elif entry is not None and chunk.before_of and entry.name not in OF_IS_HARMLESS:
+        elif entry is not None and chunk.before_of:
             entry = self._place_of_name(entry, following)
+        if entry is None and chunk.lead == "beside" and chunk.word not in ("with", "and"):
+            # What is beside the first thing says where that is.
+            self._reading.places.append(head.text)
         self._count(chunk, known=entry is not None)
         if entry is None:
             self._failed = self._failed or not self._reading.subjects
@@ -198,9 +199,12 @@ class EnglishReader:
         return word in self._lexicon.plurals and word not in self._lexicon.singulars
 
     def _place_of_name(self, entry: Entry, following: Chunk | None) -> Entry | None:
-        """An entry before `of`: only a place of a name stays what it is (`streets of Tokyo`)."""
+        """An entry before `of`: few stay what they are: `streets of Tokyo`, `map of a town`."""
+        if entry.name in OF_IS_HARMLESS:
+            return entry
         named = following is not None and all(t.written[:1].isupper() for t in following.tokens)
-        return entry if named and entry.kind in PLACES else None
+        # The Statue of Liberty is no statue in a square with pigeons.
+        return entry if named and entry.kind in PLACES and entry.name != "statue" else None
 
     def _logo(self, entry: Entry, following: Chunk | None) -> Entry:
         """The logo of a trade: `a logo for a yoga studio`."""
