@@ -44,7 +44,7 @@ class LexiconMode:
     ) -> Composition | None:
         """Compose the text of a subject; None where the lexicon has nothing to say of it.
 
-        `check` is called before the model scores. Raises GenerationFailed when the model gives no
+        `check` is called around the model's work. Raises GenerationFailed when the model gives no
         usable numbers.
         """
         speaker = Speaker(
@@ -91,7 +91,6 @@ class LexiconMode:
         ]
         if not all(details):
             return candidates[0]
-        check()
         prefix = self._decoder.prefix(few_shot_prefix(template), check)
         context = self._decoder.encode(" ".join(text.split()) + ",")[-CONTEXT_TOKENS:]
         scores = [

@@ -27,6 +27,7 @@ FIELDS = {
     "weather": "weather",
     "mood": "moods",
     "without": "without",
+    "role": "roles",
     "name": "names",
     "quote": "quotes",
     "camera": "camera",

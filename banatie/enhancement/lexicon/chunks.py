@@ -57,6 +57,8 @@ class Chunk:
     """How many commas and full stops stand before it."""
     determined: bool = False
     """Whether an article, a number or a possessive stands before it."""
+    single: bool = False
+    """Whether that article is `a` or `an`."""
     possessed: bool = False
     """Whether it belongs to somebody: `the dog's bowl`."""
     number: str = ""
@@ -171,6 +173,7 @@ class Chunker:
             self._begin("stop", "")
             chunk = self._current
         chunk.determined = True
+        chunk.single = token.text in ("a", "an")
         if "number" in token.classes or token.text.isdecimal():
             chunk.number = token.text
 
@@ -181,10 +184,14 @@ class Chunker:
         gerund = text.endswith("ing") and text in words.by_class["other_nouns"]
         uncertain = gerund or text in words.by_class["verb_base"]
         if after_noun and uncertain and following is not None and ends:
-            # `children play in the park`; a boat ride is no boat, but does it no harm.
-            return "stop" not in following.classes
+            # `children play in the park`, but `a lion dance in the park`.
+            return "stop" not in following.classes and (gerund or not self._is_compound(text))
         if token.noun or uncertain or token.classes - {"quality", "mood", "age", "size"}:
-            return after_noun and text in words.by_class["verb_bare"]
+            return (
+                after_noun
+                and text in words.by_class["verb_bare"]
+                and not (ends and self._is_compound(text))
+            )
         if after_noun and text in words.verb_forms | words.by_class["verb_bare"]:
             return True
         named = any(each.noun or not each.classes for each in chunk.tokens)
@@ -195,6 +202,13 @@ class Chunker:
             return ends or (not named and not chunk.determined and chunk.lead not in ("", "of"))
         past = words.is_participle(text, "ed") or text in words.by_class["verb_past"]
         return past and (named or chunk.lead == "auxiliary")
+
+    def _is_compound(self, verb: str) -> bool:
+        """Whether what looks like a verb after one thing is the noun that it belongs to."""
+        before = self._current.tokens[-1].text
+        if before.endswith("s") or before in self._words.by_class["plural"]:
+            return False
+        return self._current.single or verb in self._words.by_class["verb_noun"]
 
     def _is_adverb(self, token: Token) -> bool:
         text = token.text

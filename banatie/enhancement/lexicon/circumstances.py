@@ -12,6 +12,8 @@ from functools import cache
 from importlib import resources
 
 GROUPS: Mapping[str, frozenset[str]] = {
+    "people": frozenset({"people"}),
+    "winged": frozenset({"birds", "insects"}),
     "living": frozenset({"animals", "birds", "sea_life", "insects", "people", "fantasy"}),
     "made": frozenset({"things", "goods", "clothing", "tools", "vehicles"}),
     "places": frozenset({"landscapes", "buildings", "rooms", "town"}),

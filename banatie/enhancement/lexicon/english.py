@@ -28,6 +28,12 @@ STRIPPED = frozenset(
 )
 """Classes of words that may follow a thing: `a dog, happy and wet`; `cat photo`."""
 GRAMMAR = frozenset({*LEADS, "stop", "determiner", "number"})
+ROLES = frozenset({"as", "dressed as", "dressed like", "disguised as"})
+DISGUISES = frozenset({"costume", "disguise", "mask", "onesie"})
+DRIVEN = frozenset({"parked", "driving", "drives", "drifting", "speeding"})
+MAKES_OF_CAR = frozenset({"jaguar", "beetle"})
+DESTROYED = frozenset({"fire", "flames", "pieces", "shards"})
+"""What is on fire or in pieces has no longer its details."""
 OF_IS_HARMLESS = frozenset({"map", "bouquet", "logo", "badge", "lettering", "mural", "graffiti"})
 
 
@@ -55,6 +61,7 @@ class EnglishReader:
             role = role_of_of if chunk.lead == "of" and role_of_of else self._role(chunk)
             role_of_of = ""
             self._names(chunk)
+            self._failed |= self._is_other(chunk, following)
             if role == "ignored":
                 continue
             if role == "without":
@@ -74,9 +81,37 @@ class EnglishReader:
                 note_attributes(self._reading, chunk.tokens)
             if role != "subject":
                 self._count(chunk, known=False)
-        if self._failed:
+        if self._failed or self._is_dressed_person() or self._is_changing() or self._is_car():
             reading.subjects = []
         return reading
+
+    def _is_other(self, chunk: Chunk, following: Chunk | None) -> bool:
+        """Whether a group says that the first thing is not what it was: `with the head of a bull`."""
+        if not chunk.tokens:
+            return False
+        head = chunk.tokens[-1].text
+        part_of = following is not None and following.lead == "of"
+        if chunk.word == "with" and head in self._words.by_class["body"] and part_of:
+            return True
+        return chunk.word in ("in", "on") and len(chunk.tokens) == 1 and head in DESTROYED
+
+    def _is_dressed_person(self) -> bool:
+        """Whether a person is shown as another: `my grandmother as a superhero`."""
+        subjects = self._reading.subjects
+        return bool(self._reading.roles and subjects and subjects[0].entry.kind == "people")
+
+    def _is_car(self) -> bool:
+        """Whether an animal's name may be that of a car: `a jaguar on the road`, driving."""
+        names = {thing.entry.name for thing in self._reading.subjects}
+        return bool(names & MAKES_OF_CAR) and bool(DRIVEN & set(self._reading.actions))
+
+    def _is_changing(self) -> bool:
+        """Whether the things are burning, melting and the like."""
+        changing = any("changed" in self._words.of(action) for action in self._reading.actions)
+        return changing and any(
+            thing.entry.name not in self._words.by_class["burns"]
+            for thing in self._reading.subjects
+        )
 
     def _role(self, chunk: Chunk) -> str:
         lead = chunk.lead
@@ -86,6 +121,8 @@ class EnglishReader:
                 self._reading.materials += [
                     t.text for t in chunk.tokens[-1:] if "made" in chunk.word
                 ]
+            if chunk.word in ROLES:
+                self._reading.roles += [token.text for token in chunk.tokens[-1:]]
             return "ignored"
         if lead == "negation":
             return "without"
@@ -223,6 +260,8 @@ class EnglishReader:
             return
         note_attributes(self._reading, tokens[:-1])
         adjective = not head.noun and head.classes & ADJECTIVES
+        if not adjective and head.text in DISGUISES:
+            self._reading.roles.append(head.text)
         if adjective or head.text in self._words.by_class["not_a_place"]:
             return
         entry = self._matcher.entry(chunk)

@@ -56,12 +56,13 @@ ADJECTIVES = frozenset(
 )
 """Classes of words that leave the thing after them what it is."""
 LIVING = frozenset({"animals", "birds", "sea_life", "insects", "people"})
+DIFFERS_BY_NATION = LIVING | {"fantasy", "events", "clothing"}
 GROWN = frozenset({"plants", "food", "landscapes"})
 PLACES = frozenset({"landscapes", "buildings", "rooms", "town"})
 MADE = frozenset({"things", "goods", "clothing", "tools", "food"})
 """What may well be of paper or chocolate and still be itself."""
 WITH_PLACE_MODIFIER = PLACES | {"events", "weather", "people", "fantasy"}
-PARTICIPLE_ADJECTIVE = re.compile(r".{3,}(?:ed|ing|ful|less|ous|ish|able|ible|esque|ese)$")
+PARTICIPLE_ADJECTIVE = re.compile(r".{3,}(?:ed|ing|ful|ous|ish|able|ible|esque|ese)$")
 
 
 class Matcher:
@@ -95,6 +96,10 @@ class Matcher:
         by_class = self._words.by_class
         if "likeness_word" in classes:
             return False
+        if "changed" in classes or text.startswith("half-"):
+            return entry.name in by_class["burns"]
+        if "nationality" in classes and entry.kind in DIFFERS_BY_NATION:
+            return entry.name in by_class["any_nation"]
         if "likeness_material" in classes and entry.kind not in MADE - {"food"}:
             # Snow and sand are also what lies on a place; a chocolate cake is a cake.
             return entry.kind == "food" and entry.name in by_class["dish"]

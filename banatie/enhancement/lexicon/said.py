@@ -35,6 +35,8 @@ class Reading:
     weather: list[str] = field(default_factory=list)
     moods: list[str] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    """What the first thing is dressed up as."""
     names: list[str] = field(default_factory=list)
     quotes: list[str] = field(default_factory=list)
     camera: list[str] = field(default_factory=list)

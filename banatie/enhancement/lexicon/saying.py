@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from banatie.enhancement.compose import SPECIFIC_WEIGHT, fitting_phrases
 from banatie.enhancement.lexicon.circumstances import GROUPS, INDOORS, Circumstance, Circumstances
@@ -137,7 +138,7 @@ class Speaker:
     def _scene(self, rng: random.Random) -> list[tuple[str, ...]]:
         """Pose, surroundings and light of the one thing, where the prompt says nothing of them."""
         reading, name = self._reading, self._template.name
-        if len(reading.subjects) != 1 or reading.places:
+        if len(reading.subjects) != 1 or reading.places or reading.roles:
             return []
         [thing] = reading.subjects
         scene = []
@@ -160,7 +161,8 @@ class Speaker:
             "action": reading.actions,
             "age": reading.ages,
             "material": reading.materials,
-            "count": [str(thing.count) for thing in reading.subjects[:1] if thing.count > 1],
+            # Of mice it is not known how many they are.
+            "count": [str(t.count) for t in reading.subjects[:1] if t.count in reading.counts],
         }
         found = [
             found.fitting(self._kind, inside=self._inside)
@@ -191,7 +193,8 @@ class Speaker:
     def _banned_words(self) -> frozenset[str]:
         """Words that no phrase may hold, since the user said otherwise."""
         reading = self._reading
-        said = {*re.findall(r"[\w-]+", self._subject.text.lower()), *reading.ages}
+        words = re.findall(r"[\w-]+", self._subject.text.lower())
+        said = {*words, *map(" ".join, pairwise(words)), *reading.ages}
         years = [int(age) for age in reading.ages if age.isdecimal()]
         said |= {"young"} if any(age < YOUNG_BELOW for age in years) else set()
         said |= {"old"} if any(age >= OLD_FROM for age in years) else set()

@@ -11,6 +11,8 @@ from importlib import resources
 LONGEST_PHRASE = 4
 NOUNS_IN_ING_OR_ED = 4
 """Up to this length a word in -ing or -ed is no participle: `ring`, `bed`."""
+UNCLASSED = frozenset({"other_nouns", "part", "plural", "body", "burns", "any_nation"})
+"""Lists whose words have no class of their own."""
 _DOUBLED = "bdgklmnprt"
 
 
@@ -34,8 +36,7 @@ class Words:
         by_class = {name: _parse(words) for name, words in data["english"].items()}
         classes: dict[str, frozenset[str]] = {}
         for name, words in by_class.items():
-            # The words of these lists have no class of their own.
-            for word in words if name not in ("other_nouns", "part") else ():
+            for word in words if name not in UNCLASSED else ():
                 classes[word] = classes.get(word, frozenset()) | {name}
         verbs = {name: _parse(words) for name, words in data["verbs"].items()}
         by_class |= {f"verb_{name}": words for name, words in verbs.items()}
