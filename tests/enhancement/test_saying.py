@@ -154,3 +154,33 @@ def test_every_kind_has_its_classes_and_every_group_its_kinds() -> None:
         assert conflict.said
         assert conflict.never
         assert conflict.kinds <= kinds
+
+
+@pytest.mark.parametrize(
+    ("prompt", "never"),
+    [
+        ("a closed umbrella", "open inside taut"),
+        ("a lamp that is switched off", "light glow cone lit"),
+        ("a woman in a red dress", "shirt cuffs sleeves jacket"),
+        ("a couple holding hands, from behind", "smile smiles faces eyes"),
+        ("a boat in a storm at night", "stars moonlit"),
+        ("a flying pig", "wings"),
+        ("a dog drinking water", "cup"),
+        ("a bicycle in the snow", "sun sunny blossom"),
+        ("a library with no books", "spines books"),
+        ("a modern house", "chimney shuttered picket weathered"),
+        ("kids playing in the rain", "sunny sunlit dense apart"),
+        ("a girl in rubber boots", "tooth braids"),
+    ],
+)
+def test_nothing_is_said_against_the_user(prompt: str, never: str) -> None:
+    words = {word for phrase in said(prompt) for word in phrase.replace("-", " ").split()}
+    assert speaker(prompt).speaks
+    assert not words & set(never.split())
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a headless horseman", "a house on fire", "an Indian bride", "a peeled orange"]
+)
+def test_what_is_no_longer_as_always_gets_no_details(prompt: str) -> None:
+    assert not speaker(prompt).speaks

@@ -20,6 +20,12 @@ from banatie.enhancement.lexicon.modifiers import (
 )
 from banatie.enhancement.lexicon.said import Reading, Thing
 from banatie.enhancement.lexicon.spelling import corrected
+from banatie.enhancement.lexicon.transformed import (
+    DISGUISES,
+    ROLES,
+    is_transformed,
+    transforms,
+)
 from banatie.enhancement.lexicon.words import Words
 from banatie.enhancement.prompt import MENTION
 
@@ -28,12 +34,6 @@ STRIPPED = frozenset(
 )
 """Classes of words that may follow a thing: `a dog, happy and wet`; `cat photo`."""
 GRAMMAR = frozenset({*LEADS, "stop", "determiner", "number"})
-ROLES = frozenset({"as", "dressed as", "dressed like", "disguised as"})
-DISGUISES = frozenset({"costume", "disguise", "mask", "onesie"})
-DRIVEN = frozenset({"parked", "driving", "drives", "drifting", "speeding"})
-MAKES_OF_CAR = frozenset({"jaguar", "beetle"})
-DESTROYED = frozenset({"fire", "flames", "pieces", "shards"})
-"""What is on fire or in pieces has no longer its details."""
 OF_IS_HARMLESS = frozenset({"map", "bouquet", "logo", "badge", "lettering", "mural", "graffiti"})
 
 
@@ -60,8 +60,9 @@ class EnglishReader:
             following = chunks[position + 1] if position + 1 < len(chunks) else None
             role = role_of_of if chunk.lead == "of" and role_of_of else self._role(chunk)
             role_of_of = ""
-            self._names(chunk)
-            self._failed |= self._is_other(chunk, following)
+            if not self._title_case:
+                reading.names += _names(chunk)
+            self._failed |= transforms(chunk, following, self._words)
             if role == "ignored":
                 continue
             if role == "without":
@@ -69,7 +70,7 @@ class EnglishReader:
                 continue
             if following and following.lead == "of" and self._is_transparent(chunk):
                 role_of_of = role
-                following.number = following.number or self._group_number(chunk)
+                following.number = following.number or _group_number(chunk)
                 note_attributes(self._reading, chunk.tokens[:-1])
                 continue
             self._strip(chunk)
@@ -81,37 +82,9 @@ class EnglishReader:
                 note_attributes(self._reading, chunk.tokens)
             if role != "subject":
                 self._count(chunk, known=False)
-        if self._failed or self._is_dressed_person() or self._is_changing() or self._is_car():
+        if self._failed or is_transformed(reading, self._words):
             reading.subjects = []
         return reading
-
-    def _is_other(self, chunk: Chunk, following: Chunk | None) -> bool:
-        """Whether a group says that the first thing is not what it was: `with the head of a bull`."""
-        if not chunk.tokens:
-            return False
-        head = chunk.tokens[-1].text
-        part_of = following is not None and following.lead == "of"
-        if chunk.word == "with" and head in self._words.by_class["body"] and part_of:
-            return True
-        return chunk.word in ("in", "on") and len(chunk.tokens) == 1 and head in DESTROYED
-
-    def _is_dressed_person(self) -> bool:
-        """Whether a person is shown as another: `my grandmother as a superhero`."""
-        subjects = self._reading.subjects
-        return bool(self._reading.roles and subjects and subjects[0].entry.kind == "people")
-
-    def _is_car(self) -> bool:
-        """Whether an animal's name may be that of a car: `a jaguar on the road`, driving."""
-        names = {thing.entry.name for thing in self._reading.subjects}
-        return bool(names & MAKES_OF_CAR) and bool(DRIVEN & set(self._reading.actions))
-
-    def _is_changing(self) -> bool:
-        """Whether the things are burning, melting and the like."""
-        changing = any("changed" in self._words.of(action) for action in self._reading.actions)
-        return changing and any(
-            thing.entry.name not in self._words.by_class["burns"]
-            for thing in self._reading.subjects
-        )
 
     def _role(self, chunk: Chunk) -> str:
         lead = chunk.lead
@@ -150,14 +123,6 @@ class EnglishReader:
             token.noun for token in chunk.tokens[:-1]
         )
 
-    def _group_number(self, chunk: Chunk) -> str:
-        head = chunk.tokens[-1] if chunk.tokens else None
-        if head is not None and "group" in head.classes and "measure" not in head.classes:
-            return "many"
-        if head is not None and head.text in ("pair", "glass", "cup"):
-            return ""
-        return chunk.number if chunk.number not in ("one",) else ""
-
     def _strip(self, chunk: Chunk) -> None:
         """Take words off the end of a group that name no thing: `cat photo`, `dog, happy`."""
         self._correct(chunk)
@@ -176,21 +141,6 @@ class EnglishReader:
             return
         if name := corrected(head.text, self._lexicon, self._words):
             chunk.tokens[-1] = Token(name, head.written, frozenset(), True)
-
-    def _names(self, chunk: Chunk) -> None:
-        """Note the proper names of a group: `Amelia Earhart`, `Paris`."""
-        name: list[str] = []
-        for token in [*chunk.tokens, None]:
-            if token is not None and not self._title_case and self._is_name(token, bool(name)):
-                name.append(token.written)
-            elif name:
-                self._reading.names.append(" ".join(name))
-                name = []
-
-    def _is_name(self, token: Token, in_name: bool) -> bool:
-        if not token.written[:1].isupper() or token.written.isupper():
-            return False
-        return not token.classes and (in_name or not token.noun)
 
     # What a group says.
 
@@ -276,3 +226,32 @@ class EnglishReader:
         number = number_of(chunk)
         if 1 < number < FIRST_YEAR and chunk.tokens and chunk.lead != "negation":
             self._reading.counts.append(number)
+
+
+def _group_number(chunk: Chunk) -> str:
+    """The number that a group gives to what comes after `of`: `a herd of`, `two cups of`."""
+    head = chunk.tokens[-1] if chunk.tokens else None
+    if head is not None and "group" in head.classes and "measure" not in head.classes:
+        return "many"
+    if head is not None and head.text in ("pair", "glass", "cup"):
+        return ""
+    return chunk.number if chunk.number not in ("one",) else ""
+
+
+def _names(chunk: Chunk) -> list[str]:
+    """The proper names of a group: `Amelia Earhart`, `Paris`."""
+    names: list[str] = []
+    name: list[str] = []
+    for token in [*chunk.tokens, None]:
+        if token is not None and _is_name(token, in_name=bool(name)):
+            name.append(token.written)
+        elif name:
+            names.append(" ".join(name))
+            name = []
+    return names
+
+
+def _is_name(token: Token, *, in_name: bool) -> bool:
+    if not token.written[:1].isupper() or token.written.isupper():
+        return False
+    return not token.classes and (in_name or not token.noun)
