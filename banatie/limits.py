@@ -16,6 +16,9 @@ MAX_LORAS = 4
 MAX_LORA_WEIGHT = 4
 """Weights range from minus this to plus this."""
 
+MAX_UPLOAD_PIXELS = 50_000_000
+"""More than nearly all cameras have; decoded, it takes 200 MB."""
+
 MAX_META_DEPTH = 64
 """More levels than real metadata has, and few enough for every JSON reader."""
 

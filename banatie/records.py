@@ -15,6 +15,8 @@ TemplateName = Literal[
     "general", "photorealistic", "illustration", "minimalist", "sticker", "product", "comic"
 ]
 Status = Literal["pending", "processing", "success", "failed"]
+ImageFormat = Literal["png", "jpeg", "webp"]
+ImageSource = Literal["uploaded", "generated"]
 
 ASPECT_RATIOS: tuple[AspectRatio, ...] = get_args(AspectRatio)
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)

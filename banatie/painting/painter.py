@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -39,6 +39,8 @@ from banatie.painting.vae import decode, decode_finite, to_image
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_REFERENCE_STRENGTH = 0.5
+
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps; may raise to stop the painting."""
 
@@ -55,6 +57,14 @@ class PaintJob:
     guidance_scale: float
     seed: int
     loras: tuple[Lora, ...] = ()
+    reference: Image.Image | None = field(default=None, compare=False)
+    """The picture that guides this one, or that is edited where there is a mask: RGB, any size."""
+    reference_strength: float = DEFAULT_REFERENCE_STRENGTH
+    """From 0 (not guided at all) to 1 (nearly the reference itself)."""
+    mask: Image.Image | None = field(default=None, compare=False)
+    """What of the reference is painted anew (white) or kept (black): mode L, any size."""
+    upscale: float = 1.0
+    """The factor, from 1 to 2, by which the finished picture is enlarged and painted over."""
 
 
 class Painter:

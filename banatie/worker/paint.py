@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 
 from banatie.enhancement.prompt_syntax import without_tags
 from banatie.errors import OutOfMemory, UnusablePicture
-from banatie.imaging import encode_preview
+from banatie.imaging.formats import encode_preview
 from banatie.models.catalog import Catalog
 from banatie.models.known_words import KnownWords
 from banatie.models.types import PaintingModel
