@@ -199,6 +199,7 @@ def test_guidance_is_written_as_people_write_it(guidance: float, written: str) -
 
 
 def test_imaging_needs_no_torch() -> None:
-    code = "import sys, banatie.imaging.formats, banatie.imaging.uploads; print('torch' in sys.modules)"
+    modules = "banatie.imaging.formats, banatie.imaging.uploads, banatie.imaging.thumbnails"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
