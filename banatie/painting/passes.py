@@ -26,7 +26,7 @@ from banatie.painting.schedulers import steps_of
 from banatie.painting.text_encoding import TextEmbedding
 from banatie.painting.vae import decode_finite, encode_finite, to_image
 
-UPSCALE_DENOISE = 0.3
+UPSCALE_DENOISE = 0.2
 """How much of an enlarged picture is painted over: its details, not its composition."""
 
 
@@ -71,7 +71,9 @@ class PicturePasses:
             enlarged = pictures[0].resize(shared.final_size, Image.Resampling.LANCZOS)
             pictures = self._run(
                 jobs,
-                texts,
+                # At low noise guidance adds nothing (arXiv:2404.07724), and in a tile it would
+                # paint all of the prompt once more.
+                (positive, None),
                 UPSCALE_DENOISE,
                 [enlarged],
                 [None],

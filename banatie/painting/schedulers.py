@@ -14,7 +14,7 @@ from diffusers import PNDMScheduler, SchedulerMixin
 from banatie.errors import ModelBroken, PaintingError
 from banatie.models.types import PaintingModel
 
-FINEST_STEPS = 20
+FINEST_STEPS = 10
 """How finely a schedule of fewer steps may be divided to start in its middle."""
 
 SAMPLER_NAMES = {
