@@ -151,32 +151,34 @@ class SaveStage:
         picture = encode_png(painted.picture, text)
         encoded = time.monotonic()
         image = self._image(painted.generation, picture)
-        self._files.save(image.storage_key, picture.data)
-        durations = {"paint": painted.ended - painted.started, "encode": encoded - encoding}
-        seconds = time.monotonic() - painted.started
-        durations["save"] = seconds - sum(durations.values())
         is_blank = max(ImageStat.Stat(painted.picture.convert("RGB")).stddev) < BLANK_DEVIATION
-        is_held = self._rows.claims.succeed(
-            painted.generation.id,
-            image,
-            round(seconds * 1000),
-            self._rows.clock(),
-            durations,
-            warnings=(*painted.warnings, *((BLANK,) if is_blank else ())),
-        )
+        with self._files.prepared(image.storage_key, picture.data) as publish:
+            durations = {"paint": painted.ended - painted.started, "encode": encoded - encoding}
+            seconds = time.monotonic() - painted.started
+            durations["save"] = seconds - sum(durations.values())
+            # One that was cancelled or deleted meanwhile is not held, and its file never appears.
+            is_held = self._rows.claims.succeed(
+                painted.generation.id,
+                image,
+                round(seconds * 1000),
+                self._rows.clock(),
+                durations,
+                warnings=(*painted.warnings, *((BLANK,) if is_blank else ())),
+                publish=publish,
+            )
         if not is_held:
-            # Cancelled or deleted while the file was written: it must not appear.
-            self._files.remove(image.storage_key)
             raise StageAborted
         logger.info("finished", extra=seconds_since(painted.started))
 
     def _image(self, generation: Generation, picture: Picture) -> Image:
-        image_id = str(uuid.uuid4())
+        before = generation.image
+        image_id = before.id if before else str(uuid.uuid4())
         organization = self._organization_of(generation.project_id)
+        storage_key = generated_key(organization, generation.project_id, image_id)
         return Image(
             id=image_id,
             project_id=generation.project_id,
-            storage_key=generated_key(organization, generation.project_id, image_id),
+            storage_key=before.storage_key if before else storage_key,
             mime_type=picture.mime_type,
             width=picture.width,
             height=picture.height,
