@@ -28,6 +28,8 @@ MAX_UPSCALE = 2
 MAX_QUALITY = 100
 
 MAX_UPLOAD_BYTES = 5 * 1024 * 1024
+MAX_UPLOAD_PIXELS = 50_000_000
+"""More than nearly all cameras have; decoded, it takes 200 MB."""
 
 MAX_META_DEPTH = 64
 """More levels than real metadata has, and few enough for every JSON reader."""

@@ -20,8 +20,11 @@ from PIL import ImageStat
 import banatie
 from banatie.enhancement.prompt_syntax import without_tags
 from banatie.errors import PaintingError
-from banatie.imaging import Picture, encode_png, parameters_text
-from banatie.painting.painter import Painter, PaintJob
+from banatie.imaging.parameters import parameters_text
+from banatie.imaging.picture import Picture
+from banatie.imaging.png import encode_png
+from banatie.painting.job import PaintJob
+from banatie.painting.painter import Painter
 from banatie.records import Generation, Image
 from banatie.store.files import Files, generated_key
 from banatie.worker.claimed_rows import ClaimedRows
