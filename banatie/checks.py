@@ -138,7 +138,7 @@ def nearest_ratio(width: int, height: int) -> AspectRatio:
 
     def distance(ratio: AspectRatio) -> float:
         across, down = map(int, ratio.split(":"))
-        factor = (width * down) / (height * across)
+        factor = (max(width, 1) * down) / (max(height, 1) * across)
         return max(factor, 1 / factor)
 
     return min(ASPECT_RATIOS, key=distance)

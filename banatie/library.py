@@ -13,9 +13,9 @@ from typing import Any
 
 from banatie.checks import SubmissionChecks
 from banatie.errors import FlowNotFound, PayloadTooLarge, ValidationError
-from banatie.imaging.uploads import decode_upload
+from banatie.imaging.uploads import Upload, decode_upload
 from banatie.limits import MAX_UPLOAD_BYTES
-from banatie.records import FocalPoint, Image
+from banatie.records import Flow, FocalPoint, Image
 from banatie.store.aliases import as_uuid, check_alias
 from banatie.store.files import Files, image_key
 from banatie.store.flows import Flows
@@ -27,9 +27,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class UploadRequest:
-    """A file to be stored as an image, and its names."""
+    """What an uploaded image is called, and where it belongs."""
 
-    data: bytes
     alias: str | None = None
     flow_id: str | None = None
     starts_flow: bool = False
@@ -70,19 +69,19 @@ class Library:
         self._clock = clock
         self._keep_metadata = keep_metadata
 
-    def upload(self, project_id: str, request: UploadRequest) -> Image:
-        """Decode and store an upload.
+    def decode(self, data: bytes) -> Upload:
+        """An upload as it is to be stored. Raises ValidationError and PayloadTooLarge."""
+        check_size(len(data))
+        return decode_upload(data, keep_metadata=self._keep_metadata)
 
-        Raises ValidationError, PayloadTooLarge and AliasConflict.
-        """
-        check_size(len(request.data))
+    def add(self, project_id: str, upload: Upload, request: UploadRequest) -> Image:
+        """Store a decoded upload. Raises ValidationError and AliasConflict."""
         for name, alias in (("alias", request.alias), ("flowAlias", request.flow_alias)):
             if alias is not None:
                 check_alias(name, alias)
         if request.flow_alias is not None and not (request.flow_id or request.starts_flow):
             raise ValidationError.of("flowAlias", "needs a flow, and flowId is null")
         self._checks.check_meta(request.meta)
-        upload = decode_upload(request.data, keep_metadata=self._keep_metadata)
         image_id = str(uuid.uuid4())
         organization = self._keys.organization_of(project_id)
         image = Image(
@@ -143,18 +142,18 @@ class Library:
         logger.info("image %s deleted", image.id)
         return image
 
-    def merge_flow_aliases(self, project_id: str, flow_id: str, aliases: Mapping[str, str]) -> None:
-        """Give images names in a flow.
+    def merge_flow_aliases(self, project_id: str, flow_id: str, aliases: Mapping[str, str]) -> Flow:
+        """Give images names in a flow; the flow.
 
         Raises ValidationError, FlowNotFound, ImageNotFound and AliasNotFound.
         """
         for alias in aliases:
             check_alias("aliases", alias)
-        self.flows.merge_aliases(project_id, flow_id, aliases, self._clock())
+        return self.flows.merge_aliases(project_id, flow_id, aliases, self._clock())
 
-    def remove_flow_alias(self, project_id: str, flow_id: str, alias: str) -> None:
-        """Take a name away in a flow. Raises FlowNotFound and AliasNotFound."""
-        self.flows.remove_alias(project_id, flow_id, alias, self._clock())
+    def remove_flow_alias(self, project_id: str, flow_id: str, alias: str) -> Flow:
+        """Take a name away in a flow; the flow. Raises FlowNotFound and AliasNotFound."""
+        return self.flows.remove_alias(project_id, flow_id, alias, self._clock())
 
     def latest_generation(self, project_id: str, flow_id: str) -> str:
         """The id of the flow's latest generation. Raises FlowNotFound, also if it has none."""

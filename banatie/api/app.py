@@ -18,8 +18,10 @@ from banatie.api.errors import to_response
 from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
 from banatie.api.routes.docs_page import docs_router
+from banatie.api.routes.flows import flows_router
 from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
+from banatie.api.routes.project_images import project_images_router
 from banatie.api.routes.system import system_router
 from banatie.records import Generation
 from banatie.services import Services
@@ -66,7 +68,13 @@ def _routes(services: Services, state: AppState) -> Litestar:
             yield
 
     return Litestar(
-        route_handlers=[generations_router(), system_router(), docs_router()],
+        route_handlers=[
+            generations_router(),
+            project_images_router(),
+            flows_router(),
+            system_router(),
+            docs_router(),
+        ],
         state=State({"app_state": state}),
         exception_handlers={Exception: to_response},
         lifespan=[lifespan],

@@ -13,13 +13,30 @@ import msgspec
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from banatie.api.dependencies import HttpRequest
+from banatie.api.image_schemas import DeletedImage, FlowView, ImageView
 from banatie.api.middleware import API_PREFIX
+from banatie.api.requests import (
+    AliasUpdate,
+    FlowAliasesUpdate,
+    GenerationCreate,
+    GenerationUpdate,
+    ImageUpdate,
+)
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
-from banatie.api.schemas import Done, Failure, GenerationCreate, GenerationView, Page, Success
+from banatie.api.schemas import Done, Failure, GenerationView, Page, Success
 from banatie.config import Limits
 
 SCHEMAS = [
     GenerationCreate,
+    GenerationUpdate,
+    ImageUpdate,
+    AliasUpdate,
+    FlowAliasesUpdate,
+    Success[ImageView],
+    Page[ImageView],
+    Success[DeletedImage],
+    Success[FlowView],
+    Page[FlowView],
     Success[GenerationView],
     Page[GenerationView],
     Done,

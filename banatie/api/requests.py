@@ -5,6 +5,7 @@ They follow docs/api.md to the letter.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
@@ -21,9 +22,12 @@ from banatie.limits import (
     MAX_QUALITY,
     MAX_REFERENCES,
     MAX_SEED,
+    MAX_SIDE,
     MAX_STEPS,
     MAX_UPSCALE,
+    MIN_SIDE,
     MIN_STEPS,
+    SIDE_STEP,
 )
 from banatie.records import (
     AspectRatio,
@@ -36,6 +40,7 @@ from banatie.records import (
 from banatie.store.aliases import as_uuid
 from banatie.store.regeneration import Changes
 
+ALIAS_PATTERN = "^@[A-Za-z0-9_-]+$"
 DEFAULTS = Submission(prompt="")
 
 # Many clients write every number as a float: 20.0 is an integer, as in JSON Schema.
@@ -48,7 +53,9 @@ Steps = Annotated[
 
 Quality = Annotated[float, Meta(ge=1, le=MAX_QUALITY, multiple_of=1, extra_json_schema=_INTEGER)]
 
-SIZE = r"^[1-9][0-9]{1,3}x[1-9][0-9]{1,3}$"
+_SIDES = "|".join(str(side) for side in range(MIN_SIDE, MAX_SIDE + 1, SIDE_STEP))
+# The number of pixels is limited too, by the model (`checks`).
+SIZE = f"^({_SIDES})x({_SIDES})$"
 FlowId = Annotated[
     str,
     Meta(
@@ -61,13 +68,13 @@ AliasText = Annotated[
     Meta(
         description="A name for the image; the technical ones (@last, @first, @upload) are taken.",
         examples=["@logo"],
-        extra_json_schema={"pattern": "^@[A-Za-z0-9_-]+$", "maxLength": MAX_ALIAS_LENGTH},
+        extra_json_schema={"pattern": ALIAS_PATTERN, "maxLength": MAX_ALIAS_LENGTH},
     ),
 ]
 ImageReference = Annotated[str, Meta(description="An image's id or alias.", examples=["@last"])]
 
 
-def flow_of(flow_id: str | None | UnsetType) -> tuple[str | None, bool]:
+def flow_of(flow_id: str | UnsetType | None) -> tuple[str | None, bool]:
     """The flow's id, if one is given, and whether to offer one. Raises ValidationError."""
     if flow_id is UNSET or flow_id is None:
         return None, flow_id is UNSET
@@ -75,6 +82,13 @@ def flow_of(flow_id: str | None | UnsetType) -> tuple[str | None, bool]:
     if known is None:
         raise ValidationError.of("flowId", f"{flow_id!r} is not a UUID")
     return known, False
+
+
+def _size_of(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text, re.ASCII)
+    if found is None:
+        raise ValidationError.of("size", f"{text!r} is not WIDTHxHEIGHT, such as 1216x832")
+    return int(found[1]), int(found[2])
 
 
 class EnhancementOptions(WireIn):
@@ -108,7 +122,7 @@ class GenerationUpdate(WireIn):
 
     prompt: Annotated[str, Meta(extra_json_schema={"minLength": 1, "pattern": r"\S"})] | None = None
     aspect_ratio: AspectRatio | None = None
-    flow_id: FlowId | None | UnsetType = UNSET
+    flow_id: FlowId | UnsetType | None = UNSET
     meta: dict[str, Any] | None = None
 
     def to_changes(self) -> Changes:
@@ -133,7 +147,7 @@ class FocalPointIn(WireIn):
 class ImageUpdate(WireIn):
     """The body of PUT /api/v1/images/:id: what is left out stays as it is."""
 
-    focal_point: FocalPointIn | None | UnsetType = UNSET
+    focal_point: FocalPointIn | UnsetType | None = UNSET
     meta: dict[str, Any] | UnsetType = UNSET
 
     def to_changes(self) -> ImageChanges:
@@ -160,7 +174,7 @@ class FlowAliasesUpdate(WireIn):
         dict[str, ImageReference],
         Meta(
             min_length=1,
-            extra_json_schema={"propertyNames": {"pattern": "^@[A-Za-z0-9_-]+$"}},
+            extra_json_schema={"propertyNames": {"pattern": ALIAS_PATTERN}},
         ),
     ]
 
@@ -195,8 +209,10 @@ class GenerationCreate(WireIn):
         | None
     ) = None
 
-    size: Annotated[str, Meta(pattern=SIZE, examples=["1216x832"])] | None = None
-    flow_id: FlowId | None | UnsetType = UNSET
+    size: (
+        Annotated[str, Meta(examples=["1216x832"], extra_json_schema={"pattern": SIZE})] | None
+    ) = None
+    flow_id: FlowId | UnsetType | None = UNSET
     alias: AliasText | None = None
     flow_alias: AliasText | None = None
     reference_images: (
@@ -228,8 +244,7 @@ class GenerationCreate(WireIn):
         if self.size is not None:
             if self.aspect_ratio is not None:
                 raise ValidationError.of("size", "stands instead of aspectRatio; give one of them")
-            width, height = map(int, self.size.split("x"))
-            size = (width, height)
+            size = _size_of(self.size)
         options = self.enhancement_options or EnhancementOptions()
         return Submission(
             prompt=self.prompt,

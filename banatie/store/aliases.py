@@ -104,8 +104,12 @@ def rename_references(
     """
     named = _IN_PROMPT.findall(generation.original_prompt)
     kept = {each.image_id: each for each in generation.reference_images if each.alias not in named}
+    flow = connection.execute(
+        "SELECT id FROM flows WHERE project_id = ? AND id = ?",
+        (generation.project_id, generation.flow_id),
+    ).fetchone()
     found, warnings = find_references(
-        connection, generation.project_id, generation.flow_id, tuple(kept), prompt
+        connection, generation.project_id, flow and flow["id"], tuple(kept), prompt
     )
     return tuple(kept.get(each.image_id, each) for each in found), warnings
 

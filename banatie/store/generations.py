@@ -328,7 +328,8 @@ def _resolve(
 
     Raises ValidationError naming the parameter whose image does not exist.
     """
-    flow_id = row["flow_id"]
+    # Nothing is in a flow that is only offered: without a flow, aliases mean the whole project.
+    flow_id = submission.flow_id
     references, warnings = find_references(
         connection, project_id, flow_id, submission.references, submission.prompt
     )
@@ -347,8 +348,8 @@ def _resolve(
             raise ValidationError.of("mask", str(error)) from error
         row["mask_image_id"] = mask.id
     # An id that was only offered becomes a flow when it is used again, or has a name in it.
-    if flow_id is not None and (submission.flow_id or submission.flow_alias):
-        touch_flow(connection, project_id, flow_id, row["created_at"])
+    if flow_id is not None or submission.flow_alias is not None:
+        touch_flow(connection, project_id, row["flow_id"], row["created_at"])
     return warnings
 
 

@@ -116,9 +116,7 @@ def _set_prompt(
         "loras": json.dumps([asdict(lora) for lora in changes.loras]),
         "references": encode_references(references),
     }
-    assignments = (
-        "original_prompt = :prompt, loras = :loras, reference_images = :references"
-    )
+    assignments = "original_prompt = :prompt, loras = :loras, reference_images = :references"
     update(connection, assignments, "id = :id", values, now)
     return warnings
 

@@ -23,7 +23,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from banatie.api.dependencies import in_thread
 from banatie.api.errors import send_failure
 from banatie.errors import ServiceUnavailable
-from banatie.store.files import Files
+from banatie.store.files import FOLDERS, Files
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,10 @@ PREFIX = "/storage/"
 CHUNK_BYTES = 256 * 1024
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_STORAGE_KEY = re.compile(rf"[a-z0-9][a-z0-9-]{{0,63}}/{_UUID}/generated/{_UUID}\.png")
+_STORAGE_KEY = re.compile(
+    rf"[a-z0-9][a-z0-9-]{{0,63}}/{_UUID}/(?:{'|'.join(FOLDERS)})/{_UUID}\.(?P<suffix>png|jpg|webp)"
+)
+_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP}
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
@@ -57,7 +60,8 @@ class ImageFiles:
             await send_failure(error, scope, send)
             return
         storage_key = scope["path"].removeprefix(PREFIX)
-        if not _STORAGE_KEY.fullmatch(storage_key):
+        known = _STORAGE_KEY.fullmatch(storage_key)
+        if known is None:
             await send_failure(NotFoundException(), scope, send)
             return
         path = self._files.path(storage_key)
@@ -66,7 +70,7 @@ class ImageFiles:
         except OSError as error:
             await send_failure(_failure(error), scope, send)
             return
-        await _send_file(path, status, scope, send)
+        await _send_file(path, status, _MEDIA_TYPES[known["suffix"]], scope, send)
 
 
 def _status_of(path: Path) -> os.stat_result:
@@ -88,12 +92,14 @@ def _failure(error: OSError) -> Exception:
     return ServiceUnavailable("The image cannot be read at the moment; the server's log says why")
 
 
-async def _send_file(path: Path, status: os.stat_result, scope: HTTPScope, send: Send) -> None:
+async def _send_file(
+    path: Path, status: os.stat_result, media_type: str, scope: HTTPScope, send: Send
+) -> None:
     request = Headers.from_scope(scope)
     size = status.st_size
     etag = f'"{status.st_mtime_ns:x}-{size:x}"'
     headers = {
-        "content-type": "image/png",
+        "content-type": media_type,
         "etag": etag,
         "last-modified": formatdate(status.st_mtime, usegmt=True),
         # The same URL may get new bytes when a generation is made again: caches must revalidate.
