@@ -20,7 +20,6 @@ MIME_TYPES: Mapping[ImageFormat, str] = {
     "jpeg": "image/jpeg",
     "webp": "image/webp",
 }
-EXTENSIONS: Mapping[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 _UNICODE = b"UNICODE\0"
 """Says that a user comment is in Unicode (Exif 2.32, table 9); readers take it as UTF-16."""

@@ -112,6 +112,6 @@ def _enable_tiling(pipeline: StableDiffusionXLPipeline) -> None:
     vae.enable_tiling()
     # By default a tile is as large as SDXL's whole picture, which would save nothing.
     side = vae.config.sample_size // TILE_SHARE // pipeline.vae_scale_factor
-    # Neighbouring tiles share a quarter, which must be whole latents: else they do not fit together.
+    # Neighbours share a quarter, which must be whole latents for them to fit together.
     vae.tile_latent_min_size = max(side - side % 4, 4)
     vae.tile_sample_min_size = vae.tile_latent_min_size * pipeline.vae_scale_factor
