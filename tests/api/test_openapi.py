@@ -94,6 +94,23 @@ async def test_the_document_lists_every_route(document):
         "GET /api/v1/generations/{generation_id}/events",
         "POST /api/v1/generations/{generation_id}/cancel",
         "POST /api/v1/generations/{generation_id}/restore",
+        "PUT /api/v1/generations/{generation_id}",
+        "POST /api/v1/generations/{generation_id}/regenerate",
+        "POST /api/v1/generations/{generation_id}/retry",
+        "POST /api/v1/images/upload",
+        "GET /api/v1/images",
+        "GET /api/v1/images/{image}",
+        "PUT /api/v1/images/{image}",
+        "DELETE /api/v1/images/{image}",
+        "PUT /api/v1/images/{image}/alias",
+        "GET /api/v1/flows",
+        "GET /api/v1/flows/{flow_id}",
+        "DELETE /api/v1/flows/{flow_id}",
+        "GET /api/v1/flows/{flow_id}/generations",
+        "GET /api/v1/flows/{flow_id}/images",
+        "PUT /api/v1/flows/{flow_id}/aliases",
+        "DELETE /api/v1/flows/{flow_id}/aliases/{alias}",
+        "POST /api/v1/flows/{flow_id}/regenerate",
         "GET /health",
         "GET /api/info",
     }
@@ -102,7 +119,7 @@ async def test_the_document_lists_every_route(document):
 async def test_every_operation_has_a_name_of_its_own_and_a_summary(document):
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     ids = [operation["operationId"] for operation in operations]
-    assert len(set(ids)) == len(ids) == 9
+    assert len(set(ids)) == len(ids) == len(STATUSES)
     assert all(re.fullmatch(r"[a-z][A-Za-z]+", id) for id in ids)
     assert all(operation["summary"] for operation in operations)
 
@@ -133,6 +150,16 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
         "steps",
         "guidanceScale",
         "loras",
+        "size",
+        "flowId",
+        "alias",
+        "flowAlias",
+        "referenceImages",
+        "referenceStrength",
+        "mask",
+        "upscale",
+        "outputFormat",
+        "quality",
     }
     ratio, nothing = body["properties"]["aspectRatio"]["anyOf"]
     assert nothing == {"type": "null"}
@@ -143,7 +170,9 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
 
 async def test_the_query_is_documented_as_the_contract_has_it(document):
     parameters = document["paths"][GENERATIONS]["get"]["parameters"]
-    assert {p["name"] for p in parameters} == {"status", "limit", "offset", "includeDeleted"}
+    assert {p["name"] for p in parameters} == {
+        *("status", "flowId", "limit", "offset", "includeDeleted")
+    }
     limit = next(p["schema"] for p in parameters if p["name"] == "limit")
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 20)
 
@@ -226,6 +255,10 @@ CODES = {
     "VALIDATION_ERROR": 400,
     "UNAUTHORIZED": 401,
     "GENERATION_NOT_FOUND": 404,
+    "IMAGE_NOT_FOUND": 404,
+    "FLOW_NOT_FOUND": 404,
+    "ALIAS_NOT_FOUND": 404,
+    "ALIAS_CONFLICT": 409,
     "NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
     "REQUEST_TIMEOUT": 408,
@@ -243,6 +276,23 @@ STATUSES = {
     "listGenerations": READING - {"404"} | {"200"},
     "getGeneration": READING | {"200"},
     "deleteGeneration": READING | {"200", "415"},
+    "updateGeneration": READING | {"200", "408", "413", "415"},
+    "regenerateGeneration": READING | {"200", "415"},
+    "retryGeneration": READING | {"200", "415"},
+    "uploadImage": READING - {"404"} | {"201", "408", "409", "413", "415"},
+    "listImages": READING - {"404"} | {"200"},
+    "getImage": READING | {"200"},
+    "updateImage": READING | {"200", "408", "413", "415"},
+    "setImageAlias": READING | {"200", "408", "409", "413", "415"},
+    "deleteImage": READING | {"200", "415"},
+    "listFlows": READING - {"404"} | {"200"},
+    "getFlow": READING | {"200"},
+    "deleteFlow": READING | {"200", "415"},
+    "listFlowGenerations": READING | {"200"},
+    "listFlowImages": READING | {"200"},
+    "updateFlowAliases": READING | {"200", "408", "413", "415"},
+    "deleteFlowAlias": READING | {"200", "415"},
+    "regenerateFlow": READING | {"200", "415"},
     "followGeneration": READING | {"200", "204"},
     "cancelGeneration": READING | {"200", "415"},
     "restoreGeneration": READING | {"200", "415"},
