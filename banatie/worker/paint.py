@@ -143,7 +143,7 @@ class PaintStage:
                 )
         except OutOfMemory:
             # Even without a smaller plan, one by one takes less than all at once.
-            if not is_retry and (self._placement.step_down() or len(group) > 1):
+            if not is_retry and (self._placement.step_down(_enlarged(group)) or len(group) > 1):
                 return None
             raise
 
@@ -170,3 +170,9 @@ class PaintStage:
                     )
 
         return on_step
+
+
+def _enlarged(group: Sequence[StartedJob]) -> int:
+    """The pixels of the picture if it is an enlarged one, else 0."""
+    width, height = group[0].job.final_size
+    return width * height if group[0].job.upscale > 1 else 0
