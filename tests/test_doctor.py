@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
-import contextlib
 import os
 import re
 import shutil

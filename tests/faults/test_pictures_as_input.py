@@ -57,9 +57,7 @@ def test_killed_uploads_leave_no_stray(service: FaultyService, fault: str) -> No
         *("die_between_file_and_row", "die_after_success_row"),
     ],
 )
-def test_a_worker_killed_while_it_makes_a_picture_again(
-    service: FaultyService, fault: str
-) -> None:
+def test_a_worker_killed_while_it_makes_a_picture_again(service: FaultyService, fault: str) -> None:
     service.start_worker_and_wait()
     [before] = service.wait_until_all_ended([service.post("a red cat", **PLAIN)])
     url = before["outputImage"]["storageUrl"]

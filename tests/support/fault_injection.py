@@ -106,7 +106,7 @@ def die_before_notify(counter_file: str) -> None:
 
 def die_while_encoding(counter_file: str) -> None:
     """Die when the picture is painted and not yet encoded."""
-    _patch(save, "encode_png", _before(lambda: _die(counter_file, 1)))
+    _patch(save, "encode", _before(lambda: _die(counter_file, 1)))
 
 
 def die_before_rename(counter_file: str) -> None:
