@@ -67,7 +67,7 @@ def _masked(painter: Painter, plain: PaintJob) -> list[Image.Image]:
     ImageDraw.Draw(mask).ellipse((width * 0.15, height * 0.2, width * 0.85, height * 0.9), fill=255)
     shown = reference.copy()
     shown.paste(MASK_COLOUR, mask=mask.point(lambda level: level // 2))
-    prompts = ("a red fox", "a green tree", "a yellow house", "a white sheep")
+    prompts = ("a red fox", "a green tree", "a yellow house", "a pink pig")
     edited = [
         _paint(
             painter,
@@ -87,6 +87,7 @@ def _enlarged(painter: Painter, plain: PaintJob) -> list[Image.Image]:
     small = _paint(painter, plain, prompt)
     size = (small.width * 2, small.height * 2)
     stretched = small.resize(size, Image.Resampling.LANCZOS)
+    painter.max_pixels = size[0] * size[1]
     enlarged = _paint(painter, plain, prompt, upscale=2.0)
     middle = (size[0] // 4, size[1] // 4, size[0] * 3 // 4, size[1] * 3 // 4)
     return [small, stretched, enlarged, stretched.crop(middle), enlarged.crop(middle)]
