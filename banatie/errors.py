@@ -4,6 +4,7 @@
     ├── ConfigError             a setting is wrong; the message names it and the remedy
     ├── ValidationError         a request's parameter is wrong (`details` lists the fields)
     ├── Unauthorized            the API key is missing or invalid
+    ├── Forbidden               the API key, or the caller, may not do this
     ├── GenerationNotFound      no such generation in this project
     ├── NotFound                no such resource
     ├── RateLimitExceeded       the key's requests for this hour are used up
@@ -75,6 +76,12 @@ class Unauthorized(BanatieError):
     """No key was given, or it is unknown, revoked or expired."""
 
     code = "UNAUTHORIZED"
+
+
+class Forbidden(BanatieError):
+    """The API key, or whoever asks without one, may not do this."""
+
+    code = "FORBIDDEN"
 
 
 class NotFound(BanatieError):

@@ -16,6 +16,10 @@ MAX_LORAS = 4
 MAX_LORA_WEIGHT = 4
 """Weights range from minus this to plus this."""
 
+MAX_REFERENCES = 3
+"""Images that one picture is painted from."""
+MAX_UPLOAD_BYTES = 5 * 1024 * 1024
+
 MAX_META_DEPTH = 64
 """More levels than real metadata has, and few enough for every JSON reader."""
 
@@ -24,4 +28,8 @@ MAX_WAIT_SECONDS = 120
 """The longest time that a client can ask an answer to wait for the picture (`Prefer: wait=N`)."""
 
 MAX_PAGE_SIZE = 100
-"""Generations in one answer to a list request."""
+"""Entries in one answer to a list request."""
+
+MAX_EXPIRY_DAYS = 36_500
+MAX_REQUESTS_PER_HOUR = 1_000_000_000
+"""Of the limit that a key has of its own."""

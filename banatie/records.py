@@ -15,6 +15,8 @@ TemplateName = Literal[
     "general", "photorealistic", "illustration", "minimalist", "sticker", "product", "comic"
 ]
 Status = Literal["pending", "processing", "success", "failed"]
+KeyType = Literal["project", "master"]
+"""A master key may also administer keys; for everything else it is a key of its project."""
 
 ASPECT_RATIOS: tuple[AspectRatio, ...] = get_args(AspectRatio)
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)
@@ -41,6 +43,7 @@ class Key:
 
     id: str
     project: Project
+    type: KeyType
     name: str
     hint: str
     """The key's first characters, enough to recognise it in a list."""

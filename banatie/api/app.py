@@ -17,6 +17,7 @@ from banatie.api.dependencies import AppState
 from banatie.api.errors import to_response
 from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
+from banatie.api.routes.admin import admin_router, bootstrap_router
 from banatie.api.routes.docs_page import docs_router
 from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
@@ -66,7 +67,13 @@ def _routes(services: Services, state: AppState) -> Litestar:
             yield
 
     return Litestar(
-        route_handlers=[generations_router(), system_router(), docs_router()],
+        route_handlers=[
+            generations_router(),
+            admin_router(),
+            bootstrap_router(),
+            system_router(),
+            docs_router(),
+        ],
         state=State({"app_state": state}),
         exception_handlers={Exception: to_response},
         lifespan=[lifespan],

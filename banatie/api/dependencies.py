@@ -24,7 +24,9 @@ from banatie.config import Config
 from banatie.intake import Intake
 from banatie.records import Key
 from banatie.services import Services
+from banatie.store.keys import Keys
 from banatie.store.previews import Previews
+from banatie.store.projects import Projects
 from banatie.store.workers import Workers
 
 WRITE_THREADS = 16
@@ -44,6 +46,8 @@ class AppState:
     waiters: Waiters
     rate_limiter: RateLimiter
     authentication: Authentication
+    keys: Keys
+    projects: Projects
     workers: Workers
     previews: Previews
     metrics: Metrics | None
@@ -69,6 +73,8 @@ class AppState:
             waiters=Waiters(services.generations.find),
             rate_limiter=RateLimiter(services.keys, config.limits.requests_per_hour, clock),
             authentication=Authentication(services.keys, failed_keys, clock),
+            keys=services.keys,
+            projects=Projects(services.database),
             workers=services.workers,
             previews=Previews(services.database),
             metrics=metrics,

@@ -22,6 +22,7 @@ class ErrorCode:
 ERROR_CODES = (
     ErrorCode("VALIDATION_ERROR", 400, "a parameter is missing, unknown, wrong or out of range"),
     ErrorCode("UNAUTHORIZED", 401, "the API key is missing, unknown, revoked or expired"),
+    ErrorCode("FORBIDDEN", 403, "the API key, or the caller, may not do this"),
     ErrorCode("NOT_FOUND", 404, "no such route or thing"),
     ErrorCode("GENERATION_NOT_FOUND", 404, "no such generation in this project"),
     ErrorCode("METHOD_NOT_ALLOWED", 405, "the route does not take this method"),

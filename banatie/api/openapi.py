@@ -13,7 +13,8 @@ import msgspec
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from banatie.api.dependencies import HttpRequest
-from banatie.api.middleware import API_PREFIX
+from banatie.api.middleware import needs_key
+from banatie.api.routes.admin import AdminKeyView, CreatedKeyView, KeyCreate
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
 from banatie.api.schemas import Done, Failure, GenerationCreate, GenerationView, Page, Success
 from banatie.config import Limits
@@ -24,6 +25,9 @@ SCHEMAS = [
     Page[GenerationView],
     Done,
     Failure,
+    KeyCreate,
+    Success[CreatedKeyView],
+    Page[AdminKeyView],
     Success[HealthView],
     Success[InfoView],
     Unhealthy,
@@ -81,7 +85,7 @@ def _completed(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
             prefers = any(parameter["name"] == "Prefer" for parameter in parameters)
             for status, response in operation["responses"].items():
                 names = ["X-Request-Id"]
-                if path.startswith(API_PREFIX) and status != "401":
+                if needs_key(path) and status != "401":
                     names += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
                 if status == "429" or (status == "503" and "requestBody" in operation):
                     names.append("Retry-After")

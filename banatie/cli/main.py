@@ -29,6 +29,7 @@ from banatie.cli.options import (
     open_database,
     worker_command,
 )
+from banatie.cli.projects import projects
 from banatie.cli.terminal import accept_any_text, discard_unwritable_output
 from banatie.errors import BanatieError, ConfigError
 
@@ -55,6 +56,7 @@ def cli(context: click.Context, path: Path | None, settings: tuple[str, ...], de
 cli.add_command(generate)
 cli.add_command(keys)
 cli.add_command(models)
+cli.add_command(projects)
 
 
 @cli.command()

@@ -58,6 +58,15 @@ def rename_way_to_mode(db: sqlite_utils.Database) -> None:
     db.execute(_RENAME_WAY_TO_MODE)
 
 
+@migrations()
+def add_key_types(db: sqlite_utils.Database) -> None:
+    """Add the type of a key; all keys of before are project keys."""
+    db.execute(
+        "ALTER TABLE keys ADD COLUMN type TEXT NOT NULL DEFAULT 'project' "
+        "CHECK (type IN ('project', 'master'))"
+    )
+
+
 def _execute_all(db: sqlite_utils.Database, statements: str) -> None:
     # Not executescript, which commits the migration's transaction before it begins.
     for statement in statements.split(";\n\n"):

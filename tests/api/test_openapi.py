@@ -94,6 +94,10 @@ async def test_the_document_lists_every_route(document):
         "GET /api/v1/generations/{generation_id}/events",
         "POST /api/v1/generations/{generation_id}/cancel",
         "POST /api/v1/generations/{generation_id}/restore",
+        "POST /api/admin/keys",
+        "GET /api/admin/keys",
+        "DELETE /api/admin/keys/{key_id}",
+        "POST /api/bootstrap/initial-key",
         "GET /health",
         "GET /api/info",
     }
@@ -102,7 +106,7 @@ async def test_the_document_lists_every_route(document):
 async def test_every_operation_has_a_name_of_its_own_and_a_summary(document):
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     ids = [operation["operationId"] for operation in operations]
-    assert len(set(ids)) == len(ids) == 9
+    assert len(set(ids)) == len(ids) == 13
     assert all(re.fullmatch(r"[a-z][A-Za-z]+", id) for id in ids)
     assert all(operation["summary"] for operation in operations)
 
@@ -112,7 +116,7 @@ async def test_the_key_is_asked_for_where_it_is_needed_and_nowhere_else(document
     assert (scheme["type"], scheme["name"], scheme["in"]) == ("apiKey", "X-API-Key", "header")
     for path, item in document["paths"].items():
         for operation in item.values():
-            needed = path.startswith("/api/v1/")
+            needed = path.startswith(("/api/v1/", "/api/admin/"))
             allowed = {"/api/info": [{}, {"apiKey": []}]}.get(path, [{"apiKey": []}] * needed)
             assert operation.get("security", []) == allowed
 
@@ -173,6 +177,24 @@ async def test_real_answers_are_as_documented(server, client, worker, document):
     assert_documented(document, await server.visitor().get("/api/info"), "GET", "/api/info")
 
 
+async def test_the_answers_of_administration_are_as_documented(server, client, document):
+    keys, master = "/api/admin/keys", server.client(type="master")
+    made = await master.post(keys, json={"type": "project"})
+    revoked = await master.delete(f"{keys}/{made.json()['data']['id']}")
+    for response, method, path, status in [
+        (made, "POST", keys, 201),
+        (await master.get(keys), "GET", keys, 200),
+        (revoked, "DELETE", f"{keys}/{{key_id}}", 200),
+        (await master.post(keys, json={}), "POST", keys, 400),
+        (await client.get(keys), "GET", keys, 403),
+        (await master.delete(f"{keys}/x"), "DELETE", f"{keys}/{{key_id}}", 404),
+    ]:
+        assert response.status_code == status
+        assert_documented(document, response, method, path)
+    bootstrap = "/api/bootstrap/initial-key"
+    assert_documented(document, await client.post(bootstrap), "POST", bootstrap)
+
+
 async def test_real_failures_are_as_documented(server, client, worker, document):
     one = GENERATIONS + "/{generation_id}"
     visitor, limited = server.visitor(), server.client(requests_per_hour=1)
@@ -225,6 +247,7 @@ async def test_the_events_are_documented_as_a_stream(document):
 CODES = {
     "VALIDATION_ERROR": 400,
     "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
     "GENERATION_NOT_FOUND": 404,
     "NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
@@ -246,6 +269,10 @@ STATUSES = {
     "followGeneration": READING | {"200", "204"},
     "cancelGeneration": READING | {"200", "415"},
     "restoreGeneration": READING | {"200", "415"},
+    "createKey": READING - {"404"} | {"201", "403", "408", "413", "415"},
+    "listKeys": READING - {"404"} | {"200", "403"},
+    "revokeKey": READING | {"200", "403", "415"},
+    "createInitialKey": {"201", "400", "403", "500", "503"},
     "health": {"200", "400", "503"},
     "info": READING - {"404"} | {"200"},
 }

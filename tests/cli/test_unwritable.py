@@ -49,6 +49,8 @@ COMMANDS: list[Sequence[str]] = [
     ("keys", "create", "--name", "k"),
     ("keys", "list"),
     ("keys", "revoke", "k"),
+    ("projects", "create", "p"),
+    ("projects", "list"),
     ("migrate",),
     ("serve",),
     ("worker",),
