@@ -17,6 +17,8 @@ TemplateName = Literal[
 Status = Literal["pending", "processing", "success", "failed"]
 KeyType = Literal["project", "master"]
 """A master key may also administer keys; for everything else it is a key of its project."""
+ImageFormat = Literal["png", "jpeg", "webp"]
+ImageSource = Literal["uploaded", "generated"]
 
 ASPECT_RATIOS: tuple[AspectRatio, ...] = get_args(AspectRatio)
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)
@@ -76,6 +78,26 @@ class Submission:
     steps: int | None = None
     guidance_scale: float | None = None
     loras: tuple[LoraUse, ...] = ()
+    size: tuple[int, int] | None = None
+    """Width and height in pixels; None: the model's size for the aspect ratio."""
+    flow_id: str | None = None
+    alias: str | None = None
+    flow_alias: str | None = None
+    reference_images: tuple[Reference, ...] = ()
+    reference_strength: float | None = None
+    mask_image_id: str | None = None
+    upscale: float | None = None
+    output_format: ImageFormat = "png"
+    quality: int | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image that a picture is painted from, and the alias by which it was named, if any."""
+
+    image_id: str
+    alias: str | None
+    storage_key: str
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,28 @@ class EnhancementNote:
     model: str
     mode: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class FocalPoint:
+    """The point of an image that matters most, each coordinate from 0 to 1 of its size."""
+
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A chain of generations and images that belong together."""
+
+    id: str
+    project_id: str
+    aliases: Mapping[str, str]
+    """The ids of the images that have a name within the flow."""
+    generation_count: int
+    image_count: int
+    created_at: int
+    updated_at: int
 
 
 @dataclass(frozen=True)
@@ -101,6 +145,14 @@ class Image:
     height: int
     file_size: int
     created_at: int
+    flow_id: str | None = None
+    source: ImageSource = "generated"
+    alias: str | None = None
+    """Its name in the project."""
+    focal_point: FocalPoint | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    generation_id: str | None = None
+    """The generation whose output it is."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +176,26 @@ class Generation:
     steps: int | None
     guidance_scale: float | None
     loras: tuple[LoraUse, ...]
+    width: int | None
+    """Of the picture before it is enlarged; None: the model's size for the aspect ratio."""
+    height: int | None
+    flow_id: str | None
+    """Of a flow that exists, or of one that is made when the id is used again."""
+    alias: str | None
+    """The name that the image takes over in the project when the generation succeeds."""
+    flow_alias: str | None
+    """The same in the flow."""
+    reference_images: tuple[Reference, ...]
+    reference_strength: float | None
+    """From 0 (as the reference) to 1 (painted anew); None where the worker decides."""
+    reference_mode: str | None
+    """How the references were used; None until the worker has decided."""
+    mask_image_id: str | None
+    upscale: float | None
+    """The factor by which the finished picture is enlarged."""
+    output_format: ImageFormat
+    quality: int | None
+    """Of JPEG and WebP, from 1 to 100."""
     meta: Mapping[str, Any]
     warnings: tuple[str, ...]
     enhancement: EnhancementNote | None
@@ -134,6 +206,7 @@ class Generation:
     """How often a worker died while it held this row; after too many, the row fails."""
     error_message: str | None
     image: Image | None
+    """While the generation is made again, still that of before."""
     processing_time_ms: int | None
     created_at: int
     updated_at: int

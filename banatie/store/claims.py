@@ -44,7 +44,9 @@ _HELD = "id = :id AND claimed_by = :worker"
 _NEXT_ROW_LIKE = (
     "number = (SELECT number FROM generations WHERE stage = 'paint' "
     "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
-    "AND steps IS :steps AND guidance_scale IS :guidance AND loras = "
+    "AND width IS :width AND height IS :height "
+    "AND steps IS :steps AND guidance_scale IS :guidance AND reference_images = '[]' "
+    "AND mask_image_id IS NULL AND upscale IS NULL AND loras = "
     "(SELECT loras FROM generations WHERE id = :first) ORDER BY number LIMIT 1)"
 )
 
@@ -80,16 +82,18 @@ class Claims:
     def claim_like(self, first: Generation, limit: int, now: int) -> list[Generation]:
         """Claim up to `limit` more rows that can be painted in one batch with the claimed `first`.
 
-        They have the same aspect ratio, steps, guidance and LoRAs. A row that was held during a
-        crash is never part of a batch.
+        They have the same aspect ratio, size, steps, guidance and LoRAs. A row that was held during
+        a crash, or is painted from images or enlarged, is never part of a batch.
         """
-        if first.crashes:
+        if first.crashes or first.reference_images or first.mask_image_id or first.upscale:
             return []
         taken: list[Generation] = []
         values = {
             "worker": self.worker_id,
             "status": "processing",
             "ratio": first.aspect_ratio,
+            "width": first.width,
+            "height": first.height,
             "steps": first.steps,
             "guidance": first.guidance_scale,
             "first": first.id,

@@ -7,8 +7,12 @@ one at the end. When the migrations are applied is up to `database`.
 
 from __future__ import annotations
 
+import sqlite3
+
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
+
+from banatie.store.pictures_schema import FLOWS_AND_ALIASES, GENERATION_COLUMNS, WITHOUT_CHECK
 
 migrations = Migrations("banatie")
 
@@ -56,6 +60,42 @@ def rename_way_to_mode(db: sqlite_utils.Database) -> None:
     Leaves `revision` and `updated_at` as they are: for clients, nothing has changed.
     """
     db.execute(_RENAME_WAY_TO_MODE)
+
+
+@migrations()
+def add_pictures_as_input(db: sqlite_utils.Database) -> None:
+    """Add flows, aliases, uploads, references, and the shape and format of a picture.
+
+    A generation may now wait or fail with an image (that of an earlier run), and succeed without
+    one (it was deleted since). SQLite cannot drop the check that forbids this, so the table of
+    generations is copied into a new one, which then takes its name, its indexes and its triggers.
+    """
+    [old] = db.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'generations'"
+    ).fetchall()
+    attached = db.execute(
+        "SELECT sql FROM sqlite_master WHERE tbl_name = 'generations' "
+        "AND type IN ('index', 'trigger') AND sql IS NOT NULL"
+    ).fetchall()
+    [(columns,)] = db.execute(
+        "SELECT group_concat(name, ', ') FROM pragma_table_info('generations')"
+    ).fetchall()
+    table = old[0]
+    for before, after in WITHOUT_CHECK.items():
+        if before not in table:
+            raise sqlite3.OperationalError(f"the table of generations is not as expected: {table}")
+        table = table.replace(before, after)
+    _execute_all(db, FLOWS_AND_ALIASES)
+    db.execute(table)
+    db.execute(f"INSERT INTO new_generations ({columns}) SELECT {columns} FROM generations")
+    # The numbers of deleted rows are not used again, and count as accepted.
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'new_generations'")
+    db.execute("UPDATE sqlite_sequence SET name = 'new_generations' WHERE name = 'generations'")
+    db.execute("DROP TABLE generations")
+    db.execute("ALTER TABLE new_generations RENAME TO generations")
+    for (statement,) in attached:
+        db.execute(statement)
+    _execute_all(db, GENERATION_COLUMNS)
 
 
 @migrations()
