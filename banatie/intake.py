@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -29,7 +30,7 @@ from banatie.logs import log_context
 from banatie.models.catalog import Catalog
 from banatie.records import CANCELLED, Generation, LoraUse, Submission
 from banatie.store.files import Files
-from banatie.store.generations import Generations, IdempotentRequest, Submitted
+from banatie.store.generations import Generations, IdempotentRequest, LiveSubmission, Submitted
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Intake:
         submission: Submission,
         idempotent: IdempotentRequest | None = None,
         request_id: str | None = None,
+        live: LiveSubmission | None = None,
     ) -> Submitted:
         """Accept a generation: once this returns, it is never lost.
 
@@ -72,6 +74,7 @@ class Intake:
             self._clock(),
             queue_size=self._limits.queue_size,
             idempotent=idempotent,
+            live=live,
             request_id=request_id,
             warnings=warnings,
         )
@@ -134,6 +137,15 @@ class Intake:
         """The names of the LoRAs that a submission may ask for."""
         return sorted(self._catalog.loras())
 
+    def check_meta(self, meta: Mapping[str, Any]) -> None:
+        """Raise ValidationError if a client's own data is too large or nested too deeply."""
+        if _depth(meta) > MAX_META_DEPTH:
+            raise ValidationError.of("meta", f"is nested deeper than {MAX_META_DEPTH} levels")
+        if len(msgspec.json.encode(meta)) > self._limits.meta_bytes:
+            raise ValidationError.of(
+                "meta", f"is larger than {self._limits.meta_bytes} bytes of JSON"
+            )
+
     def _check(self, submission: Submission) -> None:
         if not submission.prompt.strip():
             raise ValidationError.of("prompt", "must not be blank")
@@ -149,12 +161,7 @@ class Intake:
         _check_range("steps", submission.steps, MIN_STEPS, MAX_STEPS)
         _check_range("guidanceScale", submission.guidance_scale, 0, MAX_GUIDANCE_SCALE)
         self._check_loras(submission.loras)
-        if _depth(submission.meta) > MAX_META_DEPTH:
-            raise ValidationError.of("meta", f"is nested deeper than {MAX_META_DEPTH} levels")
-        if len(msgspec.json.encode(submission.meta)) > self._limits.meta_bytes:
-            raise ValidationError.of(
-                "meta", f"is larger than {self._limits.meta_bytes} bytes of JSON"
-            )
+        self.check_meta(submission.meta)
 
     def _check_loras(self, loras: Sequence[LoraUse]) -> None:
         if len(loras) > MAX_LORAS:

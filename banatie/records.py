@@ -57,6 +57,24 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Scope:
+    """A group of live URLs' images in a project."""
+
+    id: str
+    project_id: str
+    slug: str
+    allow_new_generations: bool
+    new_generations_limit: int | None
+    """New images an hour; None: the configured limit applies."""
+    meta: Mapping[str, Any]
+    current_generations: int
+    """How many images are in it."""
+    last_generated_at: int | None
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True)
 class LoraUse:
     """A LoRA that a picture is painted with, and the weight of its effect."""
 

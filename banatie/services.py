@@ -9,6 +9,7 @@ from typing import get_args
 from banatie.config import Config
 from banatie.intake import Intake
 from banatie.jobs import JobQueue, Stage
+from banatie.live import Live
 from banatie.models.catalog import Catalog
 from banatie.store.backup import finish_restore
 from banatie.store.database import Database
@@ -16,6 +17,9 @@ from banatie.store.disk import fill_reserve
 from banatie.store.files import Files, make_data_folder
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
+from banatie.store.live_images import LiveImages
+from banatie.store.projects import Projects
+from banatie.store.scopes import Scopes
 from banatie.store.workers import Workers
 
 
@@ -27,10 +31,12 @@ class Services:
     database: Database
     generations: Generations
     keys: Keys
+    projects: Projects
     workers: Workers
     files: Files
     queues: Mapping[Stage, JobQueue]
     intake: Intake
+    live: Live
     clock: Callable[[], int]
 
     def close(self) -> None:
@@ -51,16 +57,21 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
     generations, files = Generations(database), Files(data / "storage")
     stages: tuple[Stage, ...] = get_args(Stage)
     queues = {stage: JobQueue(stage, data) for stage in stages}
+    projects = Projects(database)
+    intake = Intake(
+        generations, files, queues, config.limits, Catalog(config.storage.models), clock
+    )
+    scopes, images = Scopes(database), LiveImages(database)
     return Services(
         config=config,
         database=database,
         generations=generations,
         keys=Keys(database),
+        projects=projects,
         workers=Workers(database),
         files=files,
         queues=queues,
-        intake=Intake(
-            generations, files, queues, config.limits, Catalog(config.storage.models), clock
-        ),
+        intake=intake,
+        live=Live(intake, projects, scopes, images, config.live, clock),
         clock=clock,
     )

@@ -21,6 +21,8 @@ from banatie.api.routes.admin import admin_router, bootstrap_router
 from banatie.api.routes.docs_page import docs_router
 from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
+from banatie.api.routes.live import LiveFiles, live_router
+from banatie.api.routes.scopes import scopes_router
 from banatie.api.routes.system import system_router
 from banatie.records import Generation
 from banatie.services import Services
@@ -37,7 +39,7 @@ class WebApplication:
         self.state = AppState.of(services)
         self._litestar = _routes(services, self.state)
         self._asgi = RequestMiddleware(
-            ImageFiles(self._litestar, services.files),
+            ImageFiles(LiveFiles(self._litestar, services.live, services.files), services.files),
             self.state.authentication,
             self.state.rate_limiter,
             self.state.metrics,
@@ -69,6 +71,8 @@ def _routes(services: Services, state: AppState) -> Litestar:
     return Litestar(
         route_handlers=[
             generations_router(),
+            live_router(),
+            scopes_router(),
             admin_router(),
             bootstrap_router(),
             system_router(),

@@ -16,19 +16,22 @@ from typing import Any, ParamSpec, TypeVar
 from litestar import Request
 
 from banatie.api.auth import Authentication
-from banatie.api.client_address import FailedKeyLimiter
+from banatie.api.client_address import AddressCounter, ClientAddresses, FailedKeyLimiter
 from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter
 from banatie.api.waiters import Waiters
 from banatie.config import Config
 from banatie.intake import Intake
+from banatie.live import Live
 from banatie.records import Key
 from banatie.services import Services
+from banatie.store.files import Files
 from banatie.store.keys import Keys
 from banatie.store.previews import Previews
 from banatie.store.projects import Projects
 from banatie.store.workers import Workers
 
+HOUR_MILLISECONDS = 3_600_000
 WRITE_THREADS = 16
 """How many requests may wait to write at once; those that do share one wait for the disk."""
 
@@ -48,6 +51,11 @@ class AppState:
     authentication: Authentication
     keys: Keys
     projects: Projects
+    live: Live
+    files: Files
+    addresses: ClientAddresses
+    new_images: AddressCounter
+    """By live URLs."""
     workers: Workers
     previews: Previews
     metrics: Metrics | None
@@ -61,9 +69,8 @@ class AppState:
     def of(cls, services: Services) -> AppState:
         """The state of an application over these services."""
         config, clock = services.config, services.clock
-        failed_keys = FailedKeyLimiter(
-            config.limits.failed_keys_per_minute, config.server.trusted_proxies, clock
-        )
+        addresses = ClientAddresses(config.server.trusted_proxies)
+        failed_keys = FailedKeyLimiter(config.limits.failed_keys_per_minute, addresses, clock)
         metrics = None
         if config.server.metrics:
             metrics = Metrics(services.database, services.workers, clock)
@@ -74,7 +81,11 @@ class AppState:
             rate_limiter=RateLimiter(services.keys, config.limits.requests_per_hour, clock),
             authentication=Authentication(services.keys, failed_keys, clock),
             keys=services.keys,
-            projects=Projects(services.database),
+            projects=services.projects,
+            live=services.live,
+            files=services.files,
+            addresses=addresses,
+            new_images=AddressCounter(config.live.new_per_hour_address, HOUR_MILLISECONDS, clock),
             workers=services.workers,
             previews=Previews(services.database),
             metrics=metrics,
@@ -94,10 +105,10 @@ class AppState:
         self._write_threads.shutdown(wait=False)
 
     def public_url(self, request: HttpRequest) -> str:
-        """Where the client reaches this server: as configured, or as its own Host header says."""
+        """Where the client finds pictures: as configured, or as its own Host header says."""
         server = self.config.server
-        if server.base_url:
-            return server.base_url
+        if configured := server.cdn_url or server.public_url:
+            return configured.rstrip("/")
         host = request.scope["state"]["headers"].get(b"host", b"").decode("latin-1")
         return f"{request.scope['scheme']}://{host or f'{server.host}:{server.port}'}"
 

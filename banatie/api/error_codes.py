@@ -21,12 +21,16 @@ class ErrorCode:
 # Of several codes with one status, the first is the general one.
 ERROR_CODES = (
     ErrorCode("VALIDATION_ERROR", 400, "a parameter is missing, unknown, wrong or out of range"),
+    ErrorCode("SCOPE_INVALID_FORMAT", 400, "a scope cannot be called that"),
+    ErrorCode("IMAGE_NOT_IN_SCOPE", 400, "the image is not one of this scope"),
     ErrorCode("UNAUTHORIZED", 401, "the API key is missing, unknown, revoked or expired"),
     ErrorCode("FORBIDDEN", 403, "the API key, or the caller, may not do this"),
     ErrorCode("NOT_FOUND", 404, "no such route or thing"),
     ErrorCode("GENERATION_NOT_FOUND", 404, "no such generation in this project"),
+    ErrorCode("SCOPE_NOT_FOUND", 404, "no such scope in this project"),
     ErrorCode("METHOD_NOT_ALLOWED", 405, "the route does not take this method"),
     ErrorCode("REQUEST_TIMEOUT", 408, "the body did not arrive in time"),
+    ErrorCode("SCOPE_ALREADY_EXISTS", 409, "the project has a scope of this name"),
     ErrorCode("PAYLOAD_TOO_LARGE", 413, "the body is larger than limits.body_bytes"),
     ErrorCode("UNSUPPORTED_MEDIA_TYPE", 415, "the body is not declared as JSON"),
     ErrorCode("RATE_LIMIT_EXCEEDED", 429, "Retry-After says when to try again"),

@@ -1,4 +1,4 @@
-"""`banatie projects`: create and list the projects that keys and generations belong to."""
+"""`banatie projects`: create, list and set up the projects that keys and images belong to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def projects() -> None:
-    """Create and list projects."""
+    """Create, list and set up projects."""
 
 
 @projects.command("create")
@@ -39,7 +39,27 @@ def list_projects(context: click.Context) -> None:
         click.echo(
             f"{each.project.id}  {place:<24}  {_counted(each.active_keys, 'key')}, "
             f"{_counted(each.generations, 'generation')}"
+            f"{'' if each.allows_new_scopes else ', no new scopes'}"
         )
+
+
+@projects.command("set")
+@data_dir_option
+@click.argument("name", type=Text())
+@click.option("--organization", type=Text(), default=DEFAULT_SLUG, show_default=True)
+@click.option(
+    "--new-scopes/--no-new-scopes",
+    required=True,
+    help="Whether live URLs may use scopes that nobody has created.",
+)
+@click.pass_context
+def set_project(context: click.Context, name: str, organization: str, new_scopes: bool) -> None:
+    """Change a project's settings, also while a server runs."""
+    stored = _projects(context)
+    project = stored.called(organization, name)
+    stored.allow_new_scopes(project.id, allowed=new_scopes)
+    allowed = "may make new scopes" if new_scopes else "use existing scopes only"
+    click.echo(f"Live URLs of {organization}/{name} {allowed}")
 
 
 def _counted(number: int, thing: str) -> str:

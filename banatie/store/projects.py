@@ -28,6 +28,7 @@ class ProjectState:
 
     project: Project
     created_at: int
+    allows_new_scopes: bool
     active_keys: int
     generations: int
 
@@ -63,6 +64,13 @@ class Projects:
             raise NotFound(f"No project {organization_slug}/{project_slug}")
         return _project(row)
 
+    def allow_new_scopes(self, project_id: str, *, allowed: bool) -> None:
+        """Set whether live URLs of the project may make new scopes by themselves."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE projects SET allow_new_scopes = ? WHERE id = ?", (allowed, project_id)
+            )
+
     def organization_slug(self, organization_id: str) -> str | None:
         """The slug of the organisation with this id."""
         row = self._database.first(
@@ -86,7 +94,13 @@ class Projects:
             (now,),
         )
         return [
-            ProjectState(_project(row), row["created_at"], row["active_keys"], row["generations"])
+            ProjectState(
+                project=_project(row),
+                created_at=row["created_at"],
+                allows_new_scopes=bool(row["allow_new_scopes"]),
+                active_keys=row["active_keys"],
+                generations=row["generations"],
+            )
             for row in rows
         ]
 

@@ -94,6 +94,12 @@ async def test_the_document_lists_every_route(document):
         "GET /api/v1/generations/{generation_id}/events",
         "POST /api/v1/generations/{generation_id}/cancel",
         "POST /api/v1/generations/{generation_id}/restore",
+        "GET /cdn/{organization_slug}/{project_slug}/live/{scope_slug}",
+        "POST /api/v1/live/scopes",
+        "GET /api/v1/live/scopes",
+        "GET /api/v1/live/scopes/{slug}",
+        "PUT /api/v1/live/scopes/{slug}",
+        "DELETE /api/v1/live/scopes/{slug}",
         "POST /api/admin/keys",
         "GET /api/admin/keys",
         "DELETE /api/admin/keys/{key_id}",
@@ -106,7 +112,7 @@ async def test_the_document_lists_every_route(document):
 async def test_every_operation_has_a_name_of_its_own_and_a_summary(document):
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     ids = [operation["operationId"] for operation in operations]
-    assert len(set(ids)) == len(ids) == 13
+    assert len(set(ids)) == len(ids) == 19
     assert all(re.fullmatch(r"[a-z][A-Za-z]+", id) for id in ids)
     assert all(operation["summary"] for operation in operations)
 
@@ -195,6 +201,35 @@ async def test_the_answers_of_administration_are_as_documented(server, client, d
     assert_documented(document, await client.post(bootstrap), "POST", bootstrap)
 
 
+async def test_the_answers_of_scopes_are_as_documented(server, client, document):
+    scopes, one = "/api/v1/live/scopes", "/api/v1/live/scopes/{slug}"
+    for response, method, path, status in [
+        (await client.post(scopes, json={"slug": "hero"}), "POST", scopes, 201),
+        (await client.post(scopes, json={"slug": "hero"}), "POST", scopes, 409),
+        (await client.post(scopes, json={"slug": "a b"}), "POST", scopes, 400),
+        (await client.get(scopes), "GET", scopes, 200),
+        (await client.get(f"{scopes}/hero"), "GET", one, 200),
+        (await client.put(f"{scopes}/hero", json={}), "PUT", one, 200),
+        (await client.delete(f"{scopes}/hero"), "DELETE", one, 200),
+        (await client.delete(f"{scopes}/hero"), "DELETE", one, 404),
+    ]:
+        assert response.status_code == status
+        assert_documented(document, response, method, path)
+
+
+async def test_live_images_and_their_errors_are_documented_with_both_media_types(document):
+    operation = document["paths"]["/cdn/{organization_slug}/{project_slug}/live/{scope_slug}"]
+    responses = operation["get"]["responses"]
+    assert set(responses["200"]["content"]) == {"image/png", "image/jpeg", "image/webp"}
+    for status, response in responses.items():
+        if status >= "400":
+            assert set(response["content"]) == {"application/json", "image/png"}
+    assert {p["name"]: p["required"] for p in operation["get"]["parameters"]} == {
+        **{name: True for name in ("organization_slug", "project_slug", "scope_slug", "prompt")},
+        **{name: False for name in ("aspectRatio", "autoEnhance", "template")},
+    }
+
+
 async def test_real_failures_are_as_documented(server, client, worker, document):
     one = GENERATIONS + "/{generation_id}"
     visitor, limited = server.visitor(), server.client(requests_per_hour=1)
@@ -246,12 +281,16 @@ async def test_the_events_are_documented_as_a_stream(document):
 # never end, and SERVICE_UNAVAILABLE what /health says.
 CODES = {
     "VALIDATION_ERROR": 400,
+    "SCOPE_INVALID_FORMAT": 400,
+    "IMAGE_NOT_IN_SCOPE": 400,
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
     "GENERATION_NOT_FOUND": 404,
     "NOT_FOUND": 404,
+    "SCOPE_NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
     "REQUEST_TIMEOUT": 408,
+    "SCOPE_ALREADY_EXISTS": 409,
     "PAYLOAD_TOO_LARGE": 413,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "RATE_LIMIT_EXCEEDED": 429,
@@ -269,6 +308,12 @@ STATUSES = {
     "followGeneration": READING | {"200", "204"},
     "cancelGeneration": READING | {"200", "415"},
     "restoreGeneration": READING | {"200", "415"},
+    "getLiveImage": READING - {"401"} | {"200", "304", "403"},
+    "createScope": READING - {"404"} | {"201", "408", "409", "413", "415"},
+    "listScopes": READING - {"404"} | {"200"},
+    "getScope": READING | {"200"},
+    "changeScope": READING | {"200", "408", "413", "415"},
+    "deleteScope": READING | {"200", "415"},
     "createKey": READING - {"404"} | {"201", "403", "408", "413", "415"},
     "listKeys": READING - {"404"} | {"200", "403"},
     "revokeKey": READING | {"200", "403", "415"},

@@ -68,6 +68,14 @@ def test_projects_are_created_once_and_listed(command):
     one, two = command("projects", "list")[1].splitlines()
     assert re.fullmatch(project_id.strip() + r"  acme/site +  1 key, 0 generations", one)
     assert "default/default" in two
+    place = ("site", "--organization", "acme")
+    assert "existing scopes only" in command("projects", "set", *place, "--no-new-scopes")[1]
+    assert "no new scopes" in command("projects", "list")[1].splitlines()[0]
+    assert command("projects", "set", *place, "--new-scopes")[0] == 0
+    assert "scopes" not in command("projects", "list")[1]
+    assert command("projects", "set", "site", "--new-scopes") == (
+        *(1, "", "banatie: No project default/site\n"),
+    )
     status, out, err = command("projects", "create", "My Site")
     assert (status, out) == (1, "")
     assert "project: takes letters a to z, digits and hyphens" in err

@@ -39,6 +39,7 @@ COMMANDS = {
     ("keys", "list"): ["--data-dir"],
     ("projects", "create"): ["--organization", "--data-dir"],
     ("projects", "list"): ["--data-dir"],
+    ("projects", "set", "--no-new-scopes"): ["--organization", "--data-dir"],
     ("keys", "revoke"): ["--data-dir"],
     ("migrate",): ["--data-dir"],
     ("backup",): ["--data-dir"],
@@ -51,6 +52,7 @@ TAKES_ONE = (
     ("generate", "--lora", "none"),
     ("keys", "revoke"),
     ("projects", "create"),
+    ("projects", "set", "--no-new-scopes"),
     ("backup",),
 )
 

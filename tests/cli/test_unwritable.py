@@ -51,6 +51,7 @@ COMMANDS: list[Sequence[str]] = [
     ("keys", "revoke", "k"),
     ("projects", "create", "p"),
     ("projects", "list"),
+    ("projects", "set", "p", "--no-new-scopes"),
     ("migrate",),
     ("serve",),
     ("worker",),
