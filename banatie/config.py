@@ -87,6 +87,12 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.models_dir).expanduser()
 
 
+class ImageSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How uploaded images are stored."""
+
+    keep_metadata: bool = False
+
+
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """The limits that a configuration can change; the fixed ones are in `limits`."""
 
@@ -155,6 +161,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     server: Server = Server()
     storage: Storage = Storage()
+    images: ImageSettings = ImageSettings()
     limits: Limits = Limits()
     enhancement: EnhancementSettings = EnhancementSettings()
     painting: Painting = Painting()

@@ -6,6 +6,11 @@
     ├── Unauthorized            the API key is missing or invalid
     ├── Forbidden               the API key, or the caller, may not do this
     ├── GenerationNotFound      no such generation in this project
+    ├── ImageNotFound           no such image in this project
+    ├── FlowNotFound            no such flow in this project
+    ├── AliasNotFound           no image has this alias
+    ├── AliasConflict           another image has this alias
+    ├── PayloadTooLarge         an uploaded file is too large
     ├── NotFound                no such resource
     ├── ScopeNotFound           no such scope in this project
     ├── ScopeAlreadyExists      the project has a scope of that name
@@ -104,6 +109,53 @@ class GenerationNotFound(BanatieError):
     def __init__(self, generation_id: str) -> None:
         super().__init__(f"No generation with the id {generation_id!r}")
         self.generation_id = generation_id
+
+
+class ImageNotFound(BanatieError):
+    """No such image in this project."""
+
+    code = "IMAGE_NOT_FOUND"
+
+    def __init__(self, image_id: str) -> None:
+        super().__init__(f"No image with the id {image_id!r}")
+
+
+class FlowNotFound(BanatieError):
+    """No such flow in this project."""
+
+    code = "FLOW_NOT_FOUND"
+
+    def __init__(self, flow_id: str) -> None:
+        super().__init__(
+            f"No flow with the id {flow_id!r}; a flow is made when its id is used a second time"
+        )
+
+
+class AliasNotFound(BanatieError):
+    """No image has this alias."""
+
+    code = "ALIAS_NOT_FOUND"
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(f"No image has the alias {alias!r} here")
+
+
+class AliasConflict(BanatieError):
+    """Another image has this alias."""
+
+    code = "ALIAS_CONFLICT"
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(
+            f"Another image of this project has the alias {alias!r}; remove it there first, or "
+            "choose another one"
+        )
+
+
+class PayloadTooLarge(BanatieError):
+    """An uploaded file is too large."""
+
+    code = "PAYLOAD_TOO_LARGE"
 
 
 class ScopeNotFound(BanatieError):

@@ -17,8 +17,19 @@ MAX_LORA_WEIGHT = 4
 """Weights range from minus this to plus this."""
 
 MAX_REFERENCES = 3
-"""Images that one picture is painted from."""
+MAX_ALIAS_LENGTH = 100
+"""With the @ at its beginning."""
+
+MIN_SIDE, MAX_SIDE, SIDE_STEP = 64, 2048, 8
+"""The sides of a picture in pixels: the shortest, the longest, and what they are multiples of."""
+MAX_SIZE_FACTOR = 2
+"""How many times the model's own number of pixels a picture may have."""
+MAX_UPSCALE = 2
+MAX_QUALITY = 100
+
 MAX_UPLOAD_BYTES = 5 * 1024 * 1024
+MAX_UPLOAD_PIXELS = 50_000_000
+"""More than nearly all cameras have; decoded, it takes 200 MB."""
 
 MAX_META_DEPTH = 64
 """More levels than real metadata has, and few enough for every JSON reader."""

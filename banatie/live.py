@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from banatie.checks import SubmissionChecks
 from banatie.config import LiveSettings
 from banatie.errors import Forbidden, GenerationNotFound, ScopeInvalidFormat
 from banatie.intake import Intake
@@ -50,6 +51,7 @@ class Live:
     def __init__(
         self,
         intake: Intake,
+        checks: SubmissionChecks,
         projects: Projects,
         scopes: Scopes,
         images: LiveImages,
@@ -57,6 +59,7 @@ class Live:
         clock: Callable[[], int],
     ) -> None:
         self._intake = intake
+        self._checks = checks
         self._projects = projects
         self._scopes = scopes
         self._images = images
@@ -115,7 +118,7 @@ class Live:
     ) -> Scope:
         """Create a scope. Raises ScopeInvalidFormat, ScopeAlreadyExists and ValidationError."""
         check_slug(slug)
-        self._intake.check_meta(meta or {})
+        self._checks.check_meta(meta or {})
         return self._scopes.create(
             project_id,
             slug,
@@ -138,7 +141,7 @@ class Live:
     def change_scope(self, project_id: str, slug: str, changes: Mapping[str, Any]) -> Scope:
         """Set the given fields of the scope. Raises ScopeNotFound and ValidationError."""
         if "meta" in changes:
-            self._intake.check_meta(changes["meta"])
+            self._checks.check_meta(changes["meta"])
         return self._scopes.change(project_id, slug, self._clock(), changes)
 
     def delete_scope(self, project_id: str, slug: str) -> None:

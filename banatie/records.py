@@ -99,11 +99,15 @@ class Submission:
     size: tuple[int, int] | None = None
     """Width and height in pixels; None: the model's size for the aspect ratio."""
     flow_id: str | None = None
+    starts_flow: bool = False
+    """Without a flow id: whether to offer one, under which a flow can be made later."""
     alias: str | None = None
     flow_alias: str | None = None
-    reference_images: tuple[Reference, ...] = ()
+    references: tuple[str, ...] = ()
+    """Images by their ids or aliases; those that the prompt names are added."""
     reference_strength: float | None = None
-    mask_image_id: str | None = None
+    mask: str | None = None
+    """An image by its id or alias."""
     upscale: float | None = None
     output_format: ImageFormat = "png"
     quality: int | None = None

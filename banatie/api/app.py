@@ -19,9 +19,11 @@ from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
 from banatie.api.routes.admin import admin_router, bootstrap_router
 from banatie.api.routes.docs_page import docs_router
+from banatie.api.routes.flows import flows_router
 from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
 from banatie.api.routes.live import LiveFiles, live_router
+from banatie.api.routes.project_images import project_images_router
 from banatie.api.routes.scopes import scopes_router
 from banatie.api.routes.system import system_router
 from banatie.records import Generation
@@ -71,6 +73,8 @@ def _routes(services: Services, state: AppState) -> Litestar:
     return Litestar(
         route_handlers=[
             generations_router(),
+            project_images_router(),
+            flows_router(),
             live_router(),
             scopes_router(),
             admin_router(),

@@ -22,6 +22,7 @@ from banatie.api.rate_limit import RateLimiter
 from banatie.api.waiters import Waiters
 from banatie.config import Config
 from banatie.intake import Intake
+from banatie.library import Library
 from banatie.live import Live
 from banatie.records import Key
 from banatie.services import Services
@@ -46,6 +47,7 @@ class AppState:
 
     config: Config
     intake: Intake
+    library: Library
     waiters: Waiters
     rate_limiter: RateLimiter
     authentication: Authentication
@@ -77,6 +79,7 @@ class AppState:
         return cls(
             config=config,
             intake=services.intake,
+            library=services.library,
             waiters=Waiters(services.generations.find),
             rate_limiter=RateLimiter(services.keys, config.limits.requests_per_hour, clock),
             authentication=Authentication(services.keys, failed_keys, clock),

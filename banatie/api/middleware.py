@@ -47,6 +47,10 @@ API_PREFIX = "/api/v1"
 ADMIN_PREFIX = "/api/admin"
 """Paths under these prefixes require an API key, under the second a master key."""
 
+JSON, FORM = b"application/json", b"multipart/form-data"
+FORM_PATHS = {f"{API_PREFIX}/images/upload"}
+"""The paths whose requests carry a form and not JSON."""
+
 DEFAULT_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -166,7 +170,7 @@ class RequestMiddleware:
             raise Forbidden(f"This takes a master key; {NEW_MASTER_KEY}")
         if scope["method"] == "GET":
             return receive
-        _require_json(headers)
+        _require_media_type(headers, FORM if scope["path"] in FORM_PATHS else JSON)
         return _with_timeout(receive, self._body_seconds)
 
     def _complete(self, message: HTTPResponseStartEvent, scope: HTTPScope, started: float) -> None:
@@ -226,11 +230,12 @@ def _with_timeout(receive: Receive, seconds: float) -> Receive:
     return receive_in_time
 
 
-def _require_json(headers: dict[bytes, bytes]) -> None:
+def _require_media_type(headers: dict[bytes, bytes], wanted: bytes) -> None:
     has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
     media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if has_body and media_type != b"application/json":
-        raise UnsupportedMediaType("Send JSON, with Content-Type: application/json")
+    if has_body and media_type != wanted:
+        what = "JSON" if wanted == JSON else "a form with the file"
+        raise UnsupportedMediaType(f"Send {what}, with Content-Type: {wanted.decode()}")
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise UnsupportedMediaType("Send the body uncompressed, without Content-Encoding")
 

@@ -13,15 +13,32 @@ import msgspec
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from banatie.api.dependencies import HttpRequest
+from banatie.api.image_schemas import DeletedImage, FlowView, ImageView
 from banatie.api.middleware import needs_key
+from banatie.api.requests import (
+    AliasUpdate,
+    FlowAliasesUpdate,
+    GenerationCreate,
+    GenerationUpdate,
+    ImageUpdate,
+)
 from banatie.api.routes.admin import AdminKeyView, CreatedKeyView, KeyCreate
 from banatie.api.routes.scopes import ScopeChange, ScopeCreate, ScopeView
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
-from banatie.api.schemas import Done, Failure, GenerationCreate, GenerationView, Page, Success
+from banatie.api.schemas import Done, Failure, GenerationView, Page, Success
 from banatie.config import Limits
 
 SCHEMAS = [
     GenerationCreate,
+    GenerationUpdate,
+    ImageUpdate,
+    AliasUpdate,
+    FlowAliasesUpdate,
+    Success[ImageView],
+    Page[ImageView],
+    Success[DeletedImage],
+    Success[FlowView],
+    Page[FlowView],
     Success[GenerationView],
     Page[GenerationView],
     Done,

@@ -85,6 +85,8 @@ class Plan:
     """How many images are painted at once, at most."""
     needed: int = 0
     """The most bytes of the device in use at once."""
+    max_pixels: int = 0
+    """The largest picture, in pixels, that the device has room for; 0: the model's largest."""
     reason: str = ""
     """Why this plan was chosen, for people."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 from banatie.logs import log_context
 from banatie.records import EnhancementNote, Generation, Image
 from banatie.store.database import Database
-from banatie.store.generation_rows import update
-from banatie.store.images import insert_image
+from banatie.store.generation_rows import find, update
+from banatie.store.outputs import store_output
 from banatie.store.previews import write_preview
 from banatie.store.statistics import count_durations
 
@@ -143,10 +143,21 @@ class Claims:
         steps: int,
         guidance_scale: float,
         now: int,
+        reference_strength: float | None = None,
+        reference_mode: str | None = None,
     ) -> bool:
         """Store what the row is painted with; False if it is not held."""
-        values = {"model": model, "steps": steps, "guidance": guidance_scale}
-        assignments = "model = :model, steps = :steps, guidance_scale = :guidance"
+        values = {
+            "model": model,
+            "steps": steps,
+            "guidance": guidance_scale,
+            "strength": reference_strength,
+            "mode": reference_mode,
+        }
+        assignments = (
+            "model = :model, steps = :steps, guidance_scale = :guidance, "
+            "reference_strength = :strength, reference_mode = :mode"
+        )
         return self._change_held(generation_id, assignments, values, now)
 
     def record_step(
@@ -170,12 +181,24 @@ class Claims:
         durations: Mapping[str, float] = NO_DURATIONS,
         *,
         warnings: Sequence[str] = (),
+        publish: Callable[[], None] = lambda: None,
+        attempt: int | None = None,
     ) -> bool:
-        """End the row with its image, whose file exists, and more warnings; False if not held."""
+        """End the row with its image and more warnings; False if it is not held.
+
+        A generation that was made again keeps its image, whose file has been replaced. `publish` is
+        called last in the transaction: it makes the prepared file appear (`Files.prepared`), so no
+        file appears for a row that is not held. Without it, the file exists already. `attempt` is
+        the row's `retry_count` when the picture was begun: a row that was changed since is not held
+        for that picture, even if this worker has claimed it again.
+        """
         with self._database.writing() as connection:
-            if not _is_held(connection, generation_id, self.worker_id):
+            held = find(connection, generation_id)
+            if held is None or not _is_held(connection, generation_id, self.worker_id):
                 return False
-            insert_image(connection, image)
+            if attempt not in (None, held.retry_count):
+                return False
+            store_output(connection, held, image)
             update(
                 connection,
                 "status = 'success', stage = 'done', claimed_by = NULL, image_id = :image_id, "
@@ -190,6 +213,7 @@ class Claims:
                 now,
             )
             count_durations(connection, durations)
+            publish()
             return True
 
     def fail(self, generation_id: str, message: str, now: int, reason: str = "unforeseen") -> bool:

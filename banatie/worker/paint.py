@@ -19,12 +19,12 @@ from PIL import Image as PillowImage
 
 from banatie.enhancement.prompt_syntax import without_tags
 from banatie.errors import OutOfMemory, UnusablePicture
-from banatie.imaging import encode_preview
+from banatie.imaging.formats import encode_preview
 from banatie.models.catalog import Catalog
 from banatie.models.known_words import KnownWords
 from banatie.models.types import PaintingModel
+from banatie.painting.job import PaintJob
 from banatie.painting.lora import Lora
-from banatie.painting.painter import PaintJob
 from banatie.records import Generation
 from banatie.worker.claimed_rows import ClaimedRows
 from banatie.worker.outcome import Finished, StageAborted, record_unfinished, run_stage

@@ -20,8 +20,11 @@ from PIL import ImageStat
 import banatie
 from banatie.enhancement.prompt_syntax import without_tags
 from banatie.errors import PaintingError
-from banatie.imaging import Picture, encode_png, parameters_text
-from banatie.painting.painter import Painter, PaintJob
+from banatie.imaging.parameters import parameters_text
+from banatie.imaging.picture import Picture
+from banatie.imaging.png import encode_png
+from banatie.painting.job import PaintJob
+from banatie.painting.painter import Painter
 from banatie.records import Generation, Image
 from banatie.store.files import Files, generated_key
 from banatie.worker.claimed_rows import ClaimedRows
@@ -148,32 +151,35 @@ class SaveStage:
         picture = encode_png(painted.picture, text)
         encoded = time.monotonic()
         image = self._image(painted.generation, picture)
-        self._files.save(image.storage_key, picture.data)
-        durations = {"paint": painted.ended - painted.started, "encode": encoded - encoding}
-        seconds = time.monotonic() - painted.started
-        durations["save"] = seconds - sum(durations.values())
         is_blank = max(ImageStat.Stat(painted.picture.convert("RGB")).stddev) < BLANK_DEVIATION
-        is_held = self._rows.claims.succeed(
-            painted.generation.id,
-            image,
-            round(seconds * 1000),
-            self._rows.clock(),
-            durations,
-            warnings=(*painted.warnings, *((BLANK,) if is_blank else ())),
-        )
+        with self._files.prepared(image.storage_key, picture.data) as publish:
+            durations = {"paint": painted.ended - painted.started, "encode": encoded - encoding}
+            seconds = time.monotonic() - painted.started
+            durations["save"] = seconds - sum(durations.values())
+            # One that was cancelled or deleted meanwhile is not held, and its file never appears.
+            is_held = self._rows.claims.succeed(
+                painted.generation.id,
+                image,
+                round(seconds * 1000),
+                self._rows.clock(),
+                durations,
+                warnings=(*painted.warnings, *((BLANK,) if is_blank else ())),
+                publish=publish,
+                attempt=painted.generation.retry_count,
+            )
         if not is_held:
-            # Cancelled or deleted while the file was written: it must not appear.
-            self._files.remove(image.storage_key)
             raise StageAborted
         logger.info("finished", extra=seconds_since(painted.started))
 
     def _image(self, generation: Generation, picture: Picture) -> Image:
-        image_id = str(uuid.uuid4())
+        before = generation.image
+        image_id = before.id if before else str(uuid.uuid4())
         organization = self._organization_of(generation.project_id)
+        storage_key = generated_key(organization, generation.project_id, image_id)
         return Image(
             id=image_id,
             project_id=generation.project_id,
-            storage_key=generated_key(organization, generation.project_id, image_id),
+            storage_key=before.storage_key if before else storage_key,
             mime_type=picture.mime_type,
             width=picture.width,
             height=picture.height,

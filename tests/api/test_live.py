@@ -146,6 +146,17 @@ async def test_another_projects_url_is_another_image(server, page):
     assert len(server.generations_of(other.client)) == 1
 
 
+@pytest.mark.parametrize("name", ["@last", "@logo"])
+async def test_a_prompt_cannot_show_the_projects_images(server, client, page, name):
+    created = await client.create(autoEnhance=False, alias="@logo")
+    server.worker.paint(created["id"])
+    asking = page.start(prompt=f"a mug with {name}")
+    [generation_id] = await page.waiting()
+    assert server.services.generations.find(generation_id).reference_images == ()
+    server.worker.paint(generation_id)
+    assert (await asking).status_code == 200
+
+
 async def test_two_first_requests_at_once_make_one_image_and_both_get_it(server, client, page):
     asking = [stranger(page, number).start() for number in range(5)]
     [generation_id] = await page.waiting()

@@ -70,8 +70,7 @@ def test_a_model_s_own_sampler_is_used(original: Path) -> None:
     model = tiny_model(original, scheduler=wanted)
     painter = Painter.load(model, FULL)
     assert painter.sampler == "Euler a"
-    paint(painter)
-    assert painter._pipeline.scheduler.config.timestep_spacing == "trailing"
+    assert painter._scheduler.config.timestep_spacing == "trailing"
     unknown = dataclasses.replace(model, scheduler={"class": "CrystalBallScheduler"})
     with pytest.raises(ModelBroken, match="CrystalBallScheduler"):
         Painter.load(unknown, FULL)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from PIL import Image
@@ -40,21 +42,21 @@ def test_a_picture_of_one_colour_is_told(bench, submit, generations, spread, is_
 def test_a_picture_is_saved_while_the_next_is_painted(bench, submit, generations, monkeypatch):
     made = [submit(auto_enhance=False, steps=1, seed=seed) for seed in range(2)]
     next_is_painted = threading.Event()
-    save, order = bench.files.save, []
+    prepared, order = bench.files.prepared, []
 
-    def save_late(storage_key: str, data: bytes) -> None:
+    def prepared_late(storage_key: str, data: bytes) -> AbstractContextManager[Callable[[], None]]:
         if not order:
             assert next_is_painted.wait(20)
             # Meanwhile it is neither lost nor taken for one that was dropped.
             assert bench.rows.requeue_dropped() == 0
         order.append(storage_key)
-        save(storage_key, data)
+        return prepared(storage_key, data)
 
     def painted(*_: object) -> None:
         if generations.find(made[1].id).status == "processing":
             next_is_painted.set()
 
-    monkeypatch.setattr(bench.files, "save", save_late)
+    monkeypatch.setattr(bench.files, "prepared", prepared_late)
     hook = bench.painter._pipeline.unet.register_forward_hook(painted)
     bench.paint.run_waiting()
     hook.remove()
@@ -66,12 +68,14 @@ def test_a_row_deleted_while_its_file_was_written_leaves_no_file(
     bench, submit, generations, project_id, monkeypatch
 ):
     made = submit(auto_enhance=False, steps=1)
-    save = bench.files.save
+    prepared = bench.files.prepared
 
-    def save_and_delete(storage_key: str, data: bytes) -> None:
-        save(storage_key, data)
-        generations.delete(project_id, made.id)
+    @contextmanager
+    def prepared_and_deleted(storage_key: str, data: bytes) -> Iterator[Callable[[], None]]:
+        with prepared(storage_key, data) as publish:
+            generations.delete(project_id, made.id, 50)
+            yield publish
 
-    monkeypatch.setattr(bench.files, "save", save_and_delete)
+    monkeypatch.setattr(bench.files, "prepared", prepared_and_deleted)
     bench.paint.run_waiting()
     assert bench.stored() == []

@@ -15,17 +15,19 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from banatie.api.dependencies import in_thread
 from banatie.api.errors import send_failure
 from banatie.api.file_response import file_failure, send_file, status_of
-from banatie.store.files import Files
+from banatie.store.files import FOLDERS, Files
 
 PREFIX = "/storage/"
 HEADERS = {
-    "content-type": "image/png",
     # The same URL may get new bytes when a generation is made again: caches must revalidate.
     "cache-control": "no-cache",
 }
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_STORAGE_KEY = re.compile(rf"[a-z0-9][a-z0-9-]{{0,63}}/{_UUID}/generated/{_UUID}\.png")
+_STORAGE_KEY = re.compile(
+    rf"[a-z0-9][a-z0-9-]{{0,63}}/{_UUID}/(?:{'|'.join(FOLDERS)})/{_UUID}\.(?P<suffix>png|jpg|webp)"
+)
+_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 
 
 class ImageFiles:
@@ -49,7 +51,8 @@ class ImageFiles:
             await send_failure(error, scope, send)
             return
         storage_key = scope["path"].removeprefix(PREFIX)
-        if not _STORAGE_KEY.fullmatch(storage_key):
+        known = _STORAGE_KEY.fullmatch(storage_key)
+        if known is None:
             await send_failure(NotFoundException(), scope, send)
             return
         path = self._files.path(storage_key)
@@ -58,4 +61,5 @@ class ImageFiles:
         except OSError as error:
             await send_failure(file_failure(error), scope, send)
             return
-        await send_file(path, status, scope, send, HEADERS)
+        headers = {**HEADERS, "content-type": _MEDIA_TYPES[known["suffix"]]}
+        await send_file(path, status, scope, send, headers)
