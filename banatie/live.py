@@ -144,6 +144,19 @@ class Live:
             self._checks.check_meta(changes["meta"])
         return self._scopes.change(project_id, slug, self._clock(), changes)
 
+    def regenerate(self, project_id: str, slug: str, image_id: str | None) -> list[Generation]:
+        """Make the scope's images again, or one of them; each is served as it is until then.
+
+        Raises ScopeNotFound, ImageNotInScope, and QueueFull when the rest of them has no room.
+        """
+        scope = self._scopes.get(project_id, slug)
+        again = []
+        for generation_id in self._scopes.generations(scope, image_id, only_finished=True):
+            # It may have been deleted just now, or lie in the bin.
+            with contextlib.suppress(GenerationNotFound):
+                again.append(self._intake.regenerate(project_id, generation_id))
+        return again
+
     def delete_scope(self, project_id: str, slug: str) -> None:
         """Delete the scope with its generations and their images. Raises ScopeNotFound."""
         scope = self._scopes.get(project_id, slug)

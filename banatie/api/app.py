@@ -24,6 +24,7 @@ from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
 from banatie.api.routes.live import LiveFiles, live_router
 from banatie.api.routes.project_images import project_images_router
+from banatie.api.routes.public_images import public_images_router
 from banatie.api.routes.scopes import scopes_router
 from banatie.api.routes.system import system_router
 from banatie.records import Generation
@@ -76,6 +77,7 @@ def _routes(services: Services, state: AppState) -> Litestar:
             project_images_router(),
             flows_router(),
             live_router(),
+            public_images_router(),
             scopes_router(),
             admin_router(),
             bootstrap_router(),

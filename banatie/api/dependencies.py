@@ -33,6 +33,7 @@ from banatie.store.projects import Projects
 from banatie.store.workers import Workers
 
 HOUR_MILLISECONDS = 3_600_000
+COPY_THREADS = 2
 WRITE_THREADS = 16
 """How many requests may wait to write at once; those that do share one wait for the disk."""
 
@@ -65,6 +66,9 @@ class AppState:
     started: float = field(default_factory=time.monotonic)
     _write_threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
+    )
+    _copy_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
     )
 
     @classmethod
@@ -103,9 +107,18 @@ class AppState:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._write_threads, lambda: work(*arguments, **options))
 
+    async def copy(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Call what may make a smaller copy of a picture, in threads of their own.
+
+        That takes a while, and what only reads the database must not wait for it.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._copy_threads, lambda: work(*arguments, **options))
+
     def close(self) -> None:
-        """End the threads that write, without waiting for one that the database holds up."""
+        """End the threads, without waiting for one that the database holds up."""
         self._write_threads.shutdown(wait=False)
+        self._copy_threads.shutdown(wait=False)
 
     def public_url(self, request: HttpRequest) -> str:
         """Where the client finds pictures: as configured, or as its own Host header says."""

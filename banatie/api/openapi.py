@@ -23,7 +23,13 @@ from banatie.api.requests import (
     ImageUpdate,
 )
 from banatie.api.routes.admin import AdminKeyView, CreatedKeyView, KeyCreate
-from banatie.api.routes.scopes import ScopeChange, ScopeCreate, ScopeView
+from banatie.api.routes.scopes import (
+    RegeneratedView,
+    ScopeChange,
+    ScopeCreate,
+    ScopeRegenerate,
+    ScopeView,
+)
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
 from banatie.api.schemas import Done, Failure, GenerationView, Page, Success
 from banatie.config import Limits
@@ -45,6 +51,8 @@ SCHEMAS = [
     Failure,
     ScopeCreate,
     ScopeChange,
+    ScopeRegenerate,
+    Success[RegeneratedView],
     Success[ScopeView],
     Page[ScopeView],
     KeyCreate,

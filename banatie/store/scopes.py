@@ -109,10 +109,12 @@ class Scopes:
             if not deleted.rowcount:
                 raise ScopeNotFound(slug)
 
-    def generations(self, scope: Scope, image_id: str | None = None) -> list[str]:
-        """The ids of the generations of the scope's images, or of one of them.
+    def generations(
+        self, scope: Scope, image_id: str | None = None, *, only_finished: bool = False
+    ) -> list[str]:
+        """The ids of the scope's generations, or of one image's; `only_finished`: with an image.
 
-        Raises ImageNotInScope if that one is not in it.
+        Raises ImageNotInScope if the image is not in it.
         """
         rows = self._database.query(
             "SELECT generations.id, generations.image_id FROM live_images "
@@ -120,6 +122,8 @@ class Scopes:
             "WHERE live_images.scope_id = ? ORDER BY live_images.created_at, generations.number",
             (scope.id,),
         )
+        if only_finished:
+            rows = [row for row in rows if row["image_id"] is not None]
         found = [row["id"] for row in rows if image_id in (None, row["image_id"])]
         if image_id is not None and not found:
             raise ImageNotInScope(image_id, scope.slug)

@@ -7,19 +7,17 @@ for programs of this machine, and neither for what a proxy passes on nor for pag
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from litestar import Response, Router, delete, get, post
-from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta
 
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread
 from banatie.api.errors import decode_body
 from banatie.api.query import check_query
-from banatie.api.responses import failures, json_response, options
-from banatie.api.schemas import Done, Id, Page, Pagination, Success, Time, Wire, WireIn, timestamp
+from banatie.api.responses import documented_body, failures, json_response, options, page_response
+from banatie.api.schemas import Done, Id, Page, Success, Time, Wire, WireIn, timestamp
 from banatie.errors import Forbidden, NotFound, ValidationError
 from banatie.limits import MAX_EXPIRY_DAYS, MAX_PAGE_SIZE, MAX_REQUESTS_PER_HOUR, MAX_SAFE_INTEGER
 from banatie.records import DEFAULT_SLUG, Key, KeyType
@@ -103,21 +101,10 @@ class CreatedKeyView(AdminKeyView, kw_only=True):
     api_key: Annotated[str, Meta(examples=["bnt_7Qk…"])]
 
 
-@dataclass
-class CreateKeyOperation(Operation):
-    """Documents the body, which the route decodes itself (see `decode_body`)."""
-
-    def __post_init__(self) -> None:
-        """Add the body."""
-        schema = Reference("#/components/schemas/KeyCreate")
-        content = {"application/json": OpenAPIMediaType(schema=schema)}
-        self.request_body = RequestBody(content=content, required=True)
-
-
 @post(
     "/",
     operation_id="createKey",
-    operation_class=CreateKeyOperation,
+    operation_class=documented_body("KeyCreate"),
     summary="Create an API key",
     response_description="The key. Its text cannot be shown again.",
     responses=failures(*CHANGE_ERRORS, "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE"),
@@ -159,13 +146,8 @@ async def list_keys(
     """A page of the list; revoked and expired keys are in it."""
     app = app_state_of(request)
     keys, total = await in_thread(app.keys.page, limit, offset)
-    now, has_more = app.clock(), offset + len(keys) < total
-    return json_response(
-        Page(
-            data=[AdminKeyView(**_fields(key, now)) for key in keys],
-            pagination=Pagination(limit, offset, total, has_more),
-        )
-    )
+    now = app.clock()
+    return page_response([AdminKeyView(**_fields(key, now)) for key in keys], limit, offset, total)
 
 
 @delete(

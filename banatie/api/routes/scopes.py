@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from litestar import Response, Router, delete, get, post, put
-from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta
 
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread, key_of
 from banatie.api.errors import decode_body
 from banatie.api.query import check_query
-from banatie.api.responses import failures, json_response, options
-from banatie.api.schemas import Done, Id, Page, Pagination, Success, Time, Wire, WireIn, timestamp
+from banatie.api.responses import (
+    CHANGE_ERRORS,
+    COMMON_ERRORS,
+    documented_body,
+    failures,
+    json_response,
+    options,
+    page_response,
+)
+from banatie.api.schemas import Done, Id, Page, Success, Time, Wire, WireIn, timestamp
 from banatie.limits import MAX_PAGE_SIZE, MAX_SAFE_INTEGER, MAX_SCOPE_LIMIT
 from banatie.live import SCOPE_SLUG
 from banatie.records import Scope
 
-COMMON_ERRORS = (
-    *("VALIDATION_ERROR", "UNAUTHORIZED", "RATE_LIMIT_EXCEEDED"),
-    *("INTERNAL_ERROR", "SERVICE_UNAVAILABLE"),
-)
-CHANGE_ERRORS = (*COMMON_ERRORS, "UNSUPPORTED_MEDIA_TYPE")
 BODY_ERRORS = (*CHANGE_ERRORS, "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE")
 _PATTERN = f"^{SCOPE_SLUG.pattern}$"
 
@@ -65,6 +66,26 @@ class ScopeCreate(ScopeChange, kw_only=True):
     slug: Annotated[str, Meta(extra_json_schema={"pattern": _PATTERN})]
 
 
+class ScopeRegenerate(WireIn):
+    """The body of POST /api/v1/live/scopes/:slug/regenerate; without an image, all."""
+
+    image_id: Id | None = None
+
+
+class RegeneratedImage(Wire):
+    """An image that is made again, and the generation that does it."""
+
+    id: Id
+    generation_id: Id
+
+
+class RegeneratedView(Wire):
+    """The images of a scope that are made again."""
+
+    regenerated: Annotated[int, Meta(description="How many they are.")]
+    images: list[RegeneratedImage]
+
+
 class ScopeView(Wire):
     """A scope as a client sees it."""
 
@@ -80,23 +101,10 @@ class ScopeView(Wire):
     updated_at: Time
 
 
-def _documented(schema: str) -> type[Operation]:
-    """An operation with this body, which the route decodes itself (see `decode_body`)."""
-
-    @dataclass
-    class BodyOperation(Operation):
-        def __post_init__(self) -> None:
-            reference = Reference(f"#/components/schemas/{schema}")
-            content = {"application/json": OpenAPIMediaType(schema=reference)}
-            self.request_body = RequestBody(content=content, required=True)
-
-    return BodyOperation
-
-
 @post(
     "/",
     operation_id="createScope",
-    operation_class=_documented("ScopeCreate"),
+    operation_class=documented_body("ScopeCreate"),
     summary="Create a scope",
     response_description="The scope.",
     responses=failures(*BODY_ERRORS, "SCOPE_INVALID_FORMAT", "SCOPE_ALREADY_EXISTS"),
@@ -128,12 +136,7 @@ async def list_scopes(
     scopes, total = await in_thread(
         app.live.scopes, key.project.id, slug=slug, limit=limit, offset=offset
     )
-    return json_response(
-        Page(
-            data=[_view(app, scope) for scope in scopes],
-            pagination=Pagination(limit, offset, total, offset + len(scopes) < total),
-        )
-    )
+    return page_response([_view(app, scope) for scope in scopes], limit, offset, total)
 
 
 @get(
@@ -153,7 +156,7 @@ async def get_scope(slug: Slug, request: HttpRequest) -> Response[Success[ScopeV
 @put(
     "/{slug:str}",
     operation_id="changeScope",
-    operation_class=_documented("ScopeChange"),
+    operation_class=documented_body("ScopeChange"),
     summary="Change a scope",
     response_description="The scope as it is now.",
     responses=failures(*BODY_ERRORS, "SCOPE_NOT_FOUND"),
@@ -164,6 +167,30 @@ async def change_scope(slug: Slug, request: HttpRequest) -> Response[Success[Sco
     changes = decode_body(await request.body(), ScopeChange).changes()
     scope = await app.write(app.live.change_scope, key.project.id, slug, changes)
     return json_response(Success(data=_view(app, scope)))
+
+
+@post(
+    "/{slug:str}/regenerate",
+    operation_id="regenerateScope",
+    operation_class=documented_body("ScopeRegenerate"),
+    summary="Make a scope's images again",
+    response_description="The images that are made again; until then each stays as it is.",
+    responses=failures(*BODY_ERRORS, "IMAGE_NOT_IN_SCOPE", "SCOPE_NOT_FOUND", "QUEUE_FULL"),
+    status_code=200,
+)
+async def regenerate_scope(slug: Slug, request: HttpRequest) -> Response[Success[RegeneratedView]]:
+    """Make one of the scope's images again, or all of them."""
+    app, key = app_state_of(request), key_of(request)
+    body = await request.body()
+    data = decode_body(body, ScopeRegenerate) if body else ScopeRegenerate()
+    image_id = data.image_id and data.image_id.lower()
+    again = await app.write(app.live.regenerate, key.project.id, slug, image_id)
+    images = [
+        RegeneratedImage(generation.image.id, generation.id)
+        for generation in again
+        if generation.image is not None
+    ]
+    return json_response(Success(data=RegeneratedView(len(images), images)))
 
 
 @delete(
@@ -188,10 +215,12 @@ def scopes_router() -> Router:
         route_handlers=[
             options("/", "GET", "POST"),
             options("/{slug:str}", "DELETE", "GET", "PUT"),
+            options("/{slug:str}/regenerate", "POST"),
             create_scope,
             list_scopes,
             get_scope,
             change_scope,
+            regenerate_scope,
             delete_scope,
         ],
         guards=[check_query],
