@@ -44,10 +44,8 @@ class SubmissionChecks:
 
     def check(self, submission: Submission) -> None:
         """Raise ValidationError for what cannot be carried out, naming the parameter."""
-        if not submission.prompt.strip():
-            raise ValidationError.of("prompt", "must not be blank")
-        self.check_prompt("prompt", submission.prompt)
-        self.check_prompt("negativePrompt", submission.negative_prompt)
+        self.check_prompt(submission.prompt)
+        self._check_length("negativePrompt", submission.negative_prompt)
         _check_range("seed", submission.seed, 0, MAX_SEED)
         _check_range("steps", submission.steps, MIN_STEPS, MAX_STEPS)
         _check_range("guidanceScale", submission.guidance_scale, 0, MAX_GUIDANCE_SCALE)
@@ -56,8 +54,13 @@ class SubmissionChecks:
         self.check_meta(submission.meta)
         _check_names(submission)
 
-    def check_prompt(self, name: str, prompt: str) -> None:
-        """Raise ValidationError for a prompt that would not be read whole."""
+    def check_prompt(self, prompt: str) -> None:
+        """Raise ValidationError for a prompt that is blank, or would not be read whole."""
+        if not prompt.strip():
+            raise ValidationError.of("prompt", "must not be blank")
+        self._check_length("prompt", prompt)
+
+    def _check_length(self, name: str, prompt: str) -> None:
         if len(prompt) > self._limits.prompt_characters:
             raise ValidationError.of(
                 name,

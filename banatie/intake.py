@@ -88,7 +88,7 @@ class Intake:
         if changes.meta is not None:
             self._checks.check_meta(changes.meta)
         prompt = before.original_prompt if changes.prompt is None else changes.prompt
-        self._checks.check_prompt("prompt", prompt)
+        self._checks.check_prompt(prompt)
         loras, warnings = self._applied_tags(before, prompt)
         generation, is_again = self._regeneration.change(
             project_id,

@@ -209,7 +209,7 @@ class Generation:
     """The same in the flow."""
     reference_images: tuple[Reference, ...]
     reference_strength: float | None
-    """From 0 (as the reference) to 1 (painted anew); None where the worker decides."""
+    """From 0 (not seen at all) to 1 (hardly anything else); None where the worker decides."""
     reference_mode: str | None
     """How the references were used; None until the worker has decided."""
     mask_image_id: str | None

@@ -43,7 +43,7 @@ def encode(
     if image_format == "jpeg":
         # Colours at full resolution from here on: at lower qualities nobody looks for them.
         subsampling = "4:4:4" if quality >= DEFAULT_QUALITY else "4:2:0"
-        over_white(image).save(
+        flatten(image, "white").save(
             encoded, "JPEG", quality=quality, subsampling=subsampling, optimize=True, exif=exif
         )
     else:
@@ -58,13 +58,13 @@ def encode_preview(image: Image.Image) -> bytes:
     return encoded.getvalue()
 
 
-def over_white(image: Image.Image) -> Image.Image:
-    """The picture in RGB; what is transparent shows white."""
-    if image.mode == "RGB":
-        return image
+def flatten(image: Image.Image, background: str) -> Image.Image:
+    """The picture in RGB; what is transparent shows the colour `background`."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
     image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+    below = Image.new("RGBA", image.size, background)
+    return Image.alpha_composite(below, image).convert("RGB")
 
 
 def _user_comment(text: str) -> bytes:

@@ -21,12 +21,14 @@ def parameters_text(
     model_hash: str,
     version: str,
     loras: Mapping[str, float] | None = None,
+    further: Mapping[str, object] | None = None,
 ) -> str:
     """The generation parameters as image browsers read them from the text chunk `parameters`.
 
     The format is that of Stable Diffusion WebUI's `create_infotext`: the prompt, the negative
     prompt if there is one, and a last line of settings, of which readers use those that they know.
-    `loras`, weights by name, are appended to the prompt as WebUI's users type them.
+    `loras`, weights by name, are appended to the prompt as WebUI's users type them; `further` are
+    more settings.
     """
     settings = {
         "Steps": steps,
@@ -36,6 +38,7 @@ def parameters_text(
         "Size": f"{width}x{height}",
         "Model hash": model_hash,
         "Model": model,
+        **(further or {}),
         "Original prompt": "" if original_prompt == prompt else original_prompt,
         "Version": version,
     }

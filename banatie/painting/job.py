@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from PIL import Image
 
@@ -13,10 +14,12 @@ from banatie.painting.references import Mask, fit
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps; may raise to stop the painting."""
 
+ReferenceMode = Literal["guide", "inpaint"]
+"""Whether the whole picture is guided by the reference, or what a mask covers is painted anew."""
 DEFAULT_REFERENCE_STRENGTH = 0.5
+"""Of a guide: its colours and its layout are seen, and what the prompt asks for, too."""
 DEFAULT_EDIT_STRENGTH = 0.0
 """With a mask: what it covers is painted anew, and sees only what is around it."""
-MAX_UPSCALE = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,13 @@ class PaintJob:
     def denoise(self) -> float:
         """The part of the schedule that is painted; the rest is the reference's."""
         return 1.0 if self.reference is None else 1 - self.reference_strength
+
+    @property
+    def mode(self) -> ReferenceMode | None:
+        """How the reference is used; None without one."""
+        if self.reference is None:
+            return None
+        return "guide" if self.mask is None else "inpaint"
 
     @property
     def batch_key(self) -> object:

@@ -103,6 +103,15 @@ class Painter:
         self._offload.apply(plan)
         self._passes.max_pixels = plan.max_pixels
 
+    @property
+    def max_pixels(self) -> int:
+        """The plan's `max_pixels`; can be changed between two pictures."""
+        return self._passes.max_pixels
+
+    @max_pixels.setter
+    def max_pixels(self, pixels: int) -> None:
+        self._passes.max_pixels = pixels
+
     def move_to(self, device: str) -> None:
         """Move all parts that the plan keeps on the device, between two pictures."""
         self._offload.move_to(device)

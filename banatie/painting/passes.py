@@ -46,7 +46,7 @@ class PicturePasses:
         self._factor: int = pipeline.vae_scale_factor
         self._own_pixels = max(width * height for width, height in model.sizes.values())
         self.max_pixels = 0
-        """The largest picture that the device has room for, if that is more than the model's."""
+        """The largest picture that the device has room for, if it is larger than the model's."""
 
     def paint(
         self,

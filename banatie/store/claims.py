@@ -45,8 +45,9 @@ _NEXT_ROW_LIKE = (
     "number = (SELECT number FROM generations WHERE stage = 'paint' "
     "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
     "AND width IS :width AND height IS :height "
-    "AND steps IS :steps AND guidance_scale IS :guidance AND reference_images = '[]' "
-    "AND mask_image_id IS NULL AND upscale IS NULL AND loras = "
+    "AND steps IS :steps AND guidance_scale IS :guidance AND upscale IS NULL "
+    "AND (reference_images = '[]') = :plain AND (mask_image_id IS NULL) = :unmasked "
+    "AND reference_strength IS :strength AND loras = "
     "(SELECT loras FROM generations WHERE id = :first) ORDER BY number LIMIT 1)"
 )
 
@@ -82,10 +83,11 @@ class Claims:
     def claim_like(self, first: Generation, limit: int, now: int) -> list[Generation]:
         """Claim up to `limit` more rows that can be painted in one batch with the claimed `first`.
 
-        They have the same aspect ratio, size, steps, guidance and LoRAs. A row that was held during
-        a crash, or is painted from images or enlarged, is never part of a batch.
+        They have the same aspect ratio, size, steps, guidance and LoRAs, and if they are painted
+        from images, a mask or none, and the same strength. A row that was held during a crash, or
+        is enlarged, is never part of a batch.
         """
-        if first.crashes or first.reference_images or first.mask_image_id or first.upscale:
+        if first.crashes or first.upscale:
             return []
         taken: list[Generation] = []
         values = {
@@ -96,6 +98,9 @@ class Claims:
             "height": first.height,
             "steps": first.steps,
             "guidance": first.guidance_scale,
+            "plain": not first.reference_images,
+            "unmasked": first.mask_image_id is None,
+            "strength": first.reference_strength,
             "first": first.id,
         }
         with self._database.writing() as connection:

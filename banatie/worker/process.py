@@ -32,6 +32,7 @@ from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files
+from banatie.store.images import Images
 from banatie.store.keys import Keys
 from banatie.store.local_disk import check_locks
 from banatie.store.locks import ExclusiveRole, live_workers, register_worker
@@ -256,13 +257,15 @@ class Worker:
     ) -> _Stages:
         """The stages, each with what it needs."""
         from banatie.worker.enhance import EnhanceStage
-        from banatie.worker.paint import JobBuilder, PaintStage
+        from banatie.worker.job_builder import JobBuilder, SourcePictures
+        from banatie.worker.paint import PaintStage
         from banatie.worker.save import Provenance, SaveStage
 
         config, rows = self._config, self._rows
         provenance = Provenance(placement.painter, model.name) if config.storage.metadata else None
         save = SaveStage(rows, self._files, Keys(self._database).organization_of, provenance)
-        jobs = JobBuilder(model, catalog)
+        sources = SourcePictures(Images(self._database).find, self._files)
+        jobs = JobBuilder(model, catalog, sources)
         return _Stages(
             placement=placement,
             enhance=EnhanceStage(

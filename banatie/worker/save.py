@@ -20,9 +20,9 @@ from PIL import ImageStat
 import banatie
 from banatie.enhancement.prompt_syntax import without_tags
 from banatie.errors import PaintingError
+from banatie.imaging.formats import encode
 from banatie.imaging.parameters import parameters_text
 from banatie.imaging.picture import Picture
-from banatie.imaging.png import encode_png
 from banatie.painting.job import PaintJob
 from banatie.painting.painter import Painter
 from banatie.records import Generation, Image
@@ -68,9 +68,9 @@ class Provenance:
     painter: Painter
     model: str
 
-    def text_chunks(self, generation: Generation, job: PaintJob) -> dict[str, str]:
-        """PNG text chunks: the parameters as image browsers read them."""
-        parameters = parameters_text(
+    def parameters(self, generation: Generation, job: PaintJob) -> str:
+        """The parameters as image browsers read them."""
+        return parameters_text(
             prompt=job.prompt,
             original_prompt=without_tags(generation.original_prompt),
             negative_prompt=job.negative_prompt,
@@ -84,8 +84,22 @@ class Provenance:
             model_hash=self.painter.fingerprint,
             version=f"Banatie {banatie.__version__}",
             loras={lora.name: lora.weight for lora in job.loras},
+            further=_further_settings(generation, job),
         )
-        return {"parameters": parameters}
+
+
+def _further_settings(generation: Generation, job: PaintJob) -> dict[str, object]:
+    """What was painted from, and the enlargement, under WebUI's names where it has one."""
+    settings: dict[str, object] = {}
+    if job.reference is not None:
+        settings["Denoising strength"] = f"{job.denoise:.12g}"
+        settings["Reference image"] = generation.reference_images[0].image_id
+    if job.mask is not None:
+        settings["Mask image"] = generation.mask_image_id
+    if job.upscale > 1:
+        settings["Hires upscale"] = f"{job.upscale:.12g}"
+        settings["Hires upscaler"] = "Lanczos"
+    return settings
 
 
 class SaveStage:
@@ -143,12 +157,11 @@ class SaveStage:
         if isinstance(painted.picture, PaintingError):
             raise painted.picture
         encoding = time.monotonic()
-        text = (
-            self._provenance.text_chunks(painted.generation, painted.job)
-            if self._provenance
-            else {}
+        generation = painted.generation
+        parameters = (
+            self._provenance.parameters(generation, painted.job) if self._provenance else ""
         )
-        picture = encode_png(painted.picture, text)
+        picture = encode(painted.picture, generation.output_format, generation.quality, parameters)
         encoded = time.monotonic()
         image = self._image(painted.generation, picture)
         is_blank = max(ImageStat.Stat(painted.picture.convert("RGB")).stddev) < BLANK_DEVIATION
@@ -175,7 +188,9 @@ class SaveStage:
         before = generation.image
         image_id = before.id if before else str(uuid.uuid4())
         organization = self._organization_of(generation.project_id)
-        storage_key = generated_key(organization, generation.project_id, image_id)
+        storage_key = generated_key(
+            organization, generation.project_id, image_id, generation.output_format
+        )
         return Image(
             id=image_id,
             project_id=generation.project_id,

@@ -96,6 +96,7 @@ def _lora(painter: Painter, job: PaintJob, context: Context) -> dict:
     with_lora = dataclasses.replace(job, loras=(Lora("random", file, 1.0),))
     before = painter.paint(job, ignore)
     during = painter.paint(with_lora, ignore)
+    file.unlink()
     after = painter.paint(job, ignore)
     return {
         "same after": picture_bytes(before) == picture_bytes(after),

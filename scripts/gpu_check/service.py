@@ -43,7 +43,7 @@ def run(context: Context) -> None:
 def _server(context: Context) -> Iterator[Server]:
     settings = [
         f"painting.model={context.model.folder}",
-        f'painting.devices=["{"cpu" if context.tiny else "auto"}"]',
+        f"painting.devices={'cpu' if context.tiny else 'auto'}",
     ]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         log = context.folder / "serve.log"

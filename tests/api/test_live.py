@@ -19,6 +19,12 @@ PROMPT = {"prompt": "a red fox", "autoEnhance": "false"}
 IMAGE = {"Accept": "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"}
 
 
+def new_address():
+    """An address that no other test has: new images are counted by address."""
+    number = next(ADDRESSES)
+    return f"10.7.{number >> 8}.{number & 255}"
+
+
 class Page:
     """A visitor who sees the live images of one project, and the project's client."""
 
@@ -63,9 +69,7 @@ class Page:
 
 @pytest.fixture
 def page(server, client):
-    """Each test has an address of its own, since new images are counted by address."""
-    number = next(ADDRESSES)
-    return Page(server, client, f"10.7.{number >> 8}.{number & 255}")
+    return Page(server, client, new_address())
 
 
 def stranger(page, number):

@@ -100,10 +100,29 @@ async def test_the_document_lists_every_route(document):
         "GET /api/v1/live/scopes/{slug}",
         "PUT /api/v1/live/scopes/{slug}",
         "DELETE /api/v1/live/scopes/{slug}",
+        "POST /api/v1/live/scopes/{slug}/regenerate",
+        "GET /cdn/{organization_slug}/{project_slug}/img/{reference}",
         "POST /api/admin/keys",
         "GET /api/admin/keys",
         "DELETE /api/admin/keys/{key_id}",
         "POST /api/bootstrap/initial-key",
+        "PUT /api/v1/generations/{generation_id}",
+        "POST /api/v1/generations/{generation_id}/regenerate",
+        "POST /api/v1/generations/{generation_id}/retry",
+        "POST /api/v1/images/upload",
+        "GET /api/v1/images",
+        "GET /api/v1/images/{image}",
+        "PUT /api/v1/images/{image}",
+        "DELETE /api/v1/images/{image}",
+        "PUT /api/v1/images/{image}/alias",
+        "GET /api/v1/flows",
+        "GET /api/v1/flows/{flow_id}",
+        "DELETE /api/v1/flows/{flow_id}",
+        "GET /api/v1/flows/{flow_id}/generations",
+        "GET /api/v1/flows/{flow_id}/images",
+        "PUT /api/v1/flows/{flow_id}/aliases",
+        "DELETE /api/v1/flows/{flow_id}/aliases/{alias}",
+        "POST /api/v1/flows/{flow_id}/regenerate",
         "GET /health",
         "GET /api/info",
     }
@@ -112,7 +131,7 @@ async def test_the_document_lists_every_route(document):
 async def test_every_operation_has_a_name_of_its_own_and_a_summary(document):
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     ids = [operation["operationId"] for operation in operations]
-    assert len(set(ids)) == len(ids) == 19
+    assert len(set(ids)) == len(ids) == len(STATUSES)
     assert all(re.fullmatch(r"[a-z][A-Za-z]+", id) for id in ids)
     assert all(operation["summary"] for operation in operations)
 
@@ -143,6 +162,16 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
         "steps",
         "guidanceScale",
         "loras",
+        "size",
+        "flowId",
+        "alias",
+        "flowAlias",
+        "referenceImages",
+        "referenceStrength",
+        "mask",
+        "upscale",
+        "outputFormat",
+        "quality",
     }
     ratio, nothing = body["properties"]["aspectRatio"]["anyOf"]
     assert nothing == {"type": "null"}
@@ -153,7 +182,9 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
 
 async def test_the_query_is_documented_as_the_contract_has_it(document):
     parameters = document["paths"][GENERATIONS]["get"]["parameters"]
-    assert {p["name"] for p in parameters} == {"status", "limit", "offset", "includeDeleted"}
+    assert {p["name"] for p in parameters} == {
+        *("status", "flowId", "limit", "offset", "includeDeleted")
+    }
     limit = next(p["schema"] for p in parameters if p["name"] == "limit")
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 20)
 
@@ -210,6 +241,7 @@ async def test_the_answers_of_scopes_are_as_documented(server, client, document)
         (await client.get(scopes), "GET", scopes, 200),
         (await client.get(f"{scopes}/hero"), "GET", one, 200),
         (await client.put(f"{scopes}/hero", json={}), "PUT", one, 200),
+        (await client.post(f"{scopes}/hero/regenerate"), "POST", f"{one}/regenerate", 200),
         (await client.delete(f"{scopes}/hero"), "DELETE", one, 200),
         (await client.delete(f"{scopes}/hero"), "DELETE", one, 404),
     ]:
@@ -286,6 +318,10 @@ CODES = {
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
     "GENERATION_NOT_FOUND": 404,
+    "IMAGE_NOT_FOUND": 404,
+    "FLOW_NOT_FOUND": 404,
+    "ALIAS_NOT_FOUND": 404,
+    "ALIAS_CONFLICT": 409,
     "NOT_FOUND": 404,
     "SCOPE_NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
@@ -305,6 +341,23 @@ STATUSES = {
     "listGenerations": READING - {"404"} | {"200"},
     "getGeneration": READING | {"200"},
     "deleteGeneration": READING | {"200", "415"},
+    "updateGeneration": READING | {"200", "408", "413", "415"},
+    "regenerateGeneration": READING | {"200", "415"},
+    "retryGeneration": READING | {"200", "415"},
+    "uploadImage": READING - {"404"} | {"201", "408", "409", "413", "415"},
+    "listImages": READING - {"404"} | {"200"},
+    "getImage": READING | {"200"},
+    "updateImage": READING | {"200", "408", "413", "415"},
+    "setImageAlias": READING | {"200", "408", "409", "413", "415"},
+    "deleteImage": READING | {"200", "415"},
+    "listFlows": READING - {"404"} | {"200"},
+    "getFlow": READING | {"200"},
+    "deleteFlow": READING | {"200", "415"},
+    "listFlowGenerations": READING | {"200"},
+    "listFlowImages": READING | {"200"},
+    "updateFlowAliases": READING | {"200", "408", "413", "415"},
+    "deleteFlowAlias": READING | {"200", "415"},
+    "regenerateFlow": READING | {"200", "415"},
     "followGeneration": READING | {"200", "204"},
     "cancelGeneration": READING | {"200", "415"},
     "restoreGeneration": READING | {"200", "415"},
@@ -313,6 +366,8 @@ STATUSES = {
     "listScopes": READING - {"404"} | {"200"},
     "getScope": READING | {"200"},
     "changeScope": READING | {"200", "408", "413", "415"},
+    "regenerateScope": READING | {"200", "408", "413", "415"},
+    "getPublicImage": {"200", "304", "400", "404", "500", "503"},
     "deleteScope": READING | {"200", "415"},
     "createKey": READING - {"404"} | {"201", "403", "408", "413", "415"},
     "listKeys": READING - {"404"} | {"200", "403"},

@@ -6,18 +6,24 @@ import asyncio
 
 import pytest
 
-from tests.api.test_live import PROMPT, Page, stranger
+from tests.api.test_failures import UNKNOWN_ID
+from tests.api.test_live import PROMPT, Page, new_address, stranger
 from tests.support.api_server import GENERATIONS, assert_failure, serving
 
 pytestmark = pytest.mark.anyio
 
 SCOPES = "/api/v1/live/scopes"
-ROUTES = [("GET", "/hero"), ("PUT", "/hero"), ("DELETE", "/hero")]
+ROUTES = [
+    ("GET", "/hero"),
+    ("PUT", "/hero"),
+    ("DELETE", "/hero"),
+    ("POST", "/hero/regenerate"),
+]
 
 
 @pytest.fixture
 def page(server, client):
-    return Page(server, client, "192.0.2.100")
+    return Page(server, client, new_address())
 
 
 async def create(client, slug="hero", **body):
@@ -200,6 +206,78 @@ async def test_a_scope_has_its_own_limit(tmp_path):
         assert statuses == [503, 503, 429]
         await client.put(f"{SCOPES}/hero", json={"newGenerationsLimit": 3})
         assert (await page.get(prompt="fox 3")).status_code == 503
+
+
+async def regenerate(client, scope="hero", body=None):
+    response = await client.post(f"{SCOPES}/{scope}/regenerate", **({"json": body} if body else {}))
+    assert response.status_code == 200, response.text
+    return response.json()["data"]
+
+
+async def test_one_image_of_a_scope_is_made_again_and_served_meanwhile(server, client, page):
+    before = await page.painted()
+    await page.painted(prompt="a hen")
+    served = (await page.get()).headers
+    image_id, generation_id = served["x-image-id"], served["x-generation-id"]
+    again = await regenerate(client, body={"imageId": image_id.upper()})
+    assert again == {
+        "regenerated": 1,
+        "images": [{"id": image_id, "generationId": generation_id}],
+    }
+    assert (await client.record(generation_id))["status"] == "pending"
+    response = await page.get()
+    assert (response.content, response.headers["x-cache-status"]) == (before, "HIT")
+    after = server.worker.paint(generation_id)
+    response = await page.get()
+    assert (response.content, response.headers["x-image-id"]) == (after, image_id)
+    assert response.headers["etag"] != served["etag"]
+
+
+async def test_all_images_of_a_scope_are_made_again(server, client, page):
+    for prompt in ("a hen", "an owl"):
+        await page.painted(prompt=prompt)
+    await page.painted("other")
+    waiting = stranger(page, 8).start(prompt="not made yet")
+    await page.waiting()
+    again = await regenerate(client)
+    assert again["regenerated"] == len(again["images"]) == 2
+    pending = [row.prompt for row in server.generations_of(client) if row.status == "pending"]
+    assert sorted(pending) == ["a hen", "an owl", "not made yet"]
+    waiting.cancel()
+
+
+async def test_an_image_that_fails_to_be_made_again_stays(server, client, page):
+    content = await page.painted()
+    generation_id = (await page.get()).headers["x-generation-id"]
+    await regenerate(client)
+    server.worker.fail(generation_id, "Out of memory")
+    assert (await page.get()).content == content
+
+
+async def test_an_image_of_another_scope_is_not_made_again(client, page):
+    await page.painted()
+    await page.painted("other")
+    image_id = (await page.get("other")).headers["x-image-id"]
+    for unknown in (image_id, UNKNOWN_ID, "x"):
+        response = await client.post(f"{SCOPES}/hero/regenerate", json={"imageId": unknown})
+        assert_failure(response, 400, "IMAGE_NOT_IN_SCOPE")
+    wrong = await client.post(f"{SCOPES}/hero/regenerate", json={"image": image_id})
+    assert_failure(wrong, 400, "VALIDATION_ERROR", "image")
+
+
+async def test_an_empty_scope_has_nothing_to_make_again(client):
+    await create(client)
+    assert await regenerate(client) == {"regenerated": 0, "images": []}
+
+
+async def test_an_image_with_an_alias_outlives_its_scope(client, page):
+    content = await page.painted()
+    image_id = (await page.get()).headers["x-image-id"]
+    named = await client.put(f"/api/v1/images/{image_id}/alias", json={"alias": "@fox"})
+    assert named.status_code == 200, named.text
+    await client.delete(f"{SCOPES}/hero")
+    place = f"{page.project.organization_slug}/{page.project.slug}"
+    assert (await page.visitor.get(f"/cdn/{place}/img/@fox")).content == content
 
 
 async def test_a_scope_is_deleted_with_its_images(server, client, page):

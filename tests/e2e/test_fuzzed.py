@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState
+from tests.support import fuzz_hooks
 from tests.support.api_server import add_lora
 from tests.support.service import ROOT, Service, web_server_only
 
@@ -35,6 +37,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         ready = WorkerState(id="w", pid=1, state="ready", device="cpu", painting_model="none")
         Workers(database).report(ready, time.time_ns() // 1_000_000 + 3_600_000)
         database.close()
+        upload = httpx.post(
+            f"{running.url}/api/v1/images/upload",
+            headers={"X-API-Key": running.key},
+            files={"file": ("a.png", fuzz_hooks.PICTURE)},
+            data={"alias": fuzz_hooks.ALIAS},
+        )
+        assert upload.status_code == 201
         yield running
     assert " ERROR " not in running.log.read_text()
 

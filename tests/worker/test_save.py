@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 from PIL import Image
 
-from banatie.models.catalog import Catalog
-from banatie.worker.paint import JobBuilder
 from banatie.worker.save import BLANK, PaintedJob
 
 
@@ -26,7 +24,7 @@ def test_metadata_can_be_left_out(make_bench, submit, generations):
 @pytest.mark.parametrize(("spread", "is_blank"), [(0, True), (4, True), (40, False)])
 def test_a_picture_of_one_colour_is_told(bench, submit, generations, spread, is_blank):
     made = submit(auto_enhance=False, steps=1)
-    job = JobBuilder(bench.model, Catalog(bench.model.folder.parent)).build(made)
+    job = bench.jobs.build(made)
     # Half of the picture is as much lighter as the spread says.
     picture = Image.new("RGB", (32, 32), (90, 90, 90))
     picture.paste((90 + spread, 90, 90), (0, 0, 16, 32))

@@ -33,7 +33,7 @@ async def update_generation(
 
 
 @post(
-    ["/{generation_id:str}/regenerate", "/{generation_id:str}/retry"],
+    "/{generation_id:str}/regenerate",
     operation_id="regenerateGeneration",
     summary="Make a generation's picture again",
     response_description="The generation, which waits again.",
@@ -44,6 +44,24 @@ async def regenerate_generation(
     generation_id: GenerationId, request: HttpRequest
 ) -> Response[Success[GenerationView]]:
     """With the same parameters. Its image keeps its id and URL, and its file until then."""
+    app, key = app_state_of(request), key_of(request)
+    generation = await app.write(app.intake.regenerate, key.project.id, generation_id)
+    return json_response(Success(data=view(generation, app.public_url(request))))
+
+
+@post(
+    "/{generation_id:str}/retry",
+    operation_id="retryGeneration",
+    summary="The old name of regenerate",
+    response_description="The generation, which waits again.",
+    responses=failures(*ERRORS),
+    status_code=200,
+    deprecated=True,
+)
+async def retry_generation(
+    generation_id: GenerationId, request: HttpRequest
+) -> Response[Success[GenerationView]]:
+    """Does what `regenerate` does."""
     app, key = app_state_of(request), key_of(request)
     generation = await app.write(app.intake.regenerate, key.project.id, generation_id)
     return json_response(Success(data=view(generation, app.public_url(request))))

@@ -40,7 +40,11 @@ from banatie.api.responses import (
     page_response,
 )
 from banatie.api.routes.events import events
-from banatie.api.routes.generation_changes import regenerate_generation, update_generation
+from banatie.api.routes.generation_changes import (
+    regenerate_generation,
+    retry_generation,
+    update_generation,
+)
 from banatie.api.schemas import Done, GenerationView, Page, Success, encode, view
 from banatie.api.waiters import NO_PREFERENCE, Preference, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
@@ -316,6 +320,7 @@ def generations_router() -> Router:
             restore_generation,
             update_generation,
             regenerate_generation,
+            retry_generation,
             delete_generation,
         ],
         guards=[check_query],
