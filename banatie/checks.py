@@ -6,6 +6,7 @@ unknown here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -134,6 +135,14 @@ class SubmissionChecks:
 def _check_range(field: str, value: float | None, lowest: int, highest: int) -> None:
     if value is not None and not lowest <= value <= highest:
         raise ValidationError.of(field, f"must be from {lowest} to {highest}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of `WIDTHxHEIGHT`. Raises ValidationError."""
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text, re.ASCII)
+    if found is None:
+        raise ValidationError.of("size", f"{text!r} is not WIDTHxHEIGHT, such as 1216x832")
+    return int(found[1]), int(found[2])
 
 
 def nearest_ratio(width: int, height: int) -> AspectRatio:

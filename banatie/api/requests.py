@@ -5,13 +5,12 @@ They follow docs/api.md to the letter.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 
 from banatie.api.schemas import WireIn
-from banatie.checks import nearest_ratio
+from banatie.checks import nearest_ratio, parse_size
 from banatie.errors import ValidationError
 from banatie.library import ImageChanges
 from banatie.limits import (
@@ -82,13 +81,6 @@ def flow_of(flow_id: str | UnsetType | None) -> tuple[str | None, bool]:
     if known is None:
         raise ValidationError.of("flowId", f"{flow_id!r} is not a UUID")
     return known, False
-
-
-def _size_of(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text, re.ASCII)
-    if found is None:
-        raise ValidationError.of("size", f"{text!r} is not WIDTHxHEIGHT, such as 1216x832")
-    return int(found[1]), int(found[2])
 
 
 class EnhancementOptions(WireIn):
@@ -244,7 +236,7 @@ class GenerationCreate(WireIn):
         if self.size is not None:
             if self.aspect_ratio is not None:
                 raise ValidationError.of("size", "stands instead of aspectRatio; give one of them")
-            size = _size_of(self.size)
+            size = parse_size(self.size)
         options = self.enhancement_options or EnhancementOptions()
         return Submission(
             prompt=self.prompt,

@@ -220,7 +220,7 @@ def project_images_router() -> Router:
         "/api/v1/images",
         route_handlers=[
             options("/", "GET"),
-            options("/upload", "POST", "GET", "PUT", "DELETE"),
+            options("/upload", "POST"),
             options("/{image:str}", "GET", "PUT", "DELETE"),
             upload_image,
             list_images,
