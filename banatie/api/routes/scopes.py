@@ -172,7 +172,7 @@ async def change_scope(slug: Slug, request: HttpRequest) -> Response[Success[Sco
 @post(
     "/{slug:str}/regenerate",
     operation_id="regenerateScope",
-    operation_class=documented_body("ScopeRegenerate"),
+    operation_class=documented_body("ScopeRegenerate", required=False),
     summary="Make a scope's images again",
     response_description="The images that are made again; until then each stays as it is.",
     responses=failures(*BODY_ERRORS, "IMAGE_NOT_IN_SCOPE", "SCOPE_NOT_FOUND", "QUEUE_FULL"),
