@@ -4,6 +4,7 @@
     ├── ConfigError             a setting is wrong; the message names it and the remedy
     ├── ValidationError         a request's parameter is wrong (`details` lists the fields)
     ├── Unauthorized            the API key is missing or invalid
+    ├── Forbidden               the API key, or the caller, may not do this
     ├── GenerationNotFound      no such generation in this project
     ├── ImageNotFound           no such image in this project
     ├── FlowNotFound            no such flow in this project
@@ -11,13 +12,19 @@
     ├── AliasConflict           another image has this alias
     ├── PayloadTooLarge         an uploaded file is too large
     ├── NotFound                no such resource
+    ├── ScopeNotFound           no such scope in this project
+    ├── ScopeAlreadyExists      the project has a scope of that name
+    ├── ScopeInvalidFormat      a scope cannot be called that
+    ├── ImageNotInScope         the image is not one of that scope
     ├── RateLimitExceeded       the key's requests for this hour are used up
+    ├── TooManyNewImages        live URLs have made too many new images in this hour
     ├── TooManyFailedKeys        too many unknown keys were tried from one address
     ├── RequestTimeout          the request's body did not arrive in time
     ├── UnsupportedMediaType    the request's body is not JSON
     ├── QueueFull               as many generations wait as the configuration allows
     ├── GenerationFailed        a generation that was waited for has failed
     ├── ServiceUnavailable      the worker or the database is gone
+    │   ├── StillGenerating     a live URL's image is not finished yet
     │   ├── DiskFull            the data folder's disk has no room
     │   └── DatabaseGone        the database's file was deleted or replaced while in use
     ├── DataFolderBusy          another process holds the data folder
@@ -80,6 +87,12 @@ class Unauthorized(BanatieError):
     """No key was given, or it is unknown, revoked or expired."""
 
     code = "UNAUTHORIZED"
+
+
+class Forbidden(BanatieError):
+    """The API key, or whoever asks without one, may not do this."""
+
+    code = "FORBIDDEN"
 
 
 class NotFound(BanatieError):
@@ -145,6 +158,42 @@ class PayloadTooLarge(BanatieError):
     code = "PAYLOAD_TOO_LARGE"
 
 
+class ScopeNotFound(BanatieError):
+    """No such scope in this project."""
+
+    code = "SCOPE_NOT_FOUND"
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"No scope {slug!r} in this project")
+
+
+class ScopeAlreadyExists(BanatieError):
+    """The project has a scope of that name."""
+
+    code = "SCOPE_ALREADY_EXISTS"
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"There is a scope {slug!r} in this project already")
+
+
+class ScopeInvalidFormat(BanatieError):
+    """A scope cannot be called that."""
+
+    code = "SCOPE_INVALID_FORMAT"
+
+    def __init__(self) -> None:
+        super().__init__("A scope's slug takes letters A to Z, digits, _ and -, up to 100")
+
+
+class ImageNotInScope(BanatieError):
+    """The image is not one of that scope."""
+
+    code = "IMAGE_NOT_IN_SCOPE"
+
+    def __init__(self, image_id: str, slug: str) -> None:
+        super().__init__(f"No image {image_id!r} in the scope {slug!r}")
+
+
 class RateLimitExceeded(BanatieError):
     """The key's requests for this hour are used up."""
 
@@ -157,6 +206,19 @@ class RateLimitExceeded(BanatieError):
             "--requests-per-hour 0` makes a key without a limit"
         )
         self.retry_after = retry_after
+
+
+class TooManyNewImages(BanatieError):
+    """Live URLs have made as many new images in this hour as may be."""
+
+    code = "RATE_LIMIT_EXCEEDED"
+
+    def __init__(self, where: str, limit: int, milliseconds: int) -> None:
+        self.retry_after = -(-milliseconds // 1000)
+        super().__init__(
+            f"More than {limit} new images {where} in this hour; try again in {self.retry_after} "
+            "seconds. Images that exist are still served"
+        )
 
 
 class TooManyFailedKeys(BanatieError):
@@ -207,6 +269,14 @@ class ServiceUnavailable(BanatieError):
     """The worker or the database is gone."""
 
     code = "SERVICE_UNAVAILABLE"
+
+
+class StillGenerating(ServiceUnavailable):
+    """The image of a live URL is not finished yet."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("The image is still being made; ask again in a few seconds")
+        self.retry_after = retry_after
 
 
 class DiskFull(ServiceUnavailable):

@@ -20,7 +20,7 @@ from banatie.models.catalog import Catalog
 from banatie.records import CANCELLED, Generation, LoraUse, Submission
 from banatie.store.aliases import as_uuid
 from banatie.store.files import Files
-from banatie.store.generations import Generations, IdempotentRequest, Submitted
+from banatie.store.generations import Generations, IdempotentRequest, LiveSubmission, Submitted
 from banatie.store.regeneration import Changes, Regeneration
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Intake:
         submission: Submission,
         idempotent: IdempotentRequest | None = None,
         request_id: str | None = None,
+        live: LiveSubmission | None = None,
     ) -> Submitted:
         """Accept a generation: once this returns, it is never lost.
 
@@ -68,6 +69,7 @@ class Intake:
             self._clock(),
             queue_size=self._limits.queue_size,
             idempotent=idempotent,
+            live=live,
             request_id=request_id,
             warnings=warnings,
         )

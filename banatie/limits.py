@@ -38,5 +38,13 @@ MAX_IDEMPOTENCY_KEY_LENGTH = 255
 MAX_WAIT_SECONDS = 120
 """The longest time that a client can ask an answer to wait for the picture (`Prefer: wait=N`)."""
 
+MAX_SCOPE_SLUG_LENGTH = 100
+MAX_SCOPE_LIMIT = 1_000_000
+"""Of the new images an hour in a scope."""
+
 MAX_PAGE_SIZE = 100
-"""Generations, images or flows in one answer to a list request."""
+"""Entries in one answer to a list request."""
+
+MAX_EXPIRY_DAYS = 36_500
+MAX_REQUESTS_PER_HOUR = 1_000_000_000
+"""Of the limit that a key has of its own."""

@@ -11,6 +11,7 @@ from banatie.config import Config
 from banatie.intake import Intake
 from banatie.jobs import JobQueue, Stage
 from banatie.library import Library
+from banatie.live import Live
 from banatie.models.catalog import Catalog
 from banatie.store.backup import finish_restore
 from banatie.store.database import Database
@@ -19,8 +20,11 @@ from banatie.store.files import Files, make_data_folder
 from banatie.store.flows import Flows
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
+from banatie.store.live_images import LiveImages
 from banatie.store.project_images import ProjectImages
+from banatie.store.projects import Projects
 from banatie.store.regeneration import Regeneration
+from banatie.store.scopes import Scopes
 from banatie.store.workers import Workers
 
 
@@ -32,11 +36,13 @@ class Services:
     database: Database
     generations: Generations
     keys: Keys
+    projects: Projects
     workers: Workers
     files: Files
     queues: Mapping[Stage, JobQueue]
     intake: Intake
     library: Library
+    live: Live
     clock: Callable[[], int]
 
     def close(self) -> None:
@@ -59,24 +65,21 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
     checks = SubmissionChecks(config.limits, catalog, config.painting.model)
     stages: tuple[Stage, ...] = get_args(Stage)
     queues = {stage: JobQueue(stage, data) for stage in stages}
+    projects = Projects(database)
+    regeneration = Regeneration(database)
+    intake = Intake(generations, files, queues, config.limits, catalog, checks, regeneration, clock)
+    scopes, live_images = Scopes(database), LiveImages(database)
     return Services(
         config=config,
         database=database,
         generations=generations,
         keys=keys,
+        projects=projects,
         workers=Workers(database),
         files=files,
         queues=queues,
-        intake=Intake(
-            generations,
-            files,
-            queues,
-            config.limits,
-            catalog,
-            checks,
-            Regeneration(database),
-            clock,
-        ),
+        intake=intake,
+        live=Live(intake, checks, projects, scopes, live_images, config.live, clock),
         library=Library(
             ProjectImages(database),
             Flows(database),

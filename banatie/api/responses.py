@@ -86,7 +86,7 @@ def page_response(data: list[Any], limit: int, offset: int, total: int) -> Respo
     return json_response(Page(data=data, pagination=pagination))
 
 
-def documented_body(schema: str) -> type[Operation]:
+def documented_body(schema: str, *, required: bool = True) -> type[Operation]:
     """Documents the body of a route that decodes it itself (see `decode_body`)."""
 
     @dataclass
@@ -94,7 +94,7 @@ def documented_body(schema: str) -> type[Operation]:
         def __post_init__(self) -> None:
             reference = Reference(f"#/components/schemas/{schema}")
             content = {"application/json": OpenAPIMediaType(schema=reference)}
-            self.request_body = RequestBody(content=content, required=True)
+            self.request_body = RequestBody(content=content, required=required)
 
     return WithBody
 

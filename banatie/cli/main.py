@@ -30,6 +30,7 @@ from banatie.cli.options import (
     open_database,
     worker_command,
 )
+from banatie.cli.projects import projects
 from banatie.cli.terminal import accept_any_text, discard_unwritable_output
 from banatie.errors import BanatieError, ConfigError
 
@@ -58,6 +59,7 @@ cli.add_command(images)
 cli.add_command(flows)
 cli.add_command(keys)
 cli.add_command(models)
+cli.add_command(projects)
 
 
 @cli.command()

@@ -17,7 +17,7 @@ import sqlite3
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from banatie.errors import (
     AliasNotFound,
@@ -69,6 +69,16 @@ class Submitted:
     """The answer to the earlier request, if it was answered."""
 
 
+class LiveSubmission(Protocol):
+    """A live URL's request: many of them make one generation (see `live_images`)."""
+
+    def earlier(self, connection: sqlite3.Connection) -> Submitted | None:
+        """The generation of an earlier request, if it will do."""
+
+    def record(self, connection: sqlite3.Connection, generation_id: str, now: int) -> None:
+        """Remember the generation that was inserted; what this raises undoes that."""
+
+
 class Generations:
     """The generations in the database."""
 
@@ -85,14 +95,15 @@ class Generations:
         *,
         queue_size: int,
         idempotent: IdempotentRequest | None = None,
+        live: LiveSubmission | None = None,
         request_id: str | None = None,
         warnings: Sequence[str] = (),
     ) -> Submitted:
         """Insert a pending row, unless the same request came before.
 
         `warnings` tell what of the request is not carried out. Raises QueueFull if `queue_size`
-        rows are pending already, DiskFull, and ValidationError if the idempotency key was used with
-        another body or a reference means no image.
+        rows are pending already, DiskFull, ValidationError if the idempotency key was used with
+        another body or a reference means no image, and what `live` raises.
         """
         row = _pending_row(project_id, submission, now, request_id)
         require_room(self._database)
@@ -101,10 +112,14 @@ class Generations:
                 earlier = _find_earlier(connection, idempotent, now)
                 if earlier is not None:
                     return earlier
+            if live is not None and (earlier := live.earlier(connection)) is not None:
+                return earlier
             if count_waiting(connection) >= queue_size:
                 raise QueueFull(queue_size, SECONDS_PER_WAITING_JOB)
             row["revision"] = next_revision(connection)
-            more_warnings = _resolve(connection, project_id, submission, row)
+            # A live URL is open to all, so its prompt must not name the project's images.
+            is_open = live is not None
+            more_warnings = [] if is_open else _resolve(connection, project_id, submission, row)
             row["warnings"] = json.dumps([*warnings, *more_warnings])
             _insert(connection, row)
             if idempotent is not None:
@@ -112,6 +127,8 @@ class Generations:
                     "INSERT INTO idempotent_requests VALUES (?, ?, ?, ?, NULL, ?)",
                     (*asdict(idempotent).values(), row["id"], now),
                 )
+            if live is not None:
+                live.record(connection, row["id"], now)
             return Submitted(find(connection, row["id"]), is_new=True)
 
     def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:
