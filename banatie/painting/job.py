@@ -16,7 +16,7 @@ OnStep = Callable[[int, int], None]
 
 ReferenceMode = Literal["guide", "inpaint"]
 """Whether the whole picture is guided by the reference, or what a mask covers is painted anew."""
-DEFAULT_REFERENCE_STRENGTH = 0.5
+DEFAULT_REFERENCE_STRENGTH = 0.6
 """Of a guide: its colours and its layout are seen, and what the prompt asks for, too."""
 DEFAULT_EDIT_STRENGTH = 0.0
 """With a mask: what it covers is painted anew, and sees only what is around it."""

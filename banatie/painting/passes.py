@@ -26,7 +26,7 @@ from banatie.painting.schedulers import steps_of
 from banatie.painting.text_encoding import TextEmbedding
 from banatie.painting.vae import decode_finite, encode_finite, to_image
 
-UPSCALE_DENOISE = 0.2
+UPSCALE_DENOISE = 0.15
 """How much of an enlarged picture is painted over: its details, not its composition."""
 
 

@@ -33,7 +33,8 @@ def test_the_walk_of_the_documentation_leads_through(service: Service, tmp_path:
         timeout=300,
     )
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
-    assert Image.open(tmp_path / "chair.png").format == "PNG"
+    with Image.open(tmp_path / "chair.png") as chair:
+        assert chair.format == "PNG"
     database = Database(service.data / "banatie.db")
     known = Images(database).storage_keys()
     database.close()

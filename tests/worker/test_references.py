@@ -82,10 +82,10 @@ def test_a_reference_guides_the_picture_and_the_record_says_how(ask, painted, st
     assert (plain.reference_mode, plain.reference_strength) == (None, None)
     assert "Denoising" not in alone.text["parameters"]
     guided, picture = painted(ask([reference]))
-    assert (guided.reference_mode, guided.reference_strength) == ("guide", 0.5)
+    assert (guided.reference_mode, guided.reference_strength) == ("guide", 0.6)
     assert guided.warnings == ()
     assert picture.tobytes() != alone.tobytes()
-    settings = f"Denoising strength: 0.5, Reference image: {reference}, "
+    settings = f"Denoising strength: 0.4, Reference image: {reference}, "
     assert settings in picture.text["parameters"]
     _, same = painted(ask([reference]))
     assert same.tobytes() == picture.tobytes()
