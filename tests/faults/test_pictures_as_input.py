@@ -36,18 +36,18 @@ def upload(service: FaultyService, **fields: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("fault", ["die_before_rename", "die_between_file_and_row"])
-def test_killed_uploads_leave_no_stray(service: FaultyService, fault: str) -> None:
-    process = service.serve_with_faults(**{fault: {"counter_file": service.counter_file()}})
+def test_killed_uploads_leave_no_stray(own_service: FaultyService, fault: str) -> None:
+    process = own_service.serve_with_faults(**{fault: {"counter_file": own_service.counter_file()}})
     with pytest.raises(httpx.TransportError):
-        upload(service, alias="@logo")
-    service.wait_until_exited(process)
-    assert len(Files(service.data / "storage").stored()) == 1
-    service.serve_with_faults()
+        upload(own_service, alias="@logo")
+    own_service.wait_until_exited(process)
+    assert len(Files(own_service.data / "storage").stored()) == 1
+    own_service.serve_with_faults()
     # The name is free, and the sweep of the next worker leaves what is alive.
-    assert upload(service, alias="@logo").status_code == 201
-    service.start_worker_and_wait()
-    assert len(Files(service.data / "storage").stored()) == 1
-    assert_consistent(service)
+    assert upload(own_service, alias="@logo").status_code == 201
+    own_service.start_worker_and_wait()
+    assert len(Files(own_service.data / "storage").stored()) == 1
+    assert_consistent(own_service)
 
 
 @pytest.mark.parametrize(

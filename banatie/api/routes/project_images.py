@@ -12,7 +12,14 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Response, Router, delete, get, post, put
 from litestar.datastructures import UploadFile
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.openapi.spec import (
+    OpenAPIFormat,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+)
 from litestar.params import FromQuery, PathParameter, QueryParameter
 
 from banatie.api.dependencies import HttpRequest, app_state_of, in_thread, key_of
@@ -61,13 +68,13 @@ class UploadOperation(Operation):
             properties={
                 "file": Schema(
                     type=OpenAPIType.STRING,
-                    format="binary",
+                    format=OpenAPIFormat.BINARY,
                     description=f"A PNG, JPEG or WebP of at most {MAX_UPLOAD_BYTES} bytes.",
                 ),
                 "alias": alias,
                 "flowId": Schema(
                     type=OpenAPIType.STRING,
-                    format="uuid",
+                    format=OpenAPIFormat.UUID,
                     description="As for a generation; the text `null` stands for null.",
                 ),
                 "flowAlias": alias,
