@@ -37,6 +37,7 @@ class Project:
     id: str
     slug: str
     organization_slug: str
+    organization_id: str
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ HINT_LENGTH = 8
 DAY_MILLISECONDS = 86_400_000
 
 _SELECT = """
-    SELECT keys.*, projects.slug AS project_slug, organizations.slug AS organization_slug
+    SELECT keys.*, projects.slug AS project_slug, projects.organization_id,
+        organizations.slug AS organization_slug
     FROM keys
     JOIN projects ON projects.id = keys.project_id
     JOIN organizations ON organizations.id = projects.organization_id
@@ -182,7 +183,12 @@ def is_active(key: Key, now: int) -> bool:
 def _key(row: sqlite3.Row) -> Key:
     return Key(
         id=row["id"],
-        project=Project(row["project_id"], row["project_slug"], row["organization_slug"]),
+        project=Project(
+            row["project_id"],
+            row["project_slug"],
+            row["organization_slug"],
+            row["organization_id"],
+        ),
         type=row["type"],
         name=row["name"],
         hint=row["hint"],

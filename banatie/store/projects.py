@@ -46,8 +46,8 @@ class Projects:
         """
         check_slugs(organization_slug, project_slug)
         with self._database.writing() as connection:
-            project_id = ensure_project(connection, organization_slug, project_slug, now)
-        return Project(project_id, project_slug, organization_slug)
+            ensure_project(connection, organization_slug, project_slug, now)
+        return self.called(organization_slug, project_slug)
 
     def find(self, project_id: str) -> Project | None:
         """The project with this id."""
@@ -136,4 +136,4 @@ def ensure_project(
 
 
 def _project(row: sqlite3.Row) -> Project:
-    return Project(row["id"], row["slug"], row["organization_slug"])
+    return Project(row["id"], row["slug"], row["organization_slug"], row["organization_id"])

@@ -86,8 +86,7 @@ async def test_a_second_key_of_a_project_joins_it(server, master):
     by_id = await create(master, projectId=first["projectId"].upper())
     assert first["projectId"] == second["projectId"] == by_id["projectId"]
     assert first["organizationSlug"] == "default"
-    row = server.worker.database.first("SELECT id FROM organizations WHERE slug = 'default'")
-    with_both = await create(master, organizationId=row["id"], projectSlug=slug)
+    with_both = await create(master, organizationId=first["organizationId"], projectSlug=slug)
     assert with_both["projectId"] == first["projectId"]
 
 

@@ -101,6 +101,10 @@ async def test_the_first_request_waits_for_the_image_and_the_next_finds_it(serve
     assert hit.headers["x-image-id"] == miss.headers["x-image-id"] == record["outputImageId"]
     assert (record["prompt"], record["aspectRatio"]) == ("a red fox", "1:1")
     assert len(server.generations_of(client)) == 1
+    metrics = (await page.visitor.get("/metrics")).text
+    counted = 'route="/cdn/{organization_slug}/{project_slug}/live/{scope_slug}",status="200"} '
+    assert float(metrics.split(counted)[1].split()[0]) >= 2
+    assert metrics.count(counted) == 1
 
 
 async def test_the_parameters_are_those_of_the_generation(server, client, page):

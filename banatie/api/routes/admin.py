@@ -86,6 +86,7 @@ class AdminKeyView(Wire):
     name: str
     hint: Annotated[str, Meta(description="The key's first characters.")]
     organization_slug: str
+    organization_id: Id
     project_slug: str
     project_id: Id
     requests_per_hour: Annotated[int | None, Meta(description="Null: the server's limit.")]
@@ -245,6 +246,7 @@ def _fields(key: Key, now: int) -> dict[str, Any]:
         "name": key.name,
         "hint": key.hint,
         "organization_slug": key.project.organization_slug,
+        "organization_id": key.project.organization_id,
         "project_slug": key.project.slug,
         "project_id": key.project.id,
         "requests_per_hour": key.requests_per_hour,
