@@ -15,6 +15,8 @@ TemplateName = Literal[
     "general", "photorealistic", "illustration", "minimalist", "sticker", "product", "comic"
 ]
 Status = Literal["pending", "processing", "success", "failed"]
+KeyType = Literal["project", "master"]
+"""A master key may also administer keys; for everything else it is a key of its project."""
 ImageFormat = Literal["png", "jpeg", "webp"]
 ImageSource = Literal["uploaded", "generated"]
 
@@ -43,6 +45,7 @@ class Key:
 
     id: str
     project: Project
+    type: KeyType
     name: str
     hint: str
     """The key's first characters, enough to recognise it in a list."""
@@ -51,6 +54,24 @@ class Key:
     created_at: int
     expires_at: int | None = None
     revoked_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A group of live URLs' images in a project."""
+
+    id: str
+    project_id: str
+    slug: str
+    allow_new_generations: bool
+    new_generations_limit: int | None
+    """New images an hour; None: the configured limit applies."""
+    meta: Mapping[str, Any]
+    current_generations: int
+    """How many images are in it."""
+    last_generated_at: int | None
+    created_at: int
+    updated_at: int
 
 
 @dataclass(frozen=True)
@@ -78,11 +99,15 @@ class Submission:
     size: tuple[int, int] | None = None
     """Width and height in pixels; None: the model's size for the aspect ratio."""
     flow_id: str | None = None
+    starts_flow: bool = False
+    """Without a flow id: whether to offer one, under which a flow can be made later."""
     alias: str | None = None
     flow_alias: str | None = None
-    reference_images: tuple[Reference, ...] = ()
+    references: tuple[str, ...] = ()
+    """Images by their ids or aliases; those that the prompt names are added."""
     reference_strength: float | None = None
-    mask_image_id: str | None = None
+    mask: str | None = None
+    """An image by its id or alias."""
     upscale: float | None = None
     output_format: ImageFormat = "png"
     quality: int | None = None

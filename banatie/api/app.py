@@ -17,9 +17,15 @@ from banatie.api.dependencies import AppState
 from banatie.api.errors import to_response
 from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
+from banatie.api.routes.admin import admin_router, bootstrap_router
 from banatie.api.routes.docs_page import docs_router
+from banatie.api.routes.flows import flows_router
 from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
+from banatie.api.routes.live import LiveFiles, live_router
+from banatie.api.routes.project_images import project_images_router
+from banatie.api.routes.public_images import public_images_router
+from banatie.api.routes.scopes import scopes_router
 from banatie.api.routes.system import system_router
 from banatie.records import Generation
 from banatie.services import Services
@@ -36,7 +42,7 @@ class WebApplication:
         self.state = AppState.of(services)
         self._litestar = _routes(services, self.state)
         self._asgi = RequestMiddleware(
-            ImageFiles(self._litestar, services.files),
+            ImageFiles(LiveFiles(self._litestar, services.live, services.files), services.files),
             self.state.authentication,
             self.state.rate_limiter,
             self.state.metrics,
@@ -66,7 +72,18 @@ def _routes(services: Services, state: AppState) -> Litestar:
             yield
 
     return Litestar(
-        route_handlers=[generations_router(), system_router(), docs_router()],
+        route_handlers=[
+            generations_router(),
+            project_images_router(),
+            flows_router(),
+            live_router(),
+            public_images_router(),
+            scopes_router(),
+            admin_router(),
+            bootstrap_router(),
+            system_router(),
+            docs_router(),
+        ],
         state=State({"app_state": state}),
         exception_handlers={Exception: to_response},
         lifespan=[lifespan],

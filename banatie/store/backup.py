@@ -218,7 +218,7 @@ def _write(path: Path, copy: Database, files: Files, now: int) -> Contents:
                 pictures += 1
             else:
                 # Most likely deleted after the database was copied, and its row with it.
-                Generations(copy).delete_of_image(image.id)
+                Generations(copy).delete_of_image(image.id, now)
                 left_out += 1
         generations = Generations(copy).count()
         copy.close_checkpointed()

@@ -187,16 +187,21 @@ class Claims:
         *,
         warnings: Sequence[str] = (),
         publish: Callable[[], None] = lambda: None,
+        attempt: int | None = None,
     ) -> bool:
         """End the row with its image and more warnings; False if it is not held.
 
         A generation that was made again keeps its image, whose file has been replaced. `publish` is
         called last in the transaction: it makes the prepared file appear (`Files.prepared`), so no
-        file appears for a row that is not held. Without it, the file exists already.
+        file appears for a row that is not held. Without it, the file exists already. `attempt` is
+        the row's `retry_count` when the picture was begun: a row that was changed since is not held
+        for that picture, even if this worker has claimed it again.
         """
         with self._database.writing() as connection:
             held = find(connection, generation_id)
             if held is None or not _is_held(connection, generation_id, self.worker_id):
+                return False
+            if attempt not in (None, held.retry_count):
                 return False
             store_output(connection, held, image)
             update(

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import IO, get_args
 
 from banatie.errors import DataFolderUnusable
+from banatie.imaging.thumbnails import Thumbnails
 from banatie.records import ImageFormat, ImageSource
 
 UNFINISHED = ".part"
+THUMBNAILS = "thumbnails"
 FOLDERS: tuple[ImageSource, ...] = get_args(ImageSource)
 """The folders of a project."""
 SUFFIXES: dict[ImageFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -27,6 +29,8 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.thumbnails = Thumbnails(folder.with_name(THUMBNAILS))
+        """Smaller copies of the pictures, beside the storage folder."""
 
     def path(self, storage_key: str) -> Path:
         """The path of the file with this storage key."""
@@ -77,8 +81,10 @@ class Files:
             publish()
 
     def remove(self, storage_key: str) -> None:
-        """Delete the file if it exists."""
-        self.path(storage_key).unlink(missing_ok=True)
+        """Delete the file if it exists, and its smaller copies."""
+        path = self.path(storage_key)
+        path.unlink(missing_ok=True)
+        self.thumbnails.remove(path.stem)
 
     def stored(self) -> set[str]:
         """The storage keys of all files, unfinished ones included."""

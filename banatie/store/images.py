@@ -66,11 +66,3 @@ def insert_image(connection: sqlite3.Connection, image: Image) -> None:
         f"INSERT INTO images ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})",
         list(values.values()),
     )
-
-
-def delete_image(connection: sqlite3.Connection, image_id: str) -> str:
-    """Delete the image's row; its storage key, for deleting the file after the transaction."""
-    storage_key: str = connection.execute(
-        "DELETE FROM images WHERE id = ? RETURNING storage_key", (image_id,)
-    ).fetchone()[0]
-    return storage_key

@@ -98,6 +98,21 @@ def add_pictures_as_input(db: sqlite_utils.Database) -> None:
     _execute_all(db, GENERATION_COLUMNS)
 
 
+@migrations()
+def add_key_types(db: sqlite_utils.Database) -> None:
+    """Add the type of a key; all keys of before are project keys."""
+    db.execute(
+        "ALTER TABLE keys ADD COLUMN type TEXT NOT NULL DEFAULT 'project' "
+        "CHECK (type IN ('project', 'master'))"
+    )
+
+
+@migrations()
+def add_live_images(db: sqlite_utils.Database) -> None:
+    """Add the scopes and images of live URLs, and whether a project takes new scopes."""
+    _execute_all(db, _LIVE_IMAGES)
+
+
 def _execute_all(db: sqlite_utils.Database, statements: str) -> None:
     # Not executescript, which commits the migration's transaction before it begins.
     for statement in statements.split(";\n\n"):
@@ -314,6 +329,33 @@ END;
 CREATE TRIGGER forget_preview_of_deleted_generation AFTER DELETE ON generations BEGIN
     DELETE FROM previews WHERE generation_id = old.id;
 END
+"""
+
+_LIVE_IMAGES = """
+ALTER TABLE projects ADD COLUMN allow_new_scopes INTEGER NOT NULL DEFAULT 1;
+
+CREATE TABLE scopes (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL REFERENCES projects(id),
+    slug TEXT NOT NULL,
+    allow_new_generations INTEGER NOT NULL,
+    new_generations_limit INTEGER,
+    meta TEXT NOT NULL,
+    window_start INTEGER NOT NULL DEFAULT 0,
+    window_generations INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (project_id, slug)
+);
+
+CREATE TABLE live_images (
+    key TEXT PRIMARY KEY,
+    scope_id TEXT NOT NULL REFERENCES scopes(id) ON DELETE CASCADE,
+    generation_id TEXT NOT NULL UNIQUE REFERENCES generations(id) ON DELETE CASCADE,
+    created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX live_images_of_scope ON live_images (scope_id)
 """
 
 _RENAME_WAY_TO_MODE = """

@@ -9,6 +9,7 @@ import sqlite3
 from dataclasses import replace
 
 from banatie.records import Generation, Image
+from banatie.store.flows import name_in_flow, touch_flow
 from banatie.store.images import insert_image
 
 
@@ -31,7 +32,12 @@ def store_output(connection: sqlite3.Connection, generation: Generation, image: 
         )
     insert_image(connection, replace(image, flow_id=generation.flow_id, alias=generation.alias))
     if generation.flow_alias is not None and generation.flow_id is not None:
-        connection.execute(
-            "INSERT OR REPLACE INTO flow_aliases VALUES (?, ?, ?, ?)",
-            (generation.project_id, generation.flow_id, generation.flow_alias, image.id),
+        # A change of the generation may have put it into a flow that does not exist yet.
+        touch_flow(connection, generation.project_id, generation.flow_id, image.created_at)
+        name_in_flow(
+            connection,
+            generation.project_id,
+            generation.flow_id,
+            generation.flow_alias,
+            image.id,
         )

@@ -142,6 +142,6 @@ class Housekeeping:
         self._delete_orphan_files()
         now = self._rows.clock()
         deleted_before = now - self._config.storage.bin_days * DAY_MILLISECONDS
-        for storage_key in self._generations.purge_deleted(deleted_before):
+        for storage_key in self._generations.purge_deleted(deleted_before, now):
             self._files.remove(storage_key)
         self._generations.purge_idempotent_requests(now)

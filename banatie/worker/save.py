@@ -178,6 +178,7 @@ class SaveStage:
                 durations,
                 warnings=(*painted.warnings, *((BLANK,) if is_blank else ())),
                 publish=publish,
+                attempt=painted.generation.retry_count,
             )
         if not is_held:
             raise StageAborted

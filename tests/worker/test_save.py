@@ -71,7 +71,7 @@ def test_a_row_deleted_while_its_file_was_written_leaves_no_file(
     @contextmanager
     def prepared_and_deleted(storage_key: str, data: bytes) -> Iterator[Callable[[], None]]:
         with prepared(storage_key, data) as publish:
-            generations.delete(project_id, made.id)
+            generations.delete(project_id, made.id, 50)
             yield publish
 
     monkeypatch.setattr(bench.files, "prepared", prepared_and_deleted)
