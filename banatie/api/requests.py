@@ -217,7 +217,7 @@ class GenerationCreate(WireIn):
     reference_strength: (
         Annotated[
             float,
-            Meta(ge=0, le=1, description="0: as the reference; 1: painted anew."),
+            Meta(ge=0, le=1, description="0: not seen; 1: hardly anything else."),
         ]
         | None
     ) = None

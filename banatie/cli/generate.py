@@ -100,7 +100,7 @@ def _lora(option: str) -> LoraUse:
 @click.option(
     "--reference-strength",
     type=click.FloatRange(0, 1),
-    help="0: as the reference; 1: painted anew.",
+    help="0: the reference is not seen; 1: hardly anything else is.",
 )
 @click.option("--mask", "mask_file", type=PICTURE_FILE, help="White is painted anew.")
 @click.option("--upscale", type=click.FloatRange(1, MAX_UPSCALE), help="Enlarge the picture.")

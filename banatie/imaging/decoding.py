@@ -9,6 +9,7 @@ before anything is decoded.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
@@ -74,7 +75,10 @@ def _is_turned(image: Image.Image) -> bool:
 
 def _metadata(image: Image.Image) -> dict[str, Any]:
     """What Pillow can write again: Exif, XMP, and a PNG's texts."""
-    kept = {name: image.info[name] for name in ("exif", "xmp") if name in image.info}
+    kept: dict[str, Any] = {}
+    for name in ("exif", "xmp"):
+        if name in image.info:
+            kept[name] = image.info[name]
     if isinstance(image, PngImagePlugin.PngImageFile) and image.text:
         texts = PngImagePlugin.PngInfo()
         for keyword, text in image.text.items():
@@ -95,13 +99,13 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if profile is not None:
         alpha = image.getchannel("A") if image.mode == "RGBA" else None
         colours = image.convert("RGB") if alpha else image
-        try:
-            image = ImageCms.profileToProfile(
+        converted = None
+        # A profile for another kind of picture, or a broken one: the colours are taken as sRGB.
+        with contextlib.suppress(ImageCms.PyCMSError):
+            converted = ImageCms.profileToProfile(
                 colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
-        except ImageCms.PyCMSError:
-            # A profile for another kind of picture, or none at all: the colours are taken as sRGB.
-            image = colours
+        image = converted or colours
         if alpha:
             image.putalpha(alpha)
     return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")

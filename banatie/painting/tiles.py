@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import product
+from types import EllipsisType
 
 import torch
 
@@ -22,7 +23,7 @@ class Tile:
     width: int
 
     @property
-    def window(self) -> tuple[slice | type(...), ...]:
+    def window(self) -> tuple[EllipsisType, slice, slice]:
         """The index of this part in a tensor (…, height, width)."""
         rows = slice(self.top, self.top + self.height)
         return (..., rows, slice(self.left, self.left + self.width))

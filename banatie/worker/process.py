@@ -266,14 +266,11 @@ class Worker:
         save = SaveStage(rows, self._files, Keys(self._database).organization_of, provenance)
         sources = SourcePictures(Images(self._database).find, self._files)
         jobs = JobBuilder(model, catalog, sources)
+        notify, previews = self._readers.notify_painter, config.painting.previews
         return _Stages(
             placement=placement,
-            enhance=EnhanceStage(
-                rows, placement, config.enhancement.time_limit, self._readers.notify_painter
-            ),
-            paint=PaintStage(
-                rows, placement, jobs, save, activity, previews=config.painting.previews
-            ),
+            enhance=EnhanceStage(rows, placement, config.enhancement.time_limit, notify),
+            paint=PaintStage(rows, placement, jobs, save, activity, previews=previews),
             save=save,
         )
 
