@@ -20,6 +20,7 @@ from banatie.models.detect import DetectedFile, detect
 from banatie.models.detect_rules import SDXL_WIDTH
 from banatie.models.install import Installation, install, require_installable
 from banatie.models.manifest import Kind, Manifest, file_digests, read_manifest, sha256_of
+from banatie.models.safetensors_header import weights_sha256
 from banatie.models.validate import (
     PIPELINE_CONFIGS,
     PIPELINE_MODELS,
@@ -120,6 +121,7 @@ def _import_folder(
             source=original.source if original else f"the folder {path.name}",
             settings=original.settings if original else {},
             original_sha256=original.original_sha256 if original else "",
+            original_weights_sha256=original.original_weights_sha256 if original else "",
             changed=original.changed if original else "",
         )
         return _publish(installation, manifest, report)
@@ -152,6 +154,7 @@ def _import_lora(
             source=f"{path.name}, SHA-256 {sha256}",
             settings=detected.settings,
             original_sha256=sha256,
+            original_weights_sha256=weights_sha256(path),
             changed=changed,
         )
         return _publish(installation, manifest, report)

@@ -260,7 +260,7 @@ class Worker:
         from banatie.worker.save import Provenance, SaveStage
 
         config, rows = self._config, self._rows
-        provenance = Provenance(placement.painter, model.name) if config.storage.metadata else None
+        provenance = Provenance(placement.painter, model) if config.storage.metadata else None
         save = SaveStage(rows, self._files, Keys(self._database).organization_of, provenance)
         jobs = JobBuilder(model, catalog)
         return _Stages(

@@ -12,15 +12,18 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 
 from PIL import Image as PillowImage
 from PIL import ImageStat
 
 import banatie
 from banatie.enhancement.prompt_syntax import without_tags
-from banatie.errors import PaintingError
+from banatie.errors import ModelBroken, PaintingError
 from banatie.imaging import Picture, encode_png, parameters_text
+from banatie.models.manifest import Manifest, read_manifest
+from banatie.models.types import PaintingModel
 from banatie.painting.painter import Painter, PaintJob
 from banatie.records import Generation, Image
 from banatie.store.files import Files, generated_key
@@ -43,6 +46,11 @@ BLANK = (
 )
 
 
+MODEL_HASH_DIGITS = 10
+LORA_HASH_DIGITS = 12
+"""As Stable Diffusion WebUI writes them, and Civitai finds them (AutoV2 and AutoV3)."""
+
+
 @dataclass(frozen=True)
 class PaintedJob:
     """A picture to be saved, and what it was painted from."""
@@ -63,7 +71,7 @@ class Provenance:
     """The text in a picture's file that tells how it was made."""
 
     painter: Painter
-    model: str
+    model: PaintingModel
 
     def text_chunks(self, generation: Generation, job: PaintJob) -> dict[str, str]:
         """PNG text chunks: the parameters as image browsers read them."""
@@ -77,12 +85,40 @@ class Provenance:
             seed=job.seed,
             width=job.width,
             height=job.height,
-            model=self.model,
-            model_hash=self.painter.fingerprint,
+            model=self.model.name,
+            hashes=self._hashes,
             version=f"Banatie {banatie.__version__}",
             loras={lora.name: lora.weight for lora in job.loras},
+            lora_hashes=_lora_hashes(job),
         )
         return {"parameters": parameters}
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        manifest = _manifest(self.model.folder)
+        if manifest and manifest.original_sha256:
+            # Other programs and model sites know a checkpoint by its file.
+            return {"Model hash": manifest.original_sha256[:MODEL_HASH_DIGITS]}
+        # A folder has no such file, and no reader is told that one of its files is it.
+        return {"UNet hash": self.painter.fingerprint}
+
+
+def _lora_hashes(job: PaintJob) -> dict[str, str]:
+    """The hashes by which other programs know the job's LoRAs; of those that have one."""
+    manifests = {lora.name: _manifest(lora.file.parent) for lora in job.loras}
+    return {
+        name: manifest.original_weights_sha256[:LORA_HASH_DIGITS]
+        for name, manifest in manifests.items()
+        if manifest and manifest.original_weights_sha256
+    }
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    # The picture is painted, and worth more than its hashes.
+    try:
+        return read_manifest(folder)
+    except ModelBroken:
+        return None
 
 
 class SaveStage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import shutil
@@ -386,6 +387,9 @@ def test_a_lora_is_taken_with_what_it_says_of_itself(models, tmp_path):
     assert (models / "Pixel_Art-XL" / "lora.safetensors").read_bytes() == file.read_bytes()
     assert read_manifest(models / "Pixel_Art-XL") == manifest
     assert (manifest.original_sha256, manifest.changed) == (sha256_of(file), "")
+    content = file.read_bytes()
+    weights = content[8 + int.from_bytes(content[:8], "little") :]
+    assert manifest.original_weights_sha256 == hashlib.sha256(weights).hexdigest()
 
 
 def test_a_lora_is_kept_in_diffusers_names_with_its_strength_in_the_weights(models, tmp_path):
