@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from banatie.errors import ModelError
+from banatie.filesystem import sync_folder
 from banatie.models.bundled import BUNDLED_MODELS
 from banatie.models.disk_space import require_disk_space
 from banatie.models.manifest import Manifest, is_model_name, write_manifest
@@ -81,7 +82,7 @@ class Installation:
         if self.exists:
             self.target.rename(self.staging / "replaced")
         self.folder.rename(self.target)
-        _sync_folder(self.target.parent)
+        sync_folder(self.target.parent)
 
 
 @contextmanager
@@ -200,11 +201,13 @@ def _clean_up_others(models_dir: Path, own: Path) -> None:
 def _make_readable(folder: Path) -> None:
     """Let every user read the files: the server may run as another one than the installer."""
     for path in (folder, *folder.rglob("*")):
-        if path.is_dir():
-            path.chmod(0o755)
-        # A hard link shares its permissions with another model or with another program's cache.
-        elif path.stat().st_nlink == 1:
-            path.chmod(0o644)
+        # Disks of Windows (NTFS, exFAT, CIFS) may refuse: permissions are not theirs to keep.
+        with suppress(OSError):
+            if path.is_dir():
+                path.chmod(0o755)
+            # A hard link shares its permissions with another model or another program's cache.
+            elif path.stat().st_nlink == 1:
+                path.chmod(0o644)
 
 
 def _sync_tree(folder: Path) -> None:
@@ -214,16 +217,5 @@ def _sync_tree(folder: Path) -> None:
             with path.open("rb") as opened:
                 os.fsync(opened.fileno())
         elif path.is_dir():
-            _sync_folder(path)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the folder's names to the disk: a rename is only as durable as they are."""
-    # Windows has no such call.
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            sync_folder(path)
+    sync_folder(folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 import zipfile
@@ -232,6 +234,29 @@ def test_every_user_can_read_the_files(models: Path) -> None:
         installation.publish(Manifest("language", NAME, "Tiny", "MIT", "here"))
     assert {path.stat().st_mode & 0o777 for path in (models / NAME).iterdir()} == {0o644}
     assert (models / NAME).stat().st_mode & 0o777 == 0o755
+
+
+def test_a_disk_without_permissions_takes_a_model(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def sync_files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    # As NTFS, exFAT and CIFS may do.
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "fsync", sync_files_only)
+    with install(models, NAME) as installation:
+        installation.prepare(0)
+        (installation.folder / "config.json").touch()
+        installation.publish(Manifest("language", NAME, "Tiny", "MIT", "here"))
+    assert (models / NAME / "config.json").exists()
 
 
 def test_the_bundled_models_name_is_refused(
