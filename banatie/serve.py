@@ -28,7 +28,7 @@ from banatie.errors import ConfigError
 from banatie.services import Services, open_services
 from banatie.store.keys import Keys
 from banatie.store.local_disk import check_locks
-from banatie.store.locks import hold_role
+from banatie.store.locks import PROBE_SECONDS, hold_role
 from banatie.supervisor import STOP_SECONDS, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def serve(
     """
     ip_address = find_address(config)
     check_locks(config.storage.data)
-    with hold_role(config.storage.data, "serve"):
+    with hold_role(config.storage.data, "serve", timeout=PROBE_SECONDS):
         services = open_services(config, clock)
         first_key = None
         if services.keys.is_empty():

@@ -22,6 +22,7 @@ from banatie.cli.keys import keys
 from banatie.cli.models import models
 from banatie.cli.options import (
     GlobalOptions,
+    address_options,
     config_of,
     data_dir_option,
     global_options,
@@ -58,18 +59,17 @@ cli.add_command(models)
 
 
 @cli.command()
-@click.option("--host", help="The address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.")
+@address_options
 @data_dir_option
 @click.option(
     "--no-worker", is_flag=True, help="Start no workers; run `banatie worker` separately."
 )
 @click.pass_context
-def serve(context: click.Context, host: str | None, port: int | None, no_worker: bool) -> None:
+def serve(context: click.Context, no_worker: bool) -> None:
     """Run the HTTP server and its workers."""
     from banatie.serve import serve as run_server
 
-    config = config_of(context, server__host=host, server__port=port)
+    config = config_of(context)
 
     def announce(url: str, first_key: str | None, warning: str | None) -> None:
         click.echo(f"Banatie answers at {url}")
@@ -114,6 +114,7 @@ def migrate(context: click.Context) -> None:
 
 
 @cli.command()
+@address_options
 @data_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
