@@ -6,9 +6,12 @@ Exit codes: 0 done, 1 failed, 2 usage or settings error, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import shlex
+import shutil
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -244,5 +247,18 @@ def _welcome(url: str, key: str) -> str:
         f"    curl -X POST {url}/api/v1/generations \\\n"
         f"      -H 'X-API-Key: {key}' \\\n"
         "      -H 'Content-Type: application/json' \\\n"
-        f"      -d '{body}'\n"
+        f"      -d '{body}'\n{_activation()}"
+    )
+
+
+def _activation() -> str:
+    """How another terminal finds `banatie`, if this one would not."""
+    activate = Path(sys.prefix, "bin", "activate")
+    if shutil.which("banatie") or not activate.is_file():
+        return ""
+    with contextlib.suppress(ValueError):
+        activate = activate.relative_to(Path.cwd())
+    return (
+        "\nIn another terminal, all other commands are found after:\n\n"
+        f"    source {shlex.quote(str(activate))}\n"
     )
