@@ -122,8 +122,8 @@ async def _serve(
             # Only `stopping` ends without an exception.
             task.result()
     finally:
-        # A graceful stop waits for open requests, so those that only wait are woken.
-        app.state.waiters.close()
+        # A graceful stop waits for open requests, so those that only wait are answered.
+        app.end_waiting()
         server.stop()
         supervising.cancel()
         # The supervisor kills a worker that takes longer than STOP_SECONDS.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +83,30 @@ def test_a_server_stops_in_time_while_its_worker_loads(new_service: Callable[...
     assert server.returncode == 0
     assert service.alive() == []
     assert "Traceback" not in service.log.read_text()
+
+
+def test_a_server_stops_in_time_while_clients_send(new_service: Callable[..., Service]) -> None:
+    service = new_service()
+    server, _ = service.serve("--no-worker", ready=False)
+    head = (
+        f"POST /api/v1/generations HTTP/1.1\r\nHost: x\r\nX-API-Key: {service.key}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        for number in range(10):
+            address = ("127.0.0.1", service.port)
+            sending = stack.enter_context(socket.create_connection(address, timeout=20))
+            sending.sendall(head.encode() + b'{"prompt"')
+            if number % 2:
+                # It hangs up in the middle of its request.
+                sending.close()
+        # Requests are read in the order of their connections, so that they are all in by now.
+        assert service.health().status_code == 503
+        assert service.stop(server) < STOP_SECONDS
+    assert server.returncode == 0
+    log = service.log.read_text()
+    assert "Traceback" not in log
+    assert "ERROR" not in log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
