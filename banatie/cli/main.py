@@ -82,7 +82,11 @@ def serve(context: click.Context, no_worker: bool) -> None:
             click.secho(f"WARNING: {warning}", fg="red", bold=True, err=True)
         sys.stdout.flush()
 
-    run_server(config, now, None if no_worker else worker_command(context), announce)
+    def report(line: str) -> None:
+        click.echo(line)
+        sys.stdout.flush()
+
+    run_server(config, now, None if no_worker else worker_command(context), announce, report)
 
 
 @cli.command()
