@@ -35,6 +35,7 @@ from banatie.worker.outcome import (
     run_stage,
     seconds_since,
 )
+from banatie.worker.watchdog import Activity
 
 logger = logging.getLogger(__name__)
 
@@ -130,15 +131,17 @@ class SaveStage:
         files: Files,
         organization_of: Callable[[str], str],
         provenance: Provenance | None,
+        activity: Activity,
     ) -> None:
         """`organization_of` is the slug of a project's organization, by the project's id.
 
-        Without `provenance` the files carry no text.
+        Without `provenance` the files carry no text. `activity` is told of each picture.
         """
         self._rows = rows
         self._files = files
         self._organization_of = organization_of
         self._provenance = provenance
+        self._activity = activity
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._pending: list[Future[None]] = []
 
@@ -166,7 +169,8 @@ class SaveStage:
     def _run(self, painted: PaintedJob) -> None:
         generations = [painted.generation]
         try:
-            outcome = run_stage(generations, partial(self._save, painted))
+            with self._activity.working():
+                outcome = run_stage(generations, partial(self._save, painted))
             if not isinstance(outcome, Finished):
                 record_unfinished(self._rows, generations, outcome, painted.started)
         finally:
