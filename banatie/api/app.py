@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from litestar import Litestar
 from litestar.datastructures import State
+from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import Receive, Scope, Send
@@ -54,7 +55,7 @@ class WebApplication:
         try:
             await self._asgi(scope, receive, send)
         except asyncio.CancelledError:
-            if scope["type"] != "http":
+            if scope["type"] != ScopeType.HTTP:
                 raise
             # The client has hung up, or the server stops before the body was there: no error of
             # the application, as which the server would log it.

@@ -35,13 +35,13 @@ def test_imported_files_are_named_by_their_own_hashes(
     manifest = Manifest("painting", "sdxl", "", "", "", original_sha256=checkpoint)
     write_manifest(model_folder / "sdxl", manifest)
     layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    file = tmp_path / "ink.safetensors"
+    file = tmp_path / "hashed.safetensors"
     write_lora(file, {layer: torch.Size((16, 16))}, rank=4, alpha=2)
     import_model(file, model_folder, lambda _: None, configs=model_folder / "sdxl")
     try:
         bench = make_bench()
         plain = submit(auto_enhance=False, steps=1)
-        inked = submit(auto_enhance=False, steps=1, loras=(LoraUse("ink"),))
+        inked = submit(auto_enhance=False, steps=1, loras=(LoraUse("hashed"),))
         bench.paint.run_waiting()
         texts = []
         for made in (plain, inked):
@@ -51,10 +51,10 @@ def test_imported_files_are_named_by_their_own_hashes(
         content = file.read_bytes()
         weights = content[8 + int.from_bytes(content[:8], "little") :]
         digits = hashlib.sha256(weights).hexdigest()[:12]
-        assert f', Lora hashes: "ink: {digits}", ' in texts[1]
+        assert f', Lora hashes: "hashed: {digits}", ' in texts[1]
         assert "Lora hashes" not in texts[0]
     finally:
-        shutil.rmtree(model_folder / "ink")
+        shutil.rmtree(model_folder / "hashed")
         (model_folder / "sdxl" / "banatie.json").unlink()
 
 
