@@ -20,7 +20,7 @@ from typing import IO, Any, Protocol
 from banatie.errors import ModelBroken, ModelError
 from banatie.filesystem import special_kind
 from banatie.models.disk_space import format_bytes, require_disk_space
-from banatie.models.install import Installation, install
+from banatie.models.install import Installation, install, require_kind
 from banatie.models.manage import require_installed
 from banatie.models.manifest import (
     CODE_SUFFIXES,
@@ -95,6 +95,7 @@ def import_archive(
     try:
         with tarfile.open(file, "r:") as archive:
             manifest = _read_manifest(archive, file)
+            require_kind(manifest.name, manifest.kind, models_dir)
             with install(models_dir, manifest.name) as installation:
                 installation.require_new()
                 installation.prepare(sum(digest.bytes for digest in manifest.files.values()))

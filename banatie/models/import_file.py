@@ -21,7 +21,7 @@ from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.models.archive import LORA_CHECK, import_archive
 from banatie.models.detect import DetectedFile, detect
 from banatie.models.detect_rules import SDXL_WIDTH
-from banatie.models.install import Installation, install, require_installable
+from banatie.models.install import Installation, install, require_installable, require_kind
 from banatie.models.manifest import Kind, Manifest, file_digests, read_manifest, sha256_of
 from banatie.models.safetensors_header import weights_sha256
 from banatie.models.validate import (
@@ -127,6 +127,7 @@ def _import_folder(
             f"{path} holds neither a pipeline (model_index.json) nor a language model "
             f"(config.json); {remedy}"
         )
+    require_kind(name, kind, models_dir)
     original = read_manifest(path)
     with install(models_dir, name) as installation:
         installation.require_new(_OTHER_NAME)
@@ -158,6 +159,7 @@ def _import_lora(
     name: str,
     configs: Path | None,
 ) -> Manifest:
+    require_kind(name, "lora", models_dir)
     with install(models_dir, name) as installation:
         installation.require_new(_OTHER_NAME)
         # float8 becomes half precision, which is twice as large.
@@ -193,6 +195,7 @@ def _import_checkpoint(
     name: str,
     configs: Path | None,
 ) -> Manifest:
+    require_kind(name, "painting", models_dir)
     # float8 is converted to half precision, which is twice as large.
     size = path.stat().st_size * (2 if detected.dtype.startswith("F8") else 1)
     with install(models_dir, name) as installation:

@@ -25,8 +25,10 @@ from safetensors import SafetensorError
 from banatie.errors import ModelError
 from banatie.filesystem import sync_folder
 from banatie.models.bundled import BUNDLED_MODELS
+from banatie.models.catalog import Catalog
 from banatie.models.disk_space import require_disk_space
-from banatie.models.manifest import Manifest, is_model_name, write_manifest
+from banatie.models.manifest import Kind, Manifest, is_model_name, write_manifest
+from banatie.models.types import LanguageModel
 
 _SUFFIX = ".installing"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -155,11 +157,27 @@ def require_installable(name: str) -> None:
             f"{name!r} cannot be a model's name: use letters, digits, '.', '_' and '-', and begin "
             "with a letter or a digit"
         )
-    if name in BUNDLED_MODELS:
+    # Some disks do not tell capital letters from small ones.
+    if name.lower() in BUNDLED_MODELS:
         raise ModelError(
             f"{name} is bundled with Banatie and cannot be replaced; install the model under "
             "another name"
         )
+
+
+def require_kind(name: str, kind: Kind, models_dir: Path) -> None:
+    """Raises ModelError when the catalog knows a model of another kind by this name.
+
+    That one could not be installed any more, and this one would not be found.
+    """
+    for model in Catalog(models_dir).models:
+        known: Kind = "language" if isinstance(model, LanguageModel) else "painting"
+        if model.name.lower() == name.lower() and known != kind:
+            what = "LoRA" if kind == "lora" else f"{kind} model"
+            raise ModelError(
+                f"{name} is the name of a {known} model in the catalog; install this {what} under "
+                "another name"
+            )
 
 
 @contextmanager
