@@ -238,12 +238,13 @@ async def test_all_images_of_a_scope_are_made_again(server, client, page):
         await page.painted(prompt=prompt)
     await page.painted("other")
     waiting = stranger(page, 8).start(prompt="not made yet")
-    await page.waiting()
+    [new_id] = await page.waiting()
     again = await regenerate(client)
     assert again["regenerated"] == len(again["images"]) == 2
     pending = [row.prompt for row in server.generations_of(client) if row.status == "pending"]
     assert sorted(pending) == ["a hen", "an owl", "not made yet"]
-    waiting.cancel()
+    server.worker.paint(new_id)
+    assert (await waiting).headers["x-cache-status"] == "MISS"
 
 
 async def test_an_image_that_fails_to_be_made_again_stays(server, client, page):
