@@ -90,19 +90,7 @@ class Claims:
         if first.crashes or first.upscale:
             return []
         taken: list[Generation] = []
-        values = {
-            "worker": self.worker_id,
-            "status": "processing",
-            "ratio": first.aspect_ratio,
-            "width": first.width,
-            "height": first.height,
-            "steps": first.steps,
-            "guidance": first.guidance_scale,
-            "plain": not first.reference_images,
-            "unmasked": first.mask_image_id is None,
-            "strength": first.reference_strength,
-            "first": first.id,
-        }
+        values = _values_like(first, self.worker_id)
         with self._database.writing() as connection:
             while len(taken) < limit:
                 generation = update(connection, _CLAIM, _NEXT_ROW_LIKE, values, now)
@@ -152,13 +140,8 @@ class Claims:
         reference_mode: str | None = None,
     ) -> bool:
         """Store what the row is painted with; False if it is not held."""
-        values = {
-            "model": model,
-            "steps": steps,
-            "guidance": guidance_scale,
-            "strength": reference_strength,
-            "mode": reference_mode,
-        }
+        values: dict[str, Any] = {"model": model, "steps": steps, "guidance": guidance_scale}
+        values |= {"strength": reference_strength, "mode": reference_mode}
         assignments = (
             "model = :model, steps = :steps, guidance_scale = :guidance, "
             "reference_strength = :strength, reference_mode = :mode"
@@ -203,20 +186,7 @@ class Claims:
                 return False
             if attempt not in (None, held.retry_count):
                 return False
-            store_output(connection, held, image)
-            update(
-                connection,
-                "status = 'success', stage = 'done', claimed_by = NULL, image_id = :image_id, "
-                f"step = steps, processing_time_ms = :milliseconds, {_ADD_WARNINGS}",
-                "id = :id",
-                {
-                    "id": generation_id,
-                    "image_id": image.id,
-                    "milliseconds": processing_time_ms,
-                    "warnings": json.dumps(warnings),
-                },
-                now,
-            )
+            _finish(connection, held, image, processing_time_ms, warnings, now)
             count_durations(connection, durations)
             publish()
             return True
@@ -281,6 +251,48 @@ class Claims:
             if changed:
                 count_durations(connection, durations)
             return changed
+
+
+def _values_like(first: Generation, worker_id: str) -> dict[str, Any]:
+    """What `_NEXT_ROW_LIKE` compares."""
+    return {
+        "worker": worker_id,
+        "status": "processing",
+        "ratio": first.aspect_ratio,
+        "width": first.width,
+        "height": first.height,
+        "steps": first.steps,
+        "guidance": first.guidance_scale,
+        "plain": not first.reference_images,
+        "unmasked": first.mask_image_id is None,
+        "strength": first.reference_strength,
+        "first": first.id,
+    }
+
+
+def _finish(
+    connection: sqlite3.Connection,
+    held: Generation,
+    image: Image,
+    milliseconds: int,
+    warnings: Sequence[str],
+    now: int,
+) -> None:
+    """End the row as a success with this image."""
+    store_output(connection, held, image)
+    update(
+        connection,
+        "status = 'success', stage = 'done', claimed_by = NULL, image_id = :image_id, "
+        f"step = steps, processing_time_ms = :milliseconds, {_ADD_WARNINGS}",
+        "id = :id",
+        {
+            "id": held.id,
+            "image_id": image.id,
+            "milliseconds": milliseconds,
+            "warnings": json.dumps(warnings),
+        },
+        now,
+    )
 
 
 def _update_held(

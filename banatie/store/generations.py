@@ -222,25 +222,9 @@ class Generations:
         An image with an alias in the project stays. Raises GenerationNotFound.
         """
 
-        def delete(connection: sqlite3.Connection) -> str | None:
-            deleted = connection.execute(
-                "DELETE FROM generations WHERE id = ? AND project_id = ? RETURNING image_id",
-                (generation_id, project_id),
-            ).fetchone()
-            if deleted is None:
-                raise GenerationNotFound(generation_id)
-            image = connection.execute(
-                "SELECT id FROM images WHERE id = ? AND alias IS NULL", (deleted["image_id"],)
-            ).fetchone()
-            return remove_image(connection, image["id"], now) if image else None
-
-        return self._database.free_space(delete)
-
-    def delete_of_image(self, image_id: str, now: int) -> None:
-        """Delete an image that exists, and its generation."""
-        with self._database.writing() as connection:
-            connection.execute("DELETE FROM generations WHERE image_id = ?", (image_id,))
-            remove_image(connection, image_id, now)
+        return self._database.free_space(
+            lambda connection: _delete(connection, project_id, generation_id, now)
+        )
 
     def soft_delete(self, project_id: str, generation_id: str, now: int) -> Generation:
         """Mark the row as deleted, and cancel it unless it has ended. Raises GenerationNotFound."""
@@ -294,6 +278,21 @@ class Generations:
     ) -> Generation | None:
         with self._database.writing() as connection:
             return update(connection, assignments, where, values, now)
+
+
+def _delete(
+    connection: sqlite3.Connection, project_id: str, generation_id: str, now: int
+) -> str | None:
+    deleted = connection.execute(
+        "DELETE FROM generations WHERE id = ? AND project_id = ? RETURNING image_id",
+        (generation_id, project_id),
+    ).fetchone()
+    if deleted is None:
+        raise GenerationNotFound(generation_id)
+    image = connection.execute(
+        "SELECT id FROM images WHERE id = ? AND alias IS NULL", (deleted["image_id"],)
+    ).fetchone()
+    return remove_image(connection, image["id"], now) if image else None
 
 
 def require_room(database: Database) -> None:

@@ -45,6 +45,12 @@ def remove_image(connection: sqlite3.Connection, image_id: str, now: int) -> str
     return storage_key
 
 
+def remove_with_generation(connection: sqlite3.Connection, image_id: str, now: int) -> None:
+    """Delete the rows of an image that exists and of its generation."""
+    connection.execute("DELETE FROM generations WHERE image_id = ?", (image_id,))
+    remove_image(connection, image_id, now)
+
+
 def _users(connection: sqlite3.Connection, image_id: str) -> list[sqlite3.Row]:
     """The generations that are, or were, painted from the image, or with it as their mask."""
     referring = (

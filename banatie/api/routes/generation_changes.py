@@ -1,4 +1,4 @@
-"""The routes that change a generation or make its picture again, under the same image id."""
+"""The routes that change a generation, cancel or restore it, or make its picture again."""
 
 from __future__ import annotations
 
@@ -64,4 +64,38 @@ async def retry_generation(
     """Does what `regenerate` does."""
     app, key = app_state_of(request), key_of(request)
     generation = await app.write(app.intake.regenerate, key.project.id, generation_id)
+    return json_response(Success(data=view(generation, app.public_url(request))))
+
+
+@post(
+    "/{generation_id:str}/cancel",
+    operation_id="cancelGeneration",
+    summary="Cancel a generation",
+    response_description="The generation as it is now.",
+    responses=failures(*CHANGE_ERRORS, "GENERATION_NOT_FOUND"),
+    status_code=200,
+)
+async def cancel_generation(
+    generation_id: GenerationId, request: HttpRequest
+) -> Response[Success[GenerationView]]:
+    """Stop it within one denoising step; one that has ended stays as it is."""
+    app, key = app_state_of(request), key_of(request)
+    generation = await app.write(app.intake.cancel, key.project.id, generation_id)
+    return json_response(Success(data=view(generation, app.public_url(request))))
+
+
+@post(
+    "/{generation_id:str}/restore",
+    operation_id="restoreGeneration",
+    summary="Restore a soft-deleted generation",
+    response_description="The generation as it is now.",
+    responses=failures(*CHANGE_ERRORS, "GENERATION_NOT_FOUND"),
+    status_code=200,
+)
+async def restore_generation(
+    generation_id: GenerationId, request: HttpRequest
+) -> Response[Success[GenerationView]]:
+    """Restore a soft-deleted generation; one that is not deleted stays as it is."""
+    app, key = app_state_of(request), key_of(request)
+    generation = await app.write(app.intake.restore, key.project.id, generation_id)
     return json_response(Success(data=view(generation, app.public_url(request))))

@@ -42,7 +42,9 @@ from banatie.api.responses import (
 )
 from banatie.api.routes.events import events
 from banatie.api.routes.generation_changes import (
+    cancel_generation,
     regenerate_generation,
+    restore_generation,
     retry_generation,
     update_generation,
 )
@@ -254,40 +256,6 @@ async def follow_generation(
     return ServerSentEvent(
         events(generation.id, app, key_of(request), seen, app.public_url(request))
     )
-
-
-@post(
-    "/{generation_id:str}/cancel",
-    operation_id="cancelGeneration",
-    summary="Cancel a generation",
-    response_description="The generation as it is now.",
-    responses=failures(*GENERATION_ERRORS),
-    status_code=200,
-)
-async def cancel_generation(
-    generation_id: GenerationId, request: HttpRequest
-) -> Response[Success[GenerationView]]:
-    """Stop it within one denoising step; one that has ended stays as it is."""
-    app, key = app_state_of(request), key_of(request)
-    generation = await app.write(app.intake.cancel, key.project.id, generation_id)
-    return json_response(Success(data=view(generation, app.public_url(request))))
-
-
-@post(
-    "/{generation_id:str}/restore",
-    operation_id="restoreGeneration",
-    summary="Restore a soft-deleted generation",
-    response_description="The generation as it is now.",
-    responses=failures(*GENERATION_ERRORS),
-    status_code=200,
-)
-async def restore_generation(
-    generation_id: GenerationId, request: HttpRequest
-) -> Response[Success[GenerationView]]:
-    """Restore a soft-deleted generation; one that is not deleted stays as it is."""
-    app, key = app_state_of(request), key_of(request)
-    generation = await app.write(app.intake.restore, key.project.id, generation_id)
-    return json_response(Success(data=view(generation, app.public_url(request))))
 
 
 @delete(
