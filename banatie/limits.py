@@ -41,6 +41,8 @@ MAX_WAIT_SECONDS = 120
 MAX_SCOPE_SLUG_LENGTH = 100
 MAX_SCOPE_LIMIT = 1_000_000
 """Of the new images an hour in a scope."""
+LOADING_WAIT_SECONDS = 30.0
+"""How long an answer waits for the enhanced prompt while a worker loads its models."""
 
 MAX_PAGE_SIZE = 100
 """Entries in one answer to a list request."""

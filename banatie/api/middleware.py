@@ -31,11 +31,11 @@ from banatie.api.cors import PREFLIGHT_HEADERS, CorsPolicy
 from banatie.api.errors import send_failure
 from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter, may_be_poll
+from banatie.api.request_bodies import RequestBodies
 from banatie.config import Config
 from banatie.errors import (
     BanatieError,
     Forbidden,
-    RequestTimeout,
     UnsupportedMediaType,
     ValidationError,
 )
@@ -74,13 +74,14 @@ class RequestMiddleware:
         authentication: Authentication,
         rate_limiter: RateLimiter,
         metrics: Metrics | None,
+        bodies: RequestBodies,
         config: Config,
     ) -> None:
         self._app = app
         self._authentication = authentication
         self._rate_limiter = rate_limiter
         self._metrics = metrics
-        self._body_seconds = config.limits.body_seconds
+        self._bodies = bodies
         origins = config.server.cors_origins
         self._cors = CorsPolicy(origins) if origins else None
 
@@ -171,7 +172,7 @@ class RequestMiddleware:
         if scope["method"] == "GET":
             return receive
         _require_media_type(headers, FORM if scope["path"] in FORM_PATHS else JSON)
-        return _with_timeout(receive, self._body_seconds)
+        return self._bodies.limited(receive)
 
     def _complete(self, message: HTTPResponseStartEvent, scope: HTTPScope, started: float) -> None:
         """Add the headers of every response, and count it."""
@@ -205,29 +206,6 @@ def needs_key(path: str) -> bool:
 
 def _is_below(path: str, prefix: str) -> bool:
     return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/")
-
-
-def _with_timeout(receive: Receive, seconds: float) -> Receive:
-    """`receive` with a time limit: the complete body must arrive within `seconds`."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    is_complete = False
-
-    async def receive_in_time() -> ReceiveMessage:
-        nonlocal is_complete
-        if is_complete:
-            return await receive()
-        try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
-        except TimeoutError as error:
-            raise RequestTimeout(f"The body did not arrive within {seconds:g} seconds") from error
-        if message["type"] == "http.request":
-            is_complete = not message["more_body"]
-            return message
-        # The client has closed the connection, or sent a malformed chunk.
-        raise ValidationError.of("body", "ended before it was complete")
-
-    return receive_in_time
 
 
 def _require_media_type(headers: dict[bytes, bytes], wanted: bytes) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, get_args
 
 from banatie.errors import DataFolderUnusable
+from banatie.filesystem import sync_folder
 from banatie.imaging.thumbnails import Thumbnails
 from banatie.records import ImageFormat, ImageSource
 
@@ -165,14 +166,3 @@ def make_data_folder(data: Path) -> None:
             f"the data folder {data.absolute()} cannot be created ({error.strerror}); run the "
             "command in another folder, or set storage.data_dir"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the folder's entries to the disk; a rename is not durable before that."""
-    # Windows cannot open a folder.
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
