@@ -33,6 +33,7 @@ from banatie.offline import stay_offline
 from banatie.serve import find_address
 from banatie.store.database import Database
 from banatie.store.local_disk import disk_of, is_network_disk
+from banatie.store.locks import running_server
 from banatie.store.workers import Workers, WorkerState, state_of
 
 if TYPE_CHECKING:
@@ -180,6 +181,10 @@ def _port(config: Config) -> Finding:
             return Finding("port", "ok", f"{found} and is starting")
         remedy = f"see the other lines, and ask http://{place}/health for the reason"
         return Finding("port", "FAIL", f"{found} and cannot paint", remedy)
+    if server := running_server(config.storage.data):
+        found = f"{place} is free, but {server} runs on this data folder, at another address"
+        remedy = "give the doctor the --host and --port that the server was given"
+        return Finding("port", "warn", found, remedy)
     return Finding("port", "ok", f"{place} is free; no server is running")
 
 

@@ -82,15 +82,17 @@ def parameters_text(
     width: int,
     height: int,
     model: str,
-    model_hash: str,
+    hashes: Mapping[str, str],
     version: str,
     loras: Mapping[str, float] | None = None,
+    lora_hashes: Mapping[str, str] | None = None,
 ) -> str:
     """The generation parameters as image browsers read them from the text chunk `parameters`.
 
     The format is that of Stable Diffusion WebUI's `create_infotext`: the prompt, the negative
     prompt if there is one, and a last line of settings, of which readers use those that they know.
-    `loras`, weights by name, are appended to the prompt as WebUI's users type them.
+    `loras`, weights by name, are appended to the prompt as WebUI's users type them. `hashes` are
+    settings of the model, such as "Model hash"; `lora_hashes` are by the LoRAs' names.
     """
     settings = {
         "Steps": steps,
@@ -98,8 +100,11 @@ def parameters_text(
         "CFG scale": f"{guidance_scale:.12g}",
         "Seed": seed,
         "Size": f"{width}x{height}",
-        "Model hash": model_hash,
+        **hashes,
         "Model": model,
+        "Lora hashes": ", ".join(
+            f"{name}: {digits}" for name, digits in (lora_hashes or {}).items()
+        ),
         "Original prompt": "" if original_prompt == prompt else original_prompt,
         "Version": version,
     }

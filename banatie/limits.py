@@ -23,5 +23,8 @@ MAX_IDEMPOTENCY_KEY_LENGTH = 255
 MAX_WAIT_SECONDS = 120
 """The longest time that a client can ask an answer to wait for the picture (`Prefer: wait=N`)."""
 
+LOADING_WAIT_SECONDS = 30.0
+"""How long an answer waits for the enhanced prompt while a worker loads its models."""
+
 MAX_PAGE_SIZE = 100
 """Generations in one answer to a list request."""

@@ -22,6 +22,7 @@ from banatie.cli.main import run
 from banatie.config import load_config
 from banatie.doctor import Finding, examine
 from banatie.store.database import Database
+from banatie.store.locks import hold_role
 from banatie.store.workers import Workers, WorkerState
 
 NOW = 1_764_324_000_000
@@ -255,6 +256,22 @@ def test_a_port_that_another_program_has_is_found(examined, port, answer):
     assert finding.state == "FAIL"
     assert "is taken" in finding.found
     assert "server.port" in finding.remedy
+
+
+def test_a_server_at_another_address_is_not_overlooked(examined, tmp_path):
+    with hold_role(tmp_path / "data", "serve"):
+        finding = examined()["port"]
+    assert finding.state == "warn"
+    assert f"`banatie serve` (process {os.getpid()}) runs on this data folder" in finding.found
+    assert "--port" in finding.remedy
+    assert examined()["port"].found.endswith("is free; no server is running")
+
+
+def test_the_doctor_takes_the_servers_options(port, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    options = ["--host", "127.0.0.2", "--port", str(port), "--data-dir", str(tmp_path)]
+    run(["doctor", *options])
+    assert f"127.0.0.2:{port} is free" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ from banatie.api.cors import PREFLIGHT_HEADERS, CorsPolicy
 from banatie.api.errors import send_failure
 from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter, may_be_poll
+from banatie.api.request_bodies import RequestBodies
 from banatie.config import Config
-from banatie.errors import BanatieError, RequestTimeout, UnsupportedMediaType, ValidationError
+from banatie.errors import BanatieError, UnsupportedMediaType, ValidationError
 from banatie.logs import log_context
 
 logger = logging.getLogger(__name__)
@@ -63,13 +64,14 @@ class RequestMiddleware:
         authentication: Authentication,
         rate_limiter: RateLimiter,
         metrics: Metrics | None,
+        bodies: RequestBodies,
         config: Config,
     ) -> None:
         self._app = app
         self._authentication = authentication
         self._rate_limiter = rate_limiter
         self._metrics = metrics
-        self._body_seconds = config.limits.body_seconds
+        self._bodies = bodies
         origins = config.server.cors_origins
         self._cors = CorsPolicy(origins) if origins else None
 
@@ -158,7 +160,7 @@ class RequestMiddleware:
         if scope["method"] == "GET":
             return receive
         _require_json(headers)
-        return _with_timeout(receive, self._body_seconds)
+        return self._bodies.limited(receive)
 
     def _complete(self, message: HTTPResponseStartEvent, scope: HTTPScope, started: float) -> None:
         """Add the headers of every response, and count it."""
@@ -183,29 +185,6 @@ class RequestMiddleware:
                     message["status"],
                     extra={"seconds": round(time.monotonic() - started, 4)},
                 )
-
-
-def _with_timeout(receive: Receive, seconds: float) -> Receive:
-    """`receive` with a time limit: the complete body must arrive within `seconds`."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    is_complete = False
-
-    async def receive_in_time() -> ReceiveMessage:
-        nonlocal is_complete
-        if is_complete:
-            return await receive()
-        try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
-        except TimeoutError as error:
-            raise RequestTimeout(f"The body did not arrive within {seconds:g} seconds") from error
-        if message["type"] == "http.request":
-            is_complete = not message["more_body"]
-            return message
-        # The client has closed the connection, or sent a malformed chunk.
-        raise ValidationError.of("body", "ended before it was complete")
-
-    return receive_in_time
 
 
 def _require_json(headers: dict[bytes, bytes]) -> None:

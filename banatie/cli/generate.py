@@ -22,6 +22,7 @@ from banatie.cli.temporary_worker import TemporaryWorker
 from banatie.cli.terminal import StatusLine, Text
 from banatie.config import Config
 from banatie.errors import GenerationFailed, ModelError
+from banatie.filesystem import special_kind
 from banatie.limits import MAX_GUIDANCE_SCALE, MAX_LORA_WEIGHT, MAX_SEED, MAX_STEPS, MIN_STEPS
 from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, Generation, LoraUse, Submission
 
@@ -194,6 +195,15 @@ def _check_output(output: Path) -> None:
     if output.suffix and output.suffix.lower() not in FORMATS:
         raise click.BadParameter(
             f"{output.suffix} is no format of a picture here; use .png, .jpg or .webp",
+            param_hint="-o",
+        )
+    try:
+        kind = special_kind(output, follow_links=True)
+    except OSError as error:
+        raise click.BadParameter(f"{output}: {error.strerror}", param_hint="-o") from error
+    if kind is not None:
+        raise click.BadParameter(
+            f"{output} is {kind}; name a regular file, or one that does not exist",
             param_hint="-o",
         )
 

@@ -6,9 +6,12 @@ Exit codes: 0 done, 1 failed, 2 usage or settings error, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import shlex
+import shutil
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -22,6 +25,7 @@ from banatie.cli.keys import keys
 from banatie.cli.models import models
 from banatie.cli.options import (
     GlobalOptions,
+    address_options,
     config_of,
     data_dir_option,
     global_options,
@@ -58,18 +62,17 @@ cli.add_command(models)
 
 
 @cli.command()
-@click.option("--host", help="The address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.")
+@address_options
 @data_dir_option
 @click.option(
     "--no-worker", is_flag=True, help="Start no workers; run `banatie worker` separately."
 )
 @click.pass_context
-def serve(context: click.Context, host: str | None, port: int | None, no_worker: bool) -> None:
+def serve(context: click.Context, no_worker: bool) -> None:
     """Run the HTTP server and its workers."""
     from banatie.serve import serve as run_server
 
-    config = config_of(context, server__host=host, server__port=port)
+    config = config_of(context)
 
     def announce(url: str, first_key: str | None, warning: str | None) -> None:
         click.echo(f"Banatie answers at {url}")
@@ -79,7 +82,11 @@ def serve(context: click.Context, host: str | None, port: int | None, no_worker:
             click.secho(f"WARNING: {warning}", fg="red", bold=True, err=True)
         sys.stdout.flush()
 
-    run_server(config, now, None if no_worker else worker_command(context), announce)
+    def report(line: str) -> None:
+        click.echo(line)
+        sys.stdout.flush()
+
+    run_server(config, now, None if no_worker else worker_command(context), announce, report)
 
 
 @cli.command()
@@ -114,6 +121,7 @@ def migrate(context: click.Context) -> None:
 
 
 @cli.command()
+@address_options
 @data_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -243,5 +251,18 @@ def _welcome(url: str, key: str) -> str:
         f"    curl -X POST {url}/api/v1/generations \\\n"
         f"      -H 'X-API-Key: {key}' \\\n"
         "      -H 'Content-Type: application/json' \\\n"
-        f"      -d '{body}'\n"
+        f"      -d '{body}'\n{_activation()}"
+    )
+
+
+def _activation() -> str:
+    """How another terminal finds `banatie`, if this one would not."""
+    activate = Path(sys.prefix, "bin", "activate")
+    if shutil.which("banatie") or not activate.is_file():
+        return ""
+    with contextlib.suppress(ValueError):
+        activate = activate.relative_to(Path.cwd())
+    return (
+        "\nIn another terminal, all other commands are found after:\n\n"
+        f"    source {shlex.quote(str(activate))}\n"
     )

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from banatie.errors import DataFolderUnusable
+from banatie.filesystem import sync_folder
 
 UNFINISHED = ".part"
 
@@ -72,14 +73,3 @@ def make_data_folder(data: Path) -> None:
             f"the data folder {data.absolute()} cannot be created ({error.strerror}); run the "
             "command in another folder, or set storage.data_dir"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the folder's entries to the disk; a rename is not durable before that."""
-    # Windows cannot open a folder.
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -12,15 +12,18 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 
 from PIL import Image as PillowImage
 from PIL import ImageStat
 
 import banatie
 from banatie.enhancement.prompt_syntax import without_tags
-from banatie.errors import PaintingError
+from banatie.errors import ModelBroken, PaintingError
 from banatie.imaging import Picture, encode_png, parameters_text
+from banatie.models.manifest import Manifest, read_manifest
+from banatie.models.types import PaintingModel
 from banatie.painting.painter import Painter, PaintJob
 from banatie.records import Generation, Image
 from banatie.store.files import Files, generated_key
@@ -32,6 +35,7 @@ from banatie.worker.outcome import (
     run_stage,
     seconds_since,
 )
+from banatie.worker.watchdog import Activity
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,11 @@ BLANK = (
     "The picture is nearly all one colour. Try another seed, or other words; a model that does "
     "not know what the prompt names may paint nothing."
 )
+
+
+MODEL_HASH_DIGITS = 10
+LORA_HASH_DIGITS = 12
+"""As Stable Diffusion WebUI writes them, and Civitai finds them (AutoV2 and AutoV3)."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class Provenance:
     """The text in a picture's file that tells how it was made."""
 
     painter: Painter
-    model: str
+    model: PaintingModel
 
     def text_chunks(self, generation: Generation, job: PaintJob) -> dict[str, str]:
         """PNG text chunks: the parameters as image browsers read them."""
@@ -77,12 +86,40 @@ class Provenance:
             seed=job.seed,
             width=job.width,
             height=job.height,
-            model=self.model,
-            model_hash=self.painter.fingerprint,
+            model=self.model.name,
+            hashes=self._hashes,
             version=f"Banatie {banatie.__version__}",
             loras={lora.name: lora.weight for lora in job.loras},
+            lora_hashes=_lora_hashes(job),
         )
         return {"parameters": parameters}
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        manifest = _manifest(self.model.folder)
+        if manifest and manifest.original_sha256:
+            # Other programs and model sites know a checkpoint by its file.
+            return {"Model hash": manifest.original_sha256[:MODEL_HASH_DIGITS]}
+        # A folder has no such file, and no reader is told that one of its files is it.
+        return {"UNet hash": self.painter.fingerprint}
+
+
+def _lora_hashes(job: PaintJob) -> dict[str, str]:
+    """The hashes by which other programs know the job's LoRAs; of those that have one."""
+    manifests = {lora.name: _manifest(lora.file.parent) for lora in job.loras}
+    return {
+        name: manifest.original_weights_sha256[:LORA_HASH_DIGITS]
+        for name, manifest in manifests.items()
+        if manifest and manifest.original_weights_sha256
+    }
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    # The picture is painted, and worth more than its hashes.
+    try:
+        return read_manifest(folder)
+    except ModelBroken:
+        return None
 
 
 class SaveStage:
@@ -94,15 +131,17 @@ class SaveStage:
         files: Files,
         organization_of: Callable[[str], str],
         provenance: Provenance | None,
+        activity: Activity,
     ) -> None:
         """`organization_of` is the slug of a project's organization, by the project's id.
 
-        Without `provenance` the files carry no text.
+        Without `provenance` the files carry no text. `activity` is told of each picture.
         """
         self._rows = rows
         self._files = files
         self._organization_of = organization_of
         self._provenance = provenance
+        self._activity = activity
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._pending: list[Future[None]] = []
 
@@ -130,7 +169,8 @@ class SaveStage:
     def _run(self, painted: PaintedJob) -> None:
         generations = [painted.generation]
         try:
-            outcome = run_stage(generations, partial(self._save, painted))
+            with self._activity.working():
+                outcome = run_stage(generations, partial(self._save, painted))
             if not isinstance(outcome, Finished):
                 record_unfinished(self._rows, generations, outcome, painted.started)
         finally:

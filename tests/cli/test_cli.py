@@ -56,6 +56,7 @@ def test_keys_are_listed_and_revoked_without_their_texts(command):
         (["generate", "x", "--aspect-ratio", "4:3"], "'4:3' is not one of"),
         (["generate", "x", "-o", "nowhere/x.png"], "there is no folder nowhere"),
         (["generate", "x", "-o", "x" * 300 + "/x.png"], "there is no folder xxx"),
+        (["generate", "x", "-o", "/dev/full"], "/dev/full is a device; name a regular file"),
         (["generate", "x", "-o", "x.gif"], ".gif is no format of a picture here; use .png, .jpg"),
         (["generate", "a", "red", "fox"], 'put it in quotes: banatie generate "a red fox"'),
         (["keys", "create", "--name", "k", "--expires-in-days", "9" * 20], "not in the range"),

@@ -86,6 +86,17 @@ def hang_at_step(step: int, word: str = "") -> None:
     _patch(UNet2DConditionModel, "forward", denoise)
 
 
+def hang_while_saving(counter_file: str) -> None:
+    """Never return from flushing the first picture's file, as a disk that is gone does not."""
+
+    def fsync(original: Callable, descriptor: int) -> None:
+        if _count(counter_file) == 1:
+            threading.Event().wait()
+        original(descriptor)
+
+    _patch(os, "fsync", fsync)
+
+
 def shorten(module: str, name: str, value: float) -> None:
     """Set a module's time limit."""
     setattr(importlib.import_module(module), name, value)

@@ -79,8 +79,9 @@ def make_bench(model_folder, loaded, claims, keys, tmp_path):
         plan = dataclasses.replace(loaded.plan, batch=batch)
         placement = ModelPlacement(plan, smaller, RUNTIME, loaded.painter, enhancer)
         rows = ClaimedRows(claims, lambda: 1_700_000_000_000)
-        provenance = Provenance(loaded.painter, model.name) if config.storage.metadata else None
-        save = SaveStage(rows, files, keys.organization_of, provenance)
+        provenance = Provenance(loaded.painter, model) if config.storage.metadata else None
+        saving = Activity("saving a picture", 3600)
+        save = SaveStage(rows, files, keys.organization_of, provenance, saving)
         notified: list[str] = []
         painting = Activity("the painting", 3600)
         bench = Bench(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import threading
 
 import pytest
+import torch
 from PIL import Image
 
 from banatie.models.catalog import Catalog
+from banatie.models.import_file import import_model
+from banatie.models.manifest import Manifest, write_manifest
+from banatie.records import LoraUse
 from banatie.worker.paint import JobBuilder
 from banatie.worker.save import BLANK, PaintedJob
+from tests.support.single_files import write_lora
 
 
 def test_metadata_can_be_left_out(make_bench, submit, generations):
@@ -19,6 +26,45 @@ def test_metadata_can_be_left_out(make_bench, submit, generations):
     done = generations.find(made.id)
     with Image.open(bench.files.path(done.image.storage_key)) as picture:
         assert picture.info == {}
+
+
+def test_imported_files_are_named_by_their_own_hashes(
+    make_bench, model_folder, submit, generations, tmp_path
+):
+    checkpoint = hashlib.sha256(b"the checkpoint").hexdigest()
+    manifest = Manifest("painting", "sdxl", "", "", "", original_sha256=checkpoint)
+    write_manifest(model_folder / "sdxl", manifest)
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    file = tmp_path / "hashed.safetensors"
+    write_lora(file, {layer: torch.Size((16, 16))}, rank=4, alpha=2)
+    import_model(file, model_folder, lambda _: None, configs=model_folder / "sdxl")
+    try:
+        bench = make_bench()
+        plain = submit(auto_enhance=False, steps=1)
+        inked = submit(auto_enhance=False, steps=1, loras=(LoraUse("hashed"),))
+        bench.paint.run_waiting()
+        texts = []
+        for made in (plain, inked):
+            with Image.open(bench.files.path(generations.find(made.id).image.storage_key)) as image:
+                texts.append(image.text["parameters"])
+        assert all(f", Model hash: {checkpoint[:10]}, " in text for text in texts)
+        content = file.read_bytes()
+        weights = content[8 + int.from_bytes(content[:8], "little") :]
+        digits = hashlib.sha256(weights).hexdigest()[:12]
+        assert f', Lora hashes: "hashed: {digits}", ' in texts[1]
+        assert "Lora hashes" not in texts[0]
+    finally:
+        shutil.rmtree(model_folder / "hashed")
+        (model_folder / "sdxl" / "banatie.json").unlink()
+
+
+def test_a_folder_without_a_file_of_its_own_claims_no_hash_of_one(bench, submit, generations):
+    made = submit(auto_enhance=False, steps=1)
+    bench.paint.run_waiting()
+    with Image.open(bench.files.path(generations.find(made.id).image.storage_key)) as picture:
+        text = picture.text["parameters"]
+    assert "Model hash" not in text
+    assert f", UNet hash: {bench.painter.fingerprint}, " in text
 
 
 @pytest.mark.parametrize(("spread", "is_blank"), [(0, True), (4, True), (40, False)])

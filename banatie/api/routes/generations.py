@@ -5,6 +5,7 @@ What a client can do with generations is in `intake`; here it becomes HTTP.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import re
@@ -44,6 +45,7 @@ from banatie.api.schemas import (
 from banatie.api.waiters import NO_PREFERENCE, Preference, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
 from banatie.limits import (
+    LOADING_WAIT_SECONDS,
     MAX_IDEMPOTENCY_KEY_LENGTH,
     MAX_PAGE_SIZE,
     MAX_SAFE_INTEGER,
@@ -51,6 +53,9 @@ from banatie.limits import (
 )
 from banatie.records import Generation, Key, Status, Submission
 from banatie.store.generations import IdempotentRequest
+
+LOADING_CHECK_SECONDS = 1.0
+"""How often an answer that waits looks whether a worker still loads its models."""
 
 COMMON_ERRORS = (
     "VALIDATION_ERROR",
@@ -145,8 +150,7 @@ async def create_generation(
     elif preference.respond_async or not generation.auto_enhance:
         shown = generation
     else:
-        wait = app.config.enhancement.response_wait
-        latest = await app.waiters.until(generation, lambda g: g.stage != "enhance", wait)
+        latest = await _until_enhanced(app, generation)
         shown = _as_enhanced(generation, _existing(latest, generation))
 
     answer = encode(Success(data=view(shown, url)))
@@ -365,6 +369,35 @@ def _idempotent(
     # Of what is meant, not of the bytes: the same request may be written in several ways.
     body_hash = hashlib.sha256(encode(submission)).hexdigest()
     return IdempotentRequest(key.id, idempotency_key, body_hash)
+
+
+async def _until_enhanced(app: AppState, generation: Generation) -> Generation | None:
+    """The generation once it is enhanced, or as it is after `enhancement.response_wait` seconds.
+
+    While a worker loads its models, that begins again, up to `LOADING_WAIT_SECONDS` in all.
+    """
+
+    def is_enhanced(latest: Generation) -> bool:
+        return latest.stage != "enhance"
+
+    wait = app.config.enhancement.response_wait
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    deadline = started + wait
+    while True:
+        seconds = min(max(0.0, deadline - loop.time()), LOADING_CHECK_SECONDS)
+        latest = await app.waiters.until(generation, is_enhanced, seconds)
+        if latest is None or is_enhanced(latest) or app.waiters.is_closed:
+            return latest
+        if await in_thread(_is_loading, app):
+            deadline = max(deadline, min(loop.time() + wait, started + LOADING_WAIT_SECONDS))
+        if loop.time() >= deadline:
+            return latest
+
+
+def _is_loading(app: AppState) -> bool:
+    """Whether a worker loads its models."""
+    return any(worker.state == "starting" for worker in app.workers.present(app.clock()))
 
 
 def _existing(latest: Generation | None, generation: Generation) -> Generation:
