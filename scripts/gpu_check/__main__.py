@@ -46,10 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    import torch
-
     end = time.monotonic() + options.seconds
-    options.tiny = options.tiny or not torch.cuda.is_available()
+    options.tiny = options.tiny or not _has_card()
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
     results.unlink(missing_ok=True)
@@ -74,6 +72,12 @@ def _run_all(options: argparse.Namespace) -> int:
     print_summary(found, options.out)
     tried = {line["group"] for line in found if "skipped" not in line}
     return int(any(has_failed(line) for line in found) or not tried >= {*groups})
+
+
+def _has_card() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _spawn(options: argparse.Namespace, group: str, scratch: Path, deadline: float) -> None:

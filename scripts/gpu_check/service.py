@@ -81,7 +81,8 @@ def _post(server: Server, steps: int, guidance: float, seed: int) -> dict:
 
 def _median(server: Server, steps: int, guidance: float, rounds: int) -> dict:
     taken = [_post(server, steps, guidance, seed)["seconds"] for seed in range(rounds)]
-    return {"seconds": statistics.median(taken), "all": taken}
+    median = round(statistics.median(taken), 4)
+    return {"seconds": median, "shortest": min(taken), "longest": max(taken)}
 
 
 def _saturated(server: Server, steps: int, guidance: float, seconds: float) -> dict:
@@ -106,5 +107,5 @@ def _saturated(server: Server, steps: int, guidance: float, seconds: float) -> d
     for each in clients:
         each.join()
     elapsed = time.monotonic() - started
-    found = {"pictures a second": round(len(taken) / elapsed, 3), "pictures": len(taken)}
+    found = {"pictures a second": round(len(taken) / elapsed, 2), "pictures": len(taken)}
     return found | wrong_unless((not errors, "; ".join(errors[:2])))

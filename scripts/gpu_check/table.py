@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_CELL = 160
-SECONDS = ("seconds", "seconds a picture", "to the first step", "after the last")
+SECONDS = ("to the first step", "after the last", "shortest", "longest", "together", "apart")
+"""Names of seconds, beside those that begin with the word."""
 
 
 def print_summary(found: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -46,11 +47,9 @@ def cell(line: Mapping[str, Any]) -> str:
 def _figure(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"{name}: {'yes' if value else 'no'}"
-    if name in SECONDS and isinstance(value, int | float):
+    if name in SECONDS or name.startswith("seconds"):
         text = f"{value:.2f} s" if value >= 1 else f"{value * 1000:.3g} ms"
-        return (
-            text + name.removeprefix("seconds") if name.startswith("seconds") else f"{text} {name}"
-        )
+        return f"{text} {name.removeprefix('seconds').strip()}".strip()
     if name.endswith("GB"):
         return f"{value} {name}" if name == "GB" else f"{name.removesuffix(' GB')} {value} GB"
     return f"{name} {value}"
