@@ -65,7 +65,10 @@ def serve(
         services = open_services(config, clock)
         first_key = None
         if services.keys.is_empty():
-            first_key = services.keys.create(FIRST_KEY_NAME, clock())
+            if config.server.first_key:
+                first_key = services.keys.create(FIRST_KEY_NAME, clock())
+            else:
+                logger.info("no API key yet; POST /api/bootstrap/initial-key creates the first")
         if warning := _exposure(services.keys, ip_address):
             logger.warning("%s", warning)
 

@@ -274,7 +274,8 @@ def routes() -> list[str]:
 
 @pytest.mark.parametrize("route", routes())
 def test_a_route_is_documented(route: str) -> None:
-    assert f"{route}`" in TEXTS["docs/api.md"] or f"{route}?" in TEXTS["docs/api.md"]
+    text = re.sub(r":\w+", ":id", TEXTS["docs/api.md"])
+    assert f"{route}`" in text or f"{route}?" in text
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -20,9 +20,15 @@ from banatie.api.errors import to_response
 from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
 from banatie.api.request_bodies import RequestBodies
+from banatie.api.routes.admin import admin_router, bootstrap_router
 from banatie.api.routes.docs_page import docs_router
+from banatie.api.routes.flows import flows_router
 from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
+from banatie.api.routes.live import LiveFiles, live_router
+from banatie.api.routes.project_images import project_images_router
+from banatie.api.routes.public_images import public_images_router
+from banatie.api.routes.scopes import scopes_router
 from banatie.api.routes.system import system_router
 from banatie.records import Generation
 from banatie.services import Services
@@ -42,7 +48,7 @@ class WebApplication:
         self._bodies = RequestBodies(services.config.limits.body_seconds)
         self._litestar = _routes(services, self.state)
         self._asgi = RequestMiddleware(
-            ImageFiles(self._litestar, services.files),
+            ImageFiles(LiveFiles(self._litestar, services.live, services.files), services.files),
             self.state.authentication,
             self.state.rate_limiter,
             self.state.metrics,
@@ -85,7 +91,18 @@ def _routes(services: Services, state: AppState) -> Litestar:
             yield
 
     return Litestar(
-        route_handlers=[generations_router(), system_router(), docs_router()],
+        route_handlers=[
+            generations_router(),
+            project_images_router(),
+            flows_router(),
+            live_router(),
+            public_images_router(),
+            scopes_router(),
+            admin_router(),
+            bootstrap_router(),
+            system_router(),
+            docs_router(),
+        ],
         state=State({"app_state": state}),
         exception_handlers={Exception: to_response},
         lifespan=[lifespan],

@@ -26,20 +26,25 @@ from litestar.types import (
     Send,
 )
 
-from banatie.api.auth import Authentication
+from banatie.api.auth import NEW_MASTER_KEY, Authentication
 from banatie.api.cors import PREFLIGHT_HEADERS, CorsPolicy
 from banatie.api.errors import send_failure
 from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter, may_be_poll
 from banatie.api.request_bodies import RequestBodies
 from banatie.config import Config
-from banatie.errors import BanatieError, UnsupportedMediaType, ValidationError
+from banatie.errors import BanatieError, Forbidden, UnsupportedMediaType, ValidationError
 from banatie.logs import log_context
 
 logger = logging.getLogger(__name__)
 
 API_PREFIX = "/api/v1"
-"""Paths under this prefix require an API key."""
+ADMIN_PREFIX = "/api/admin"
+"""Paths under these prefixes require an API key, under the second a master key."""
+
+JSON, FORM = b"application/json", b"multipart/form-data"
+FORM_PATHS = {f"{API_PREFIX}/images/upload"}
+"""The paths whose requests carry a form and not JSON."""
 
 DEFAULT_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -105,7 +110,7 @@ class RequestMiddleware:
         # Litestar's router collapses repeated slashes.
         if "//" in scope["path"]:
             scope["path"] = re.sub("/{2,}", "/", scope["path"])
-        if scope["path"] == API_PREFIX or scope["path"].startswith(API_PREFIX + "/"):
+        if needs_key(scope["path"]):
             try:
                 receive = await self._admit(scope, receive)
             except BanatieError as error:
@@ -146,7 +151,7 @@ class RequestMiddleware:
     async def _admit(self, scope: HTTPScope, receive: Receive) -> Receive:
         """Authenticate and count the request; return the `receive` to read its body with.
 
-        Raises ValidationError, Unauthorized, TooManyFailedKeys, RateLimitExceeded or
+        Raises ValidationError, Unauthorized, TooManyFailedKeys, RateLimitExceeded, Forbidden or
         UnsupportedMediaType.
         """
         state = scope["state"]
@@ -157,9 +162,11 @@ class RequestMiddleware:
         state["reservation"] = reservation = self._rate_limiter.reserve(key)
         if not may_be_poll(scope):
             reservation.require()
+        if key.type != "master" and _is_below(scope["path"], ADMIN_PREFIX):
+            raise Forbidden(f"This takes a master key; {NEW_MASTER_KEY}")
         if scope["method"] == "GET":
             return receive
-        _require_json(headers)
+        _require_media_type(headers, FORM if scope["path"] in FORM_PATHS else JSON)
         return self._bodies.limited(receive)
 
     def _complete(self, message: HTTPResponseStartEvent, scope: HTTPScope, started: float) -> None:
@@ -187,11 +194,21 @@ class RequestMiddleware:
                 )
 
 
-def _require_json(headers: dict[bytes, bytes]) -> None:
+def needs_key(path: str) -> bool:
+    """Whether requests for this path must carry an API key."""
+    return _is_below(path, API_PREFIX) or _is_below(path, ADMIN_PREFIX)
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/")
+
+
+def _require_media_type(headers: dict[bytes, bytes], wanted: bytes) -> None:
     has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
     media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if has_body and media_type != b"application/json":
-        raise UnsupportedMediaType("Send JSON, with Content-Type: application/json")
+    if has_body and media_type != wanted:
+        what = "JSON" if wanted == JSON else "a form with the file"
+        raise UnsupportedMediaType(f"Send {what}, with Content-Type: {wanted.decode()}")
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise UnsupportedMediaType("Send the body uncompressed, without Content-Encoding")
 

@@ -21,6 +21,7 @@ import click
 
 import banatie
 from banatie.cli.generate import generate
+from banatie.cli.images import flows, images
 from banatie.cli.keys import keys
 from banatie.cli.models import models
 from banatie.cli.options import (
@@ -33,6 +34,7 @@ from banatie.cli.options import (
     open_database,
     worker_command,
 )
+from banatie.cli.projects import projects
 from banatie.cli.terminal import accept_any_text, discard_unwritable_output
 from banatie.errors import BanatieError, ConfigError
 
@@ -57,8 +59,11 @@ def cli(context: click.Context, path: Path | None, settings: tuple[str, ...], de
 
 
 cli.add_command(generate)
+cli.add_command(images)
+cli.add_command(flows)
 cli.add_command(keys)
 cli.add_command(models)
+cli.add_command(projects)
 
 
 @cli.command()

@@ -41,6 +41,7 @@ from banatie.store.database import Database
 from banatie.store.disk import RESERVE, is_read_only
 from banatie.store.files import Files
 from banatie.store.generations import Generations
+from banatie.store.image_removal import remove_with_generation
 from banatie.store.images import Images
 from banatie.store.locks import exclude_workers, hold_role
 from banatie.store.workers import Workers
@@ -213,7 +214,8 @@ def _write(path: Path, copy: Database, files: Files, now: int) -> Contents:
                 pictures += 1
             else:
                 # Most likely deleted after the database was copied, and its row with it.
-                Generations(copy).delete_of_image(image.id)
+                with copy.writing() as connection:
+                    remove_with_generation(connection, image.id, now)
                 left_out += 1
         generations = Generations(copy).count()
         copy.close_checkpointed()

@@ -32,6 +32,7 @@ from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files
+from banatie.store.images import Images
 from banatie.store.keys import Keys
 from banatie.store.local_disk import check_locks
 from banatie.store.locks import ExclusiveRole, live_workers, register_worker
@@ -257,7 +258,8 @@ class Worker:
     ) -> _Stages:
         """The stages, each with what it needs."""
         from banatie.worker.enhance import EnhanceStage
-        from banatie.worker.paint import JobBuilder, PaintStage
+        from banatie.worker.job_builder import JobBuilder, SourcePictures
+        from banatie.worker.paint import PaintStage
         from banatie.worker.save import Provenance, SaveStage
 
         config, rows = self._config, self._rows
@@ -269,15 +271,13 @@ class Worker:
             provenance,
             self._watchdog.watch("saving a picture", HUNG_SAVING_SECONDS),
         )
-        jobs = JobBuilder(model, catalog)
+        sources = SourcePictures(Images(self._database).find, self._files)
+        jobs = JobBuilder(model, catalog, sources)
+        notify, previews = self._readers.notify_painter, config.painting.previews
         return _Stages(
             placement=placement,
-            enhance=EnhanceStage(
-                rows, placement, config.enhancement.time_limit, self._readers.notify_painter
-            ),
-            paint=PaintStage(
-                rows, placement, jobs, save, activity, previews=config.painting.previews
-            ),
+            enhance=EnhanceStage(rows, placement, config.enhancement.time_limit, notify),
+            paint=PaintStage(rows, placement, jobs, save, activity, previews=previews),
             save=save,
         )
 

@@ -21,10 +21,13 @@ from PIL import ImageStat
 import banatie
 from banatie.enhancement.prompt_syntax import without_tags
 from banatie.errors import ModelBroken, PaintingError
-from banatie.imaging import Picture, encode_png, parameters_text
+from banatie.imaging.formats import encode
+from banatie.imaging.parameters import parameters_text
+from banatie.imaging.picture import Picture
 from banatie.models.manifest import Manifest, read_manifest
 from banatie.models.types import PaintingModel
-from banatie.painting.painter import Painter, PaintJob
+from banatie.painting.job import PaintJob
+from banatie.painting.painter import Painter
 from banatie.records import Generation, Image
 from banatie.store.files import Files, generated_key
 from banatie.worker.claimed_rows import ClaimedRows
@@ -74,9 +77,9 @@ class Provenance:
     painter: Painter
     model: PaintingModel
 
-    def text_chunks(self, generation: Generation, job: PaintJob) -> dict[str, str]:
-        """PNG text chunks: the parameters as image browsers read them."""
-        parameters = parameters_text(
+    def parameters(self, generation: Generation, job: PaintJob) -> str:
+        """The parameters as image browsers read them."""
+        return parameters_text(
             prompt=job.prompt,
             original_prompt=without_tags(generation.original_prompt),
             negative_prompt=job.negative_prompt,
@@ -91,8 +94,8 @@ class Provenance:
             version=f"Banatie {banatie.__version__}",
             loras={lora.name: lora.weight for lora in job.loras},
             lora_hashes=_lora_hashes(job),
+            further=_further_settings(generation, job),
         )
-        return {"parameters": parameters}
 
     @cached_property
     def _hashes(self) -> dict[str, str]:
@@ -120,6 +123,20 @@ def _manifest(folder: Path) -> Manifest | None:
         return read_manifest(folder)
     except ModelBroken:
         return None
+
+
+def _further_settings(generation: Generation, job: PaintJob) -> dict[str, object]:
+    """What was painted from, and the enlargement, under WebUI's names where it has one."""
+    settings: dict[str, object] = {}
+    if job.reference is not None:
+        settings["Denoising strength"] = f"{job.denoise:.12g}"
+        settings["Reference image"] = generation.reference_images[0].image_id
+    if job.mask is not None:
+        settings["Mask image"] = generation.mask_image_id
+    if job.upscale > 1:
+        settings["Hires upscale"] = f"{job.upscale:.12g}"
+        settings["Hires upscaler"] = "Lanczos"
+    return settings
 
 
 class SaveStage:
@@ -180,40 +197,44 @@ class SaveStage:
         if isinstance(painted.picture, PaintingError):
             raise painted.picture
         encoding = time.monotonic()
-        text = (
-            self._provenance.text_chunks(painted.generation, painted.job)
-            if self._provenance
-            else {}
+        generation = painted.generation
+        parameters = (
+            self._provenance.parameters(generation, painted.job) if self._provenance else ""
         )
-        picture = encode_png(painted.picture, text)
+        picture = encode(painted.picture, generation.output_format, generation.quality, parameters)
         encoded = time.monotonic()
         image = self._image(painted.generation, picture)
-        self._files.save(image.storage_key, picture.data)
-        durations = {"paint": painted.ended - painted.started, "encode": encoded - encoding}
-        seconds = time.monotonic() - painted.started
-        durations["save"] = seconds - sum(durations.values())
         is_blank = max(ImageStat.Stat(painted.picture.convert("RGB")).stddev) < BLANK_DEVIATION
-        is_held = self._rows.claims.succeed(
-            painted.generation.id,
-            image,
-            round(seconds * 1000),
-            self._rows.clock(),
-            durations,
-            warnings=(*painted.warnings, *((BLANK,) if is_blank else ())),
-        )
+        with self._files.prepared(image.storage_key, picture.data) as publish:
+            durations = {"paint": painted.ended - painted.started, "encode": encoded - encoding}
+            seconds = time.monotonic() - painted.started
+            durations["save"] = seconds - sum(durations.values())
+            # One that was cancelled or deleted meanwhile is not held, and its file never appears.
+            is_held = self._rows.claims.succeed(
+                painted.generation.id,
+                image,
+                round(seconds * 1000),
+                self._rows.clock(),
+                durations,
+                warnings=(*painted.warnings, *((BLANK,) if is_blank else ())),
+                publish=publish,
+                attempt=painted.generation.retry_count,
+            )
         if not is_held:
-            # Cancelled or deleted while the file was written: it must not appear.
-            self._files.remove(image.storage_key)
             raise StageAborted
         logger.info("finished", extra=seconds_since(painted.started))
 
     def _image(self, generation: Generation, picture: Picture) -> Image:
-        image_id = str(uuid.uuid4())
+        before = generation.image
+        image_id = before.id if before else str(uuid.uuid4())
         organization = self._organization_of(generation.project_id)
+        storage_key = generated_key(
+            organization, generation.project_id, image_id, generation.output_format
+        )
         return Image(
             id=image_id,
             project_id=generation.project_id,
-            storage_key=generated_key(organization, generation.project_id, image_id),
+            storage_key=before.storage_key if before else storage_key,
             mime_type=picture.mime_type,
             width=picture.width,
             height=picture.height,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from banatie.imaging import encode_png
+from banatie.imaging.png import encode_png
 from banatie.painting.painter import Painter, PaintJob
 from banatie.painting.vae import decode, decode_finite, to_image
 from scripts.gpu_check.context import Context, ignore

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -355,7 +356,7 @@ def test_a_prediction_is_for_checkpoints_alone(pipeline, models, tmp_path):
         ("scheduler/scheduler_config", {"prediction_type": "flow_prediction"}, "flow matching"),
         ("scheduler/scheduler_config", {"prediction_type": "x"}, "predicts 'x', and not one of"),
         ("model_index", {"scheduler": ["diffusers", "MyScheduler"]}, "names the scheduler MySched"),
-        ("unet/config", {"in_channels": 9}, "a UNet for inpainting with 9 input channels"),
+        ("unet/config", {"in_channels": 8}, "a UNet for editing images with 8 input channels"),
         ("vae/config", {"latent_channels": 16}, "with 4 input channels, but the VAE has 16"),
         ("unet/config", {"out_channels": 8}, "a UNet with 8 output channels, but the VAE has 4"),
     ],
@@ -369,6 +370,23 @@ def test_a_folder_that_no_picture_could_be_painted_with_is_refused_by_name(
         import_model(folder, models, silent)
     assert "\n" not in str(caught.value)
     assert not models.exists()
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_model_for_inpainting_is_taken_and_sees_the_mask(models, tmp_path, as_folder):
+    made = make_tiny_sdxl(tmp_path / "inpainting", second_width=24, in_channels=9)
+    plain = make_tiny_sdxl(tmp_path / "plain", second_width=24)
+    if as_folder:
+        edit_json(made / "model_index.json", _class_name="StableDiffusionXLInpaintPipeline")
+        import_model(made, models, silent)
+    else:
+        file = write_checkpoint(made, tmp_path / "inpainting.safetensors")
+        import_model(file, models, silent, configs=plain)
+    folder = models / "inpainting"
+    assert json.loads((folder / "unet" / "config.json").read_text())["in_channels"] == 9
+    # A checkpoint is of half precision.
+    found, expected = (np.frombuffer(paint(each), np.uint8).astype(int) for each in (folder, made))
+    assert np.abs(found - expected).max() <= (0 if as_folder else 2)
 
 
 def lora(file: Path, width: int = 2048) -> Path:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
 from PIL import Image
 
-from banatie.models.catalog import Catalog
 from banatie.models.import_file import import_model
 from banatie.models.manifest import Manifest, write_manifest
 from banatie.records import LoraUse
-from banatie.worker.paint import JobBuilder
 from banatie.worker.save import BLANK, PaintedJob
 from tests.support.single_files import write_lora
 
@@ -70,7 +70,7 @@ def test_a_folder_without_a_file_of_its_own_claims_no_hash_of_one(bench, submit,
 @pytest.mark.parametrize(("spread", "is_blank"), [(0, True), (4, True), (40, False)])
 def test_a_picture_of_one_colour_is_told(bench, submit, generations, spread, is_blank):
     made = submit(auto_enhance=False, steps=1)
-    job = JobBuilder(bench.model, Catalog(bench.model.folder.parent)).build(made)
+    job = bench.jobs.build(made)
     # Half of the picture is as much lighter as the spread says.
     picture = Image.new("RGB", (32, 32), (90, 90, 90))
     picture.paste((90 + spread, 90, 90), (0, 0, 16, 32))
@@ -86,21 +86,21 @@ def test_a_picture_of_one_colour_is_told(bench, submit, generations, spread, is_
 def test_a_picture_is_saved_while_the_next_is_painted(bench, submit, generations, monkeypatch):
     made = [submit(auto_enhance=False, steps=1, seed=seed) for seed in range(2)]
     next_is_painted = threading.Event()
-    save, order = bench.files.save, []
+    prepared, order = bench.files.prepared, []
 
-    def save_late(storage_key: str, data: bytes) -> None:
+    def prepared_late(storage_key: str, data: bytes) -> AbstractContextManager[Callable[[], None]]:
         if not order:
             assert next_is_painted.wait(20)
             # Meanwhile it is neither lost nor taken for one that was dropped.
             assert bench.rows.requeue_dropped() == 0
         order.append(storage_key)
-        save(storage_key, data)
+        return prepared(storage_key, data)
 
     def painted(*_: object) -> None:
         if generations.find(made[1].id).status == "processing":
             next_is_painted.set()
 
-    monkeypatch.setattr(bench.files, "save", save_late)
+    monkeypatch.setattr(bench.files, "prepared", prepared_late)
     hook = bench.painter._pipeline.unet.register_forward_hook(painted)
     bench.paint.run_waiting()
     hook.remove()
@@ -112,12 +112,14 @@ def test_a_row_deleted_while_its_file_was_written_leaves_no_file(
     bench, submit, generations, project_id, monkeypatch
 ):
     made = submit(auto_enhance=False, steps=1)
-    save = bench.files.save
+    prepared = bench.files.prepared
 
-    def save_and_delete(storage_key: str, data: bytes) -> None:
-        save(storage_key, data)
-        generations.delete(project_id, made.id)
+    @contextmanager
+    def prepared_and_deleted(storage_key: str, data: bytes) -> Iterator[Callable[[], None]]:
+        with prepared(storage_key, data) as publish:
+            generations.delete(project_id, made.id, 50)
+            yield publish
 
-    monkeypatch.setattr(bench.files, "save", save_and_delete)
+    monkeypatch.setattr(bench.files, "prepared", prepared_and_deleted)
     bench.paint.run_waiting()
     assert bench.stored() == []

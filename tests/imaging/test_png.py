@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from banatie.imaging import encode_png, parameters_text
+from banatie.imaging.parameters import parameters_text
+from banatie.imaging.png import encode_png
 
 SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """WebUI's own expression for one setting (`re_param`), by which image browsers read them."""
@@ -205,6 +206,7 @@ def test_guidance_is_written_as_people_write_it(guidance: float, written: str) -
 
 
 def test_imaging_needs_no_torch() -> None:
-    code = "import sys, banatie.imaging; print('torch' in sys.modules)"
+    modules = "banatie.imaging.formats, banatie.imaging.uploads, banatie.imaging.thumbnails"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
