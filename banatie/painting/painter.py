@@ -65,7 +65,8 @@ class Painter:
             pipeline.unet.config.out_channels, factor, max(map(max, model.sizes.values())) // factor
         )
         self._denoiser = Denoiser(pipeline, self._scheduler, runtime.device)
-        self._is_compiled = compiled
+        self.uses_graphs = runtime.device.startswith("cuda") and not compiled
+        """Whether the UNet's kernels may be recorded; can be changed between two pictures."""
         self._passes = PicturePasses(pipeline, self._denoiser, self._preview_map, model)
 
     @classmethod
@@ -179,12 +180,7 @@ class Painter:
         self, jobs: Sequence[PaintJob], on_step: OnStep
     ) -> list[Image.Image | UnusablePicture]:
         # A LoRA wraps layers for one job, for which recording would take longer than it saves.
-        self._denoiser.graphs.enabled = (
-            self._runtime.device.startswith("cuda")
-            and self._keeps_unet
-            and not self._is_compiled
-            and not jobs[0].loras
-        )
+        self._denoiser.graphs.enabled = self.uses_graphs and self._keeps_unet and not jobs[0].loras
         try:
             with (
                 applied(self._pipeline, jobs[0].loras, self._clear_embeddings),

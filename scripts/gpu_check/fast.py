@@ -36,7 +36,16 @@ def run(context: Context) -> None:
         step(f"batch of {batch}", lambda batch=batch: _batch(context, painter, batch), needs=12)
     _whole(context, painter, ((8, 1.0), (8, 5.0), (4, 5.0)))
     step("vae, one call for 4", lambda: parts.decode_batch(4))
+    step("30 steps guided, without graphs", lambda: _without_graphs(context, painter), needs=8)
     _switches(context, painter, parts)
+
+
+def _without_graphs(context: Context, painter: Painter) -> dict:
+    uses, painter.uses_graphs = painter.uses_graphs, False
+    try:
+        return _pictures(context, painter, context.job(4 if context.tiny else 30), 2)
+    finally:
+        painter.uses_graphs = uses
 
 
 def _whole(context: Context, painter: Painter, jobs: Sequence[tuple[int, float]]) -> None:
@@ -86,6 +95,7 @@ def run_compiled(context: Context) -> None:
         painter = step(f"load for {mode}", context.load, needs=30)
         if painter is None:
             return
+        painter.uses_graphs = False
         parts = Parts(context, painter)
         painter._pipeline.unet.compile(mode=None if mode == "default" else mode)
         step(
@@ -177,10 +187,10 @@ def _switches(context: Context, painter: Painter, parts: Parts) -> None:
     step, pipeline = context.recorder.step, painter._pipeline
     for name in ("unet", "vae"):
         module = getattr(pipeline, name)
-        module.to(memory_format=torch.contiguous_format)
-        part = "unet x2" if name == "unet" else "vae"
-        step(f"{name} not channels-last", lambda part=part: parts.measure(part))
         module.to(memory_format=torch.channels_last)
+        part = "unet x2" if name == "unet" else "vae"
+        step(f"{name} channels-last", lambda part=part: parts.measure(part))
+        module.to(memory_format=torch.contiguous_format)
     if not context.is_cuda:
         return
     step("cudnn.benchmark", lambda: _with_benchmark(parts), needs=10)
