@@ -208,7 +208,9 @@ class EnglishReader:
         if head.classes & {"time", "weather"}:
             note_attributes(self._reading, tokens)
             return
-        note_attributes(self._reading, tokens[:-1])
+        if self._title_case or not head.written[:1].isupper():
+            # New York is not new.
+            note_attributes(self._reading, tokens[:-1])
         adjective = not head.noun and head.classes & ADJECTIVES
         if not adjective and head.text in DISGUISES:
             self._reading.roles.append(head.text)

@@ -16,6 +16,7 @@ from itertools import pairwise
 from banatie.enhancement.compose import SPECIFIC_WEIGHT, fitting_phrases
 from banatie.enhancement.lexicon.circumstances import GROUPS, INDOORS, Circumstance, Circumstances
 from banatie.enhancement.lexicon.said import Reading, Thing
+from banatie.enhancement.lexicon.words import Words
 from banatie.enhancement.prompt import Subject
 from banatie.enhancement.rules import contradiction
 from banatie.enhancement.templates import Template
@@ -94,9 +95,10 @@ class Speaker:
         known = {name for kind in kinds for name in CLASSES_OF_KINDS[kind]}
         self._subject = replace(subject, classes=subject.classes | known)
         self._kind = kinds[0] if kinds else ""
-        self._inside = any(
+        self._inside = "interior" in subject.classes or any(
             kind in INDOORS for kind in (*kinds[:1], *(entry.kind for entry in self._settings))
         )
+        self._colours = Words.load().by_class["colour"]
         self._banned = self._banned_words()
         self._said = {word_stem(word) for word in subject.words}
 
@@ -144,7 +146,8 @@ class Speaker:
         scene = []
         if not reading.actions and thing.count == 1:
             scene.append(thing.entry.poses)
-        if name in SCENES and not self._is_without_background():
+        busy = bool(reading.actions) and thing.entry.kind == "people"
+        if name in SCENES and not busy and not self._is_before_background():
             scene.append(thing.entry.around)
         if name in LIT and not (reading.times or reading.weather or reading.moods):
             scene.append(thing.entry.light)
@@ -160,7 +163,7 @@ class Speaker:
             "mood": reading.moods,
             "action": reading.actions,
             "age": reading.ages,
-            "material": reading.materials,
+            "material": self._materials(),
             # Of mice it is not known how many they are.
             "count": [str(t.count) for t in reading.subjects[:1] if t.count in reading.counts],
         }
@@ -187,8 +190,17 @@ class Speaker:
             return self._kind in GROUPS["places"]
         return sort != "age" or self._kind not in GROUPS["living"] or "living" in circumstance.of
 
-    def _is_without_background(self) -> bool:
-        return bool({"background", "backdrop", "surroundings"} & set(self._reading.without))
+    def _materials(self) -> list[str]:
+        """The materials said before the first thing: `a kitchen with a marble top` is not of it."""
+        if not self._reading.subjects or self._reading.foreign:
+            return []
+        before = self._subject.text.lower().partition(self._reading.subjects[0].said)[0]
+        return [material for material in self._reading.materials if material in before]
+
+    def _is_before_background(self) -> bool:
+        """Whether the prompt says what is behind the thing, or that nothing is."""
+        words = {*self._subject.words, *self._reading.without}
+        return bool({"background", "backdrop", "surroundings"} & words)
 
     def _banned_words(self) -> frozenset[str]:
         """Words that no phrase may hold, since the user said otherwise."""
@@ -222,7 +234,8 @@ class Speaker:
         if stems & (taken - owners):
             return False
         classes = self._vocabulary.classes_of(phrase)
-        if self._reading.colours and "colour" in classes:
+        coloured = "colour" in classes or bool(self._colours & set(words))
+        if self._reading.colours and coloured:
             return False
         if self._reading.materials and "material" in classes:
             return False
@@ -274,5 +287,6 @@ def _details(thing: Thing, *, named: bool) -> tuple[str, ...]:
         details = tuple(d for d in details if MASS_OR_PLURAL.search(AFTER_HEAD.split(d)[0]))
     if not named:
         return details
-    owner = thing.said + ("'" if thing.said.endswith("s") else "'s")
+    plural = thing.said.endswith("s") and not thing.said.endswith(("us", "ss", "is"))
+    owner = thing.said + ("'" if plural else "'s")
     return tuple(f"the {owner} {detail}" for detail in details)
