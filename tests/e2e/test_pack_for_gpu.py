@@ -69,7 +69,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name)
     subprocess.run(["git", "init", "-q", str(tree)], check=True)
-    # Compressed quickly instead of well, so there must be more room.
+    # Compressed quickly instead of well.
     quickly = {"XZ_OPT": "-1"}
     done = subprocess.run(
         [str(tree / "scripts" / "pack-for-gpu"), "--python", PYTHON],
