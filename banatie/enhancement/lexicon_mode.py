@@ -10,7 +10,7 @@ import random
 from banatie.enhancement.compose import Composition, TokenCounter, fit_to_chunks
 from banatie.enhancement.decoding import Check, Decoder
 from banatie.enhancement.guided import few_shot_prefix
-from banatie.enhancement.lexicon.circumstances import Circumstances
+from banatie.enhancement.lexicon.circumstances import GROUPS, Circumstances
 from banatie.enhancement.lexicon.entries import Lexicon
 from banatie.enhancement.lexicon.reading import read
 from banatie.enhancement.lexicon.said import Reading
@@ -69,7 +69,9 @@ class LexiconMode:
     def facts(self, subject: Subject) -> str:
         """What the lexicon knows of a subject's things, in a sentence each; may be empty."""
         reading = self._read(subject)
-        entries = [thing.entry for thing in reading.subjects] + reading.settings
+        # What lies on a table says nothing of the table.
+        settings = [entry for entry in reading.settings if entry.kind in GROUPS["places"]]
+        entries = [thing.entry for thing in reading.subjects] + settings
         return " ".join(
             f"What can be seen of {entry.name}: {', '.join(entry.details[:FACTS_SHOWN])}."
             for entry in entries
