@@ -64,7 +64,7 @@ def test_without_time_the_original_is_used(untrained: Enhancer) -> None:
 
 
 def test_the_time_limit_is_checked_between_tokens(untrained: Enhancer) -> None:
-    enhance(untrained, "a cat")
+    enhance(untrained, "a guest house")
     asked = 0
 
     def slow() -> bool:
@@ -73,7 +73,7 @@ def test_the_time_limit_is_checked_between_tokens(untrained: Enhancer) -> None:
         time.sleep(0.02)
         return False
 
-    result = enhance(untrained, "a cat", time_limit=0.05, stop=slow)
+    result = enhance(untrained, "a guest house", time_limit=0.05, stop=slow)
     assert result.warning
     assert 1 <= asked <= 5
 
