@@ -1,0 +1,85 @@
+"""The catalogue of objects and nouns holds together, and each icon exists."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from training.scene_catalog import OBJECTS
+from training.things import GROUPS, load_nouns, load_things
+
+
+def test_the_first_objects_are_those_of_the_trained_weights_in_their_order() -> None:
+    things = list(load_things().values())
+    shown = [(thing.name, thing.icon) for thing in things[: len(OBJECTS)]]
+    assert shown == [(name, icon) for name, (icon, _) in OBJECTS.items()]
+    assert len(things) >= 1000
+
+
+def test_the_new_objects_are_sorted_by_group() -> None:
+    groups = [thing.group for thing in list(load_things().values())[len(OBJECTS) :]]
+    assert groups == sorted(groups, key=GROUPS.index)
+    assert set(groups) == set(GROUPS)
+
+
+def test_no_icon_is_used_twice() -> None:
+    icons = [thing.icon for thing in load_things().values()]
+    assert len(icons) == len(set(icons))
+
+
+def test_faces_keep_their_colours() -> None:
+    assert not any(thing.dye for thing in load_things().values() if thing.group == "face")
+
+
+def test_at_least_4000_nouns_have_a_stand_in() -> None:
+    assert len(load_nouns()) >= 4000
+
+
+def test_names_are_lower_case_words() -> None:
+    names = [name for thing in load_things().values() for name in (thing.name, *thing.names)]
+    wrong = [
+        name
+        for name in (*names, *load_nouns())
+        if not re.fullmatch(r"[^\W_]+(?:[ '-]+[^\W_]+)*'?", name) or name != name.lower()
+    ]
+    assert wrong == []
+
+
+def test_every_icon_is_in_the_package(icons: Path) -> None:
+    known = json.loads(icons.read_text())["icons"]
+    assert [thing.name for thing in load_things().values() if thing.icon not in known] == []
+
+
+@pytest.mark.parametrize(
+    ("nouns", "reason"),
+    [
+        ('cat = "dog"', "own name"),
+        ('sparrow = "birdie"', "unknown object"),
+        ('raven = { object = "bird", colour = "mauve" }', "unknown colour"),
+        ('grief = { object = "crying face", colour = "red" }', "takes no colour"),
+        ('raven = { object = "bird", color = "black" }', "color"),
+    ],
+)
+def test_a_wrong_noun_is_refused(tmp_path: Path, nouns: str, reason: str) -> None:
+    path = tmp_path / "nouns.toml"
+    path.write_text(nouns)
+    with pytest.raises(ValueError, match=reason):
+        load_nouns(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ('icon = "cat", names = [], group = "pet", dye = true', "unknown group"),
+        ('icon = "cat", names = ["cat"], group = "animal", dye = true', "names"),
+        ('icon = "cat", names = [], group = "animal"', "dye"),
+        ('icon = "cat", group = "animal", dye = true', "names"),
+    ],
+)
+def test_a_wrong_object_is_refused(tmp_path: Path, entry: str, reason: str) -> None:
+    path = tmp_path / "objects.toml"
+    path.write_text(f"cat = {{ {entry} }}")
+    with pytest.raises(ValueError, match=reason):
+        load_things(path)
