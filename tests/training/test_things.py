@@ -1,8 +1,12 @@
-"""The catalogue of objects and nouns holds together, and each icon exists."""
+"""The catalogue of objects and nouns holds together, and each icon exists.
+
+The latter is tested where `BANATIE_ICONS` names the icon package's `icons.json`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -47,8 +51,9 @@ def test_names_are_lower_case_words() -> None:
     assert wrong == []
 
 
-def test_every_icon_is_in_the_package(icons: Path) -> None:
-    known = json.loads(icons.read_text())["icons"]
+@pytest.mark.skipif("BANATIE_ICONS" not in os.environ, reason="needs the icon file's path")
+def test_every_icon_is_in_the_package() -> None:
+    known = json.loads(Path(os.environ["BANATIE_ICONS"]).read_text())["icons"]
     assert [thing.name for thing in load_things().values() if thing.icon not in known] == []
 
 
