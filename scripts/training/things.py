@@ -93,3 +93,7 @@ def load_nouns(path: Path = NOUNS_FILE, objects: Path = OBJECTS_FILE) -> dict[st
             raise ValueError(f"{path.name}: {noun}: {stand_in.object!r} takes no colour")
         nouns[noun] = stand_in
     return nouns
+
+
+OBJECTS = load_things()
+NOUNS = load_nouns()
