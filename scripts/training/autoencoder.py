@@ -227,23 +227,22 @@ def train_decoder(
 
 
 def _critics_loss(critic: Critic, output: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    # In full precision: the spectral norm's power iteration needs it, and the critic is small.
     critic.requires_grad_(False)
-    with optimizing.autocast(output.device):
-        scores, seen = critic(output)
-        with torch.no_grad():
-            wanted = critic(pixels)[1]
+    scores, seen = critic(output)
+    with torch.no_grad():
+        wanted = critic(pixels)[1]
     matching = torch.stack(
-        [functional.l1_loss(a.float(), b.float()) for a, b in zip(seen, wanted, strict=True)]
+        [functional.l1_loss(one, other) for one, other in zip(seen, wanted, strict=True)]
     )
     critic.requires_grad_(True)
-    return -0.1 * scores.float().mean() + 0.5 * matching.mean()
+    return -0.1 * scores.mean() + 0.5 * matching.mean()
 
 
 def _train_critic(
     critic: Critic, optimizer: torch.optim.Optimizer, output: torch.Tensor, pixels: torch.Tensor
 ) -> torch.Tensor:
-    with optimizing.autocast(output.device):
-        real, made = critic(pixels)[0].float(), critic(output)[0].float()
+    real, made = critic(pixels)[0], critic(output)[0]
     loss = functional.relu(1 - real).mean() + functional.relu(1 + made).mean()
     optimizer.zero_grad()
     loss.backward()

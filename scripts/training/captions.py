@@ -276,8 +276,12 @@ def _choose_noun(scene: Scene, rng: random.Random) -> str:
     return rng.choice(others) if others and kind > 0.5 else scene.object
 
 
-def _known(phrase: str) -> bool:
-    return phrase in NAMES_OF_OBJECTS or phrase in NOUNS
+def _names_another(phrase: str, scene: Scene) -> bool:
+    """Return whether a phrase names another object than the scene's, or another colour of it."""
+    if phrase in NOUNS:
+        stand_in = NOUNS[phrase]
+        return stand_in.object != scene.object or stand_in.colour not in (None, scene.colour)
+    return NAMES_OF_OBJECTS.get(phrase, scene.object) != scene.object
 
 
 def _describe(scene: Scene, noun: str, rng: random.Random) -> str:
@@ -291,18 +295,18 @@ def _describe(scene: Scene, noun: str, rng: random.Random) -> str:
     elif scene.size == "large":
         words.append(rng.choice(LARGE))
     adjectives = [rng.choice(ADJECTIVES) if rng.random() < share else "" for share in (0.15, 0.08)]
-    adjectives = [word for word in adjectives if word and not _known(f"{word} {noun}")]
+    adjectives = [word for word in adjectives if word and not _names_another(f"{word} {noun}", scene)]
     words += adjectives[:1]
     if colour:
         shade = rng.choice(SHADES[colour])
-        if rng.random() < 0.04 or _known(f"{shade} {noun}"):
+        if rng.random() < 0.04 or _names_another(f"{shade} {noun}", scene):
             noun = f"{noun} in {shade}"
         else:
             words.append(shade)
     elif scene.object and not OBJECTS[scene.object].dye and rng.random() < 0.15:
         # What cannot be dyed keeps its colours, whatever is said.
         shade = rng.choice(SHADES[rng.choice(COLOURS)])
-        words += [shade] if not _known(f"{shade} {noun}") else []
+        words += [shade] if not _names_another(f"{shade} {noun}", scene) else []
     return " ".join([*words, *adjectives[1:], noun])
 
 
@@ -322,7 +326,7 @@ def write_caption(scene: Scene, rng: random.Random, noun: str | None = None) -> 
         elif opening < 0.9:
             subject = "the " + subject
         action = rng.choice(ACTIONS)
-        if rng.random() < 0.15 and not _known(f"{noun} {action}"):
+        if rng.random() < 0.15 and not _names_another(f"{noun} {action}", scene):
             subject += " " + action
     where = rng.choice(PLACES[scene.setting]) if scene.setting else ""
     side = rng.choice(SIDES[scene.position]) if scene.position in SIDES else ""

@@ -26,7 +26,7 @@ from training.text_encoders import TextEncoders, build_tokenizer, load_tokenizer
 from training.unet import build_scheduler, build_unet
 
 PROGRESS_FILE = "training.json"
-PIECE_BYTES = 14 * 2**20
+PIECE_BYTES = 31 * 2**19
 STATE_FILE = "state.json"
 VOCABULARY_FILES = ("vocab.json", "merges.txt")
 _SHIPPED = {

@@ -75,6 +75,9 @@ class Pools:
             for aspect, share in sizes.items()
         }
         self.seen = 0
+        if device.type == "cuda":
+            # The rings are filled with zeros by the stream of training, and used by another one.
+            torch.cuda.synchronize(device)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()

@@ -34,15 +34,17 @@ from training.supply import Supply
 from training.text_encoders import train_encoders
 from training.unet import UNetTraining, sample
 
-# The stages in order, each with the share of the whole time at which it ends.
-ENDS = {
-    "encoders": 0.18,
-    "first decoder": 0.215,
-    "painter": 0.775,
-    "decoder": 0.93,
-    "judge": 0.98,
-    "encoder": 1.0,
+# The stages in order, each with its share of the time that is left once everything has started.
+SHARES = {
+    "encoders": 0.15,
+    "first decoder": 0.035,
+    "painter": 0.585,
+    "decoder": 0.155,
+    "judge": 0.05,
+    "encoder": 0.02,
 }
+# The last part of the time, for writing the weights and the sheet.
+RESERVE = 0.012
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Sizes:
     sheet: int
 
 
-GPU_SIZES = Sizes(512, 512, 160, 256, 160_000, 12_000, 32, 40)
+GPU_SIZES = Sizes(512, 512, 160, 256, 160_000, 40_000, 32, 40)
 CPU_SIZES = Sizes(64, 32, 8, 32, 6_000, 2_000, 16, 16)
 TINY_SIZES = Sizes(8, 4, 2, 2, 64, 32, 4, 2)
 
@@ -99,11 +101,14 @@ class Session:
     def run(self, stages: list[str]) -> None:
         """Train the stages in order, and write everything at the end."""
         self._stage("self-check", self._check)
-        ends = {stage: ENDS[stage] for stage in ENDS if stage in stages}
-        last = max(ends.values(), default=1.0)
-        for stage, end in ends.items():
-            # What a stage left over goes to the next; the last one ends with the time.
-            left = self._seconds * end / last * 0.985 - (time.monotonic() - optimizing.BEGUN)
+        chosen = {stage: share for stage, share in SHARES.items() if stage in stages}
+        begin = time.monotonic() - optimizing.BEGUN
+        length = self._seconds * (1 - RESERVE) - begin
+        share_before = 0.0
+        for stage, share in chosen.items():
+            share_before += share / sum(chosen.values())
+            # By the clock: what one stage left over, or took too much, is the next one's.
+            left = begin + length * share_before - (time.monotonic() - optimizing.BEGUN)
             if left < 0.5:
                 print(f"no time is left for {stage}", flush=True)
                 continue
@@ -174,6 +179,7 @@ class Session:
 
     def _train_decoder(self, budget: optimizing.Budget) -> None:
         self._render_all()
+        self._pools.wait("1:1", self._sizes.crops, 60)
         painted = self._paint(budget)
         seen = train_decoder(
             self._networks.vae, self._crops, budget, painted, self._every, self.write
@@ -183,6 +189,8 @@ class Session:
     @torch.no_grad()
     def _paint(self, budget: optimizing.Budget) -> list[PaintedScenes]:
         """Return latents painted for the pools' pictures, in at most a fifth of the time."""
+        # The pictures must stay those that are painted.
+        self._pools.stop()
         networks = self._networks
         networks.unet.eval()
         painted: list[PaintedScenes] = []
@@ -205,8 +213,6 @@ class Session:
                 parts[aspect], (places, steps[-1].half(), steps[1].half()), strict=True
             ):
                 column.append(found)
-        # The pictures must stay those that were painted.
-        self._pools.stop()
         for aspect, columns in parts.items():
             if columns[0]:
                 painted.append(PaintedScenes(aspect, *(torch.cat(each) for each in columns)))
@@ -215,6 +221,7 @@ class Session:
 
     def _train_judge(self, budget: optimizing.Budget) -> None:
         self._render_all()
+        self._pools.wait("1:1", self._sizes.judge, 60)
         seen = train_judge(self._networks.judge, self._pools, budget, self._sizes.judge)
         self._count("judge", seen)
 

@@ -185,7 +185,7 @@ class UNetTraining:
             # Whole prompts are dropped for classifier-free guidance; the hidden states alone are
             # dropped more often, so that the picture depends on the pooled vector, whose code is
             # fixed.
-            blind = dropped | (torch.rand(len(places), device=device) < 0.3)
+            blind = dropped | (torch.rand(len(places), device=device) < 0.4)
             states = states.masked_fill(blind[:, None, None], 0)
             pooled = pooled.masked_fill(dropped[:, None], 0)
             clean = self.unet(
