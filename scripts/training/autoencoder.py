@@ -120,8 +120,8 @@ class Crops:
 
     def draw(
         self, painted: list[PaintedScenes], true_share: float
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return latents, N × 64 × 5 × 5, pixels, N × 3 × 80 × 80, and which latents are true.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return latents, N × 64 × 5 × 5, and pixels, N × 3 × 80 × 80.
 
         All are of one aspect ratio; without `painted` scenes all latents are the pixels' own.
         """
@@ -146,7 +146,6 @@ class Crops:
         pixels = ring.tensors["pixels"][rows[:, None, None], y[:, :, None], x[:, None, :]]
         pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = self._basis.encode(pixels)
-        true = torch.ones(number, dtype=torch.bool, device=device)
         if scenes is not None:
             y, x = top[:, None, None] + steps[:, None], left[:, None, None] + steps
             at = (chosen[:, None, None], slice(None), y, x)
@@ -157,7 +156,7 @@ class Crops:
             ).float()  # fmt: skip
             true = torch.rand(number, device=device) < true_share
             latents = torch.where(true[:, None, None, None], latents, own)
-        return latents, pixels, true
+        return latents, pixels
 
     def _corners(self, covered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         number, down, across = covered.shape
@@ -197,7 +196,7 @@ def train_decoder(
         rate = min(1, (report.steps + 1) / 60) * max(0.01, (1 - budget.share) ** 0.7)
         optimizing.set_learning_rate(optimizer, LEARNING_RATE * rate * (0.6 if painted else 1))
         optimizing.set_learning_rate(critic_optimizer, 4e-4 * max(0.1, rate))
-        latents, pixels, true = crops.draw(painted, 0.25)
+        latents, pixels = crops.draw(painted, 0.25)
         noise = (LATENT_NOISE if not painted else 0.03) * torch.rand(len(latents), 1, 1, 1)
         latents = latents + noise.to(device) * torch.randn_like(latents)
         with optimizing.autocast(device):
@@ -251,7 +250,7 @@ def _train_critic(
 
 
 def train_encoder(autoencoder: AutoencoderKL, crops: Crops, budget: optimizing.Budget) -> int:
-    """Train the encoder until the budget is spent, and return the number of crops: the latents of pixels, by regression."""
+    """Train the encoder by regression until the budget is spent; return the number of crops."""
     modules = halves(autoencoder)["encoder"].to(memory_format=torch.channels_last)
     device = next(modules.parameters()).device
     optimizer = optimizing.Muon(modules, LEARNING_RATE, decay=0.0)
@@ -260,7 +259,7 @@ def train_encoder(autoencoder: AutoencoderKL, crops: Crops, budget: optimizing.B
     while budget.share < 1:
         rate = min(1, (report.steps + 1) / 60) * max(0.02, (1 - budget.share) ** 0.7)
         optimizing.set_learning_rate(optimizer, LEARNING_RATE * rate)
-        latents, pixels, _ = crops.draw([], 1.0)
+        latents, pixels = crops.draw([], 1.0)
         with optimizing.autocast(device):
             output = autoencoder.quant_conv(autoencoder.encoder(pixels)).float()[:, :CHANNELS]
         loss = functional.mse_loss(output, latents)

@@ -1,7 +1,7 @@
 """Says a scene in many wordings, short and long, with the filler that enhancement adds.
 
-It knows the words of the catalogue and nothing of pictures or models. Whatever is said first counts:
-a colour or place named later, in the filler, belongs to the filler.
+It knows the words of the catalogue and nothing of pictures or models. Whatever is said first
+counts: a colour or place named later, in the filler, belongs to the filler.
 """
 
 from __future__ import annotations
@@ -265,11 +265,11 @@ def _choose_noun(scene: Scene, rng: random.Random) -> str:
     """Return a name of the scene's object, or a noun that it stands in for."""
     assert scene.object is not None
     kind = rng.random()
-    stand_ins = [
-        noun
-        for noun in _STAND_INS[scene.object]
-        if NOUNS[noun].colour in (None, scene.colour)
-    ] if kind > 0.8 else []
+    stand_ins = (
+        [noun for noun in _STAND_INS[scene.object] if NOUNS[noun].colour in (None, scene.colour)]
+        if kind > 0.8
+        else []
+    )
     others = OBJECTS[scene.object].names
     if stand_ins:
         return rng.choice(stand_ins)
@@ -295,7 +295,9 @@ def _describe(scene: Scene, noun: str, rng: random.Random) -> str:
     elif scene.size == "large":
         words.append(rng.choice(LARGE))
     adjectives = [rng.choice(ADJECTIVES) if rng.random() < share else "" for share in (0.15, 0.08)]
-    adjectives = [word for word in adjectives if word and not _names_another(f"{word} {noun}", scene)]
+    adjectives = [
+        word for word in adjectives if word and not _names_another(f"{word} {noun}", scene)
+    ]
     words += adjectives[:1]
     if colour:
         shade = rng.choice(SHADES[colour])

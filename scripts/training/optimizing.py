@@ -16,16 +16,14 @@ BEGUN = time.monotonic()
 
 def autocast(device: torch.device) -> torch.autocast:
     """Return the context in which networks compute, in bfloat16 where that is fast."""
-    fast = device.type == "cuda" or torch.backends.mkldnn.is_available() and _has_matrix_units()
+    fast = device.type == "cuda" or (torch.backends.mkldnn.is_available() and _has_matrix_units())
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 @functools.cache
 def _has_matrix_units() -> bool:
     flags = Path("/proc/cpuinfo")
-    return flags.exists() and any(
-        unit in flags.read_text() for unit in ("amx_bf16", "avx512_bf16")
-    )
+    return flags.exists() and any(unit in flags.read_text() for unit in ("amx_bf16", "avx512_bf16"))
 
 
 class Muon(torch.optim.Optimizer):

@@ -120,7 +120,9 @@ class Pools:
         until = time.monotonic() + seconds
         while self.latents[aspect].count < number:
             if time.monotonic() > until:
-                raise TimeoutError(f"{self.latents[aspect].count} scenes of {aspect} in {seconds} s")
+                raise TimeoutError(
+                    f"{self.latents[aspect].count} scenes of {aspect} in {seconds} s"
+                )
             time.sleep(0.05)
 
     def stop(self) -> None:

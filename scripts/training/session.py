@@ -84,9 +84,7 @@ class Session:
         self._vocabulary, self._pieces = vocabulary, pieces
         self._seconds, self._sizes, self._every = seconds, sizes, every
         self._device = next(networks.unet.parameters()).device
-        self._pools = Pools(
-            supply, foundations.basis, self._device, sizes.latents, sizes.pictures
-        )
+        self._pools = Pools(supply, foundations.basis, self._device, sizes.latents, sizes.pictures)
         self._crops = Crops(self._pools, foundations.basis, sizes.crops)
         self._averaged_unet: dict[str, torch.Tensor] | None = None
         self._stages: dict[str, Callable[[optimizing.Budget], None]] = {
@@ -143,7 +141,7 @@ class Session:
         with optimizing.autocast(device):
             tokens, _ = self._supply.captions()
             networks.encoders.encode(tokens.to(device).long())
-            latents, _, _ = self._crops.draw([], 1.0)
+            latents, _ = self._crops.draw([], 1.0)
             decode(networks.vae, latents).mean().backward()
         networks.vae.zero_grad()
         self.write()
@@ -239,8 +237,7 @@ class Session:
         weights = {name: half_weights(part) for name, part in self._networks.parts().items()}
         if self._averaged_unet is not None:
             weights["unet"] = {
-                name: value.half().cpu().contiguous()
-                for name, value in self._averaged_unet.items()
+                name: value.half().cpu().contiguous() for name, value in self._averaged_unet.items()
             }
         write_pieces(weights, dict(self._networks.progress), self._vocabulary, self._pieces)
         print(f"[{time.monotonic() - optimizing.BEGUN:5.0f} s] weights written", flush=True)

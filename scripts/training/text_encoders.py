@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from torch.nn import functional
 from training import optimizing
-from training.captions import NAMES_OF_OBJECTS, base_words, stand_in_words, write_caption
-from training.codes import LENGTH, NAMES, Codes
+from training.captions import NAMES_OF_OBJECTS, base_words, stand_in_words
+from training.codes import LENGTH, Codes
 from training.scene_catalog import COLOURS, POSITIONS, SETTINGS, SIZES, STYLES, Scene
 from training.supply import Supply
 from training.things import NOUNS, OBJECTS

@@ -134,7 +134,7 @@ class UNetTraining:
         self._signal = scheduler.alphas_cumprod.sqrt().to(self._device)
         self._noise = (1 - scheduler.alphas_cumprod).sqrt().to(self._device)
         self._strides = torch.tensor(STRIDES, device=self._device)
-        self._carried: dict[str, list[dict[str, torch.Tensor]]] = {aspect: [] for aspect in CANVASES}
+        self._carried: dict[str, list[dict[str, torch.Tensor]]] = {each: [] for each in CANVASES}
         self._ids = {aspect: time_ids(aspect, batch, self._device) for aspect in CANVASES}
         self.report = optimizing.Report("painter")
 
