@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -46,13 +47,18 @@ class Muon(torch.optim.Optimizer):
             {"params": others, "orthogonal": False},
         ]
         super().__init__([g for g in groups if g["params"]], {"lr": rate, "decay": decay})
-        self._count = 0
+        # Tensors on the device, so that a captured graph of kernels reads their present values.
+        device = next(module.parameters()).device
+        self._count = torch.zeros((), device=device)
+        for group in self.param_groups:
+            group["lr"] = torch.full((), rate, device=device)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Move every parameter that has a gradient."""
         self._count += 1
         for group in self.param_groups:
+            rate = group["lr"]
             parameters = [each for each in group["params"] if each.grad is not None]
             if not parameters:
                 continue
@@ -64,12 +70,10 @@ class Muon(torch.optim.Optimizer):
                         state["square"] = torch.zeros_like(parameter)
             gradients = [each.grad for each in parameters]
             momenta = [self.state[each]["momentum"] for each in parameters]
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["decay"])
+            torch._foreach_mul_(parameters, 1 - rate * group["decay"])
             if group["orthogonal"]:
                 torch._foreach_lerp_(momenta, gradients, 0.05)
-                self._move_matrices(
-                    group["lr"], parameters, torch._foreach_lerp(gradients, momenta, 0.95)
-                )
+                self._move_matrices(rate, parameters, torch._foreach_lerp(gradients, momenta, 0.95))
             else:
                 squares = [self.state[each]["square"] for each in parameters]
                 torch._foreach_lerp_(momenta, gradients, 0.1)
@@ -78,12 +82,13 @@ class Muon(torch.optim.Optimizer):
                 sizes = torch._foreach_div(squares, 1 - 0.99**self._count)
                 torch._foreach_sqrt_(sizes)
                 torch._foreach_add_(sizes, 1e-8)
-                rate = group["lr"] / (1 - 0.9**self._count)
-                torch._foreach_addcdiv_(parameters, momenta, sizes, -rate)
+                steps = torch._foreach_div(momenta, sizes)
+                torch._foreach_mul_(steps, -rate / (1 - 0.9**self._count))
+                torch._foreach_add_(parameters, steps)
 
     @staticmethod
     def _move_matrices(
-        rate: float, parameters: list[torch.Tensor], updates: list[torch.Tensor]
+        rate: torch.Tensor, parameters: list[torch.Tensor], updates: list[torch.Tensor]
     ) -> None:
         # Matrices of one shape are orthogonalised together: single ones are too small for a GPU.
         alike: dict[torch.Size, list[int]] = {}
@@ -91,10 +96,10 @@ class Muon(torch.optim.Optimizer):
             alike.setdefault(update.flatten(1).shape, []).append(place)
         for shape, places in alike.items():
             found = orthogonal(torch.stack([updates[place].flatten(1) for place in places]))
-            scale = -rate * 0.2 * max(shape) ** 0.5
+            found = found * (-rate * 0.2 * max(shape) ** 0.5)
             moved = [parameters[place] for place in places]
             steps = [step.view_as(each) for step, each in zip(found, moved, strict=True)]
-            torch._foreach_add_(moved, steps, alpha=scale)
+            torch._foreach_add_(moved, steps)
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
@@ -122,16 +127,18 @@ class MovingAverage:
 
     def __init__(self, module: nn.Module, keep: float) -> None:
         self._keep = keep
-        self._count = 0
+        self._count = torch.zeros((), device=next(module.parameters()).device)
         self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Update the average with the module's weights."""
         self._count += 1
-        share = 1 - min(self._keep, (1 + self._count) / (10 + self._count))
-        now = module.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [now[n] for n in self.weights], share)
+        share = 1 - ((1 + self._count) / (10 + self._count)).clamp(max=self._keep)
+        now, averages = module.state_dict(), list(self.weights.values())
+        moves = torch._foreach_sub([now[name] for name in self.weights], averages)
+        torch._foreach_mul_(moves, share)
+        torch._foreach_add_(averages, moves)
 
     @contextlib.contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
@@ -144,10 +151,79 @@ class MovingAverage:
             module.load_state_dict(trained)
 
 
+Values = dict[str, torch.Tensor]
+
+
+class Graphed:
+    """Work on tensors of fixed shapes, captured as a CUDA graph at its first call and replayed.
+
+    What it returns is overwritten by the next call. If it cannot be captured, it runs as it is.
+    """
+
+    def __init__(self, work: Callable[[Values], tuple[torch.Tensor, ...]]) -> None:
+        self._work = work
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._failed = False
+        self._inputs: Values = {}
+        self._outputs: tuple[torch.Tensor, ...] = ()
+
+    def __call__(self, values: Values) -> tuple[torch.Tensor, ...]:
+        """Do the work with these values."""
+        if self._failed:
+            return self._work(values)
+        if self._graph is None:
+            try:
+                return self._capture(values)
+            except RuntimeError:
+                traceback.print_exc()
+                self._failed = True
+                torch.cuda.synchronize()
+                return self._work(values)
+        for name, value in self._inputs.items():
+            value.copy_(values[name])
+        self._graph.replay()
+        return self._outputs
+
+    def _capture(self, values: Values) -> tuple[torch.Tensor, ...]:
+        self._inputs = {name: value.clone() for name, value in values.items()}
+        # The first run fills the libraries' caches, which must not happen while it is captured.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            first = tuple(each.clone() for each in self._work(self._inputs))
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        begun = time.monotonic()
+        # Another thread copies pictures to the device meanwhile.
+        with torch.cuda.graph(graph, pool=_POOL.handle(), capture_error_mode="thread_local"):
+            self._outputs = self._work(self._inputs)
+        self._graph = graph
+        print(f"captured a graph in {time.monotonic() - begun:.1f} s", flush=True)
+        return first
+
+
+class _Pool:
+    """The memory that all graphs share, since only one runs at a time."""
+
+    def __init__(self) -> None:
+        self._handle: tuple[int, int] | None = None
+
+    def handle(self) -> tuple[int, int]:
+        if self._handle is None:
+            self._handle = torch.cuda.graph_pool_handle()
+        return self._handle
+
+
+_POOL = _Pool()
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 class Budget:

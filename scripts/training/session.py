@@ -61,7 +61,7 @@ class Sizes:
     sheet: int
 
 
-GPU_SIZES = Sizes(512, 512, 160, 256, 160_000, 40_000, 32, 40)
+GPU_SIZES = Sizes(1024, 512, 160, 256, 160_000, 40_000, 32, 40)
 CPU_SIZES = Sizes(64, 32, 8, 32, 6_000, 2_000, 16, 16)
 TINY_SIZES = Sizes(8, 4, 2, 2, 64, 32, 4, 2)
 

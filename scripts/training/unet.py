@@ -8,6 +8,7 @@ does when it samples, so that it learns to mend its own mistakes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -31,6 +32,10 @@ COHORTS = (0.40, 0.20, 0.14, 0.10)
 # The distance of two steps, in timesteps, about that of four steps in all.
 STRIDES = (125, 250, 250, 375)
 LAST_TIMESTEP = 999
+# Steps before graphs of kernels are captured: the optimizer's state must be there.
+EAGER_STEPS = 12
+
+Values = dict[str, torch.Tensor]
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -136,6 +141,7 @@ class UNetTraining:
         self._strides = torch.tensor(STRIDES, device=self._device)
         self._carried: dict[str, list[dict[str, torch.Tensor]]] = {each: [] for each in CANVASES}
         self._ids = {aspect: time_ids(aspect, batch, self._device) for aspect in CANVASES}
+        self._graphs: dict[str, optimizing.Graphed] = {}
         self.report = optimizing.Report("painter")
 
     def train(
@@ -179,31 +185,52 @@ class UNetTraining:
         begun = signal[:fresh] * latents[:fresh]
         begun = begun + noise[:fresh] * torch.randn_like(latents[:fresh])
         noisy = torch.cat([begun, *(part["noisy"] for part in parts if "noisy" in part)])
-        with optimizing.autocast(device):
-            with torch.no_grad():
-                states, pooled = self._encoders.encode(tensors["tokens"][places, which].long())
-            # Whole prompts are dropped for classifier-free guidance; the hidden states alone are
-            # dropped more often, so that the picture depends on the pooled vector, whose code is
-            # fixed.
-            blind = dropped | (torch.rand(len(places), device=device) < 0.4)
-            states = states.masked_fill(blind[:, None, None], 0)
-            pooled = pooled.masked_fill(dropped[:, None], 0)
+        with optimizing.autocast(device), torch.no_grad():
+            states, pooled = self._encoders.encode(tensors["tokens"][places, which].long())
+        # Whole prompts are dropped for classifier-free guidance; the hidden states alone are
+        # dropped more often, so that the picture depends on the pooled vector, whose code is fixed.
+        blind = dropped | (torch.rand(len(places), device=device) < 0.4)
+        values = {
+            "noisy": noisy.contiguous(memory_format=torch.channels_last),
+            "timesteps": timesteps,
+            "states": states.masked_fill(blind[:, None, None], 0),
+            "pooled": pooled.masked_fill(dropped[:, None], 0),
+            "latents": latents,
+            # Weighted as a velocity's error, clamped where hardly any noise is left.
+            "weight": noise.pow(-2).clamp(max=3.0) * (1 + 3 * covered),
+        }
+        clean, error = self._learner(aspect)(values)
+        self._carried[aspect] = self._go_on(parts, noisy, clean, signal, noise)
+        self._measure(error, covered, parts)
+
+    def _learner(self, aspect: str) -> Callable[[Values], tuple[torch.Tensor, torch.Tensor]]:
+        """What learns from a batch: on a GPU, after some steps, by replaying a graph of kernels.
+
+        The networks are so small that launching their kernels one by one takes longer than running
+        them.
+        """
+        learn = functools.partial(self._learn, self._ids[aspect])
+        if self._device.type != "cuda" or self.report.steps < EAGER_STEPS:
+            return learn
+        if aspect not in self._graphs:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._graphs[aspect] = optimizing.Graphed(learn)
+        return self._graphs[aspect]
+
+    def _learn(self, ids: torch.Tensor, values: Values) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the clean latents predicted, and their squared error."""
+        added = {"text_embeds": values["pooled"], "time_ids": ids}
+        with optimizing.autocast(self._device):
             clean = self.unet(
-                noisy.contiguous(memory_format=torch.channels_last),
-                timesteps,
-                states,
-                added_cond_kwargs={"text_embeds": pooled, "time_ids": self._ids[aspect]},
+                values["noisy"], values["timesteps"], values["states"], added_cond_kwargs=added
             ).sample.float()
-        error = (clean - latents).square()
-        # Weighted as a velocity's error, clamped where hardly any noise is left.
-        loss = (error * noise.pow(-2).clamp(max=3.0) * (1 + 3 * covered)).mean()
-        self._optimizer.zero_grad()
-        loss.backward()
+        error = (clean - values["latents"]).square()
+        self._optimizer.zero_grad(set_to_none=True)
+        (error * values["weight"]).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self._optimizer.step()
         self.average.update(self.unet)
-        self._carried[aspect] = self._go_on(parts, noisy, clean.detach(), signal, noise)
-        self._measure(error.detach(), covered, parts)
+        return clean.detach(), error.detach()
 
     def _compose(self, ring: Ring, carried: list[dict[str, torch.Tensor]]) -> list[dict]:
         """Return the parts of a batch: noised truths, pure noise, and those on their own way."""
