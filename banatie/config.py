@@ -40,9 +40,11 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 3000
     public_url: str = ""
+    cdn_url: str = ""
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[Origin, ...] = ()
     metrics: bool = True
+    first_key: bool = True
 
     def __post_init__(self) -> None:
         for proxy in self.trusted_proxies:
@@ -52,11 +54,13 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(
                     f"trusted_proxies: {proxy!r} is not an address or network"
                 ) from None
-        if self.public_url and not _is_base_url(self.public_url):
-            raise ValueError(
-                f"public_url: {self.public_url!r} is not the address of a server, such as "
-                "https://pictures.example.org"
-            )
+        for name in ("public_url", "cdn_url"):
+            url = getattr(self, name)
+            if url and not _is_base_url(url):
+                raise ValueError(
+                    f"{name}: {url!r} is not the address of a server, such as "
+                    "https://pictures.example.org"
+                )
 
     @property
     def base_url(self) -> str:
@@ -81,6 +85,12 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     def models(self) -> Path:
         """The folder of the models."""
         return Path(self.models_dir).expanduser()
+
+
+class ImageSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How uploaded images are stored."""
+
+    keep_metadata: bool = False
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +140,15 @@ class Worker(Struct, frozen=True, forbid_unknown_fields=True):
     max_retries: NotNegative = 2
 
 
+class LiveSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Live URLs: whether they make new images, how many, and how long a request waits for one."""
+
+    generate: bool = True
+    wait: Seconds = 60.0
+    new_per_hour_address: NotNegative = 10
+    new_per_hour_scope: Positive = 30
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """The level and the format of the log."""
 
@@ -142,10 +161,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     server: Server = Server()
     storage: Storage = Storage()
+    images: ImageSettings = ImageSettings()
     limits: Limits = Limits()
     enhancement: EnhancementSettings = EnhancementSettings()
     painting: Painting = Painting()
     worker: Worker = Worker()
+    live: LiveSettings = LiveSettings()
     log: Log = Log()
 
 

@@ -31,8 +31,11 @@ from banatie.models.types import LanguageModel, PaintingModel
 from banatie.models.validate import check_language_model, check_pipeline
 from banatie.offline import stay_offline
 from banatie.serve import find_address
+from banatie.store.consistency import compare
 from banatie.store.database import Database
+from banatie.store.files import Files
 from banatie.store.local_disk import disk_of, is_network_disk
+from banatie.store.locks import running_server
 from banatie.store.workers import Workers, WorkerState, state_of
 
 if TYPE_CHECKING:
@@ -66,6 +69,8 @@ def examine(config: Config, now: int) -> Iterator[Finding]:
     yield _disk(data)
     database, workers = _database(data / "banatie.db", now)
     yield database
+    if database.state == "ok":
+        yield _pictures(data)
     yield _worker(workers)
     yield _port(config)
     yield _address(config)
@@ -145,6 +150,30 @@ def _database(path: Path, now: int) -> tuple[Finding, list[WorkerState]]:
     return Finding("database", "ok", f"intact, {size}, up to date"), workers
 
 
+def _pictures(data: Path) -> Finding:
+    """Whether the database and the storage folder hold the same pictures."""
+    path = data / "banatie.db"
+    if not path.exists():
+        return Finding("pictures", "ok", "none yet")
+    database = Database(path, read_only=True)
+    try:
+        found = compare(database, Files(data / "storage"))
+    except BanatieError as error:
+        return Finding("pictures", "warn", str(error), "run it again when the server is idle")
+    finally:
+        database.close()
+    if found.missing:
+        text = f"{len(found.missing)} of {found.images} have no file, such as {found.missing[0]}"
+        return Finding("pictures", "FAIL", text, "restore a backup: banatie restore FILE")
+    if found.broken_links:
+        text = f"the database refers to what is not there: {', '.join(found.broken_links)}"
+        return Finding("pictures", "FAIL", text, "restore a backup: banatie restore FILE")
+    if found.orphans:
+        text = f"{len(found.orphans)} files belong to no image, such as {found.orphans[0]}"
+        return Finding("pictures", "warn", text, "start a worker, which deletes them")
+    return Finding("pictures", "ok", f"{found.images} images, each with its file")
+
+
 def _worker(workers: list[WorkerState]) -> Finding:
     if not workers:
         return Finding("worker", "ok", "none is running; `banatie serve` starts one")
@@ -180,6 +209,10 @@ def _port(config: Config) -> Finding:
             return Finding("port", "ok", f"{found} and is starting")
         remedy = f"see the other lines, and ask http://{place}/health for the reason"
         return Finding("port", "FAIL", f"{found} and cannot paint", remedy)
+    if server := running_server(config.storage.data):
+        found = f"{place} is free, but {server} runs on this data folder, at another address"
+        remedy = "give the doctor the --host and --port that the server was given"
+        return Finding("port", "warn", found, remedy)
     return Finding("port", "ok", f"{place} is free; no server is running")
 
 

@@ -4,15 +4,27 @@
     ├── ConfigError             a setting is wrong; the message names it and the remedy
     ├── ValidationError         a request's parameter is wrong (`details` lists the fields)
     ├── Unauthorized            the API key is missing or invalid
+    ├── Forbidden               the API key, or the caller, may not do this
     ├── GenerationNotFound      no such generation in this project
+    ├── ImageNotFound           no such image in this project
+    ├── FlowNotFound            no such flow in this project
+    ├── AliasNotFound           no image has this alias
+    ├── AliasConflict           another image has this alias
+    ├── PayloadTooLarge         an uploaded file is too large
     ├── NotFound                no such resource
+    ├── ScopeNotFound           no such scope in this project
+    ├── ScopeAlreadyExists      the project has a scope of that name
+    ├── ScopeInvalidFormat      a scope cannot be called that
+    ├── ImageNotInScope         the image is not one of that scope
     ├── RateLimitExceeded       the key's requests for this hour are used up
+    ├── TooManyNewImages        live URLs have made too many new images in this hour
     ├── TooManyFailedKeys        too many unknown keys were tried from one address
     ├── RequestTimeout          the request's body did not arrive in time
     ├── UnsupportedMediaType    the request's body is not JSON
     ├── QueueFull               as many generations wait as the configuration allows
     ├── GenerationFailed        a generation that was waited for has failed
     ├── ServiceUnavailable      the worker or the database is gone
+    │   ├── StillGenerating     a live URL's image is not finished yet
     │   ├── DiskFull            the data folder's disk has no room
     │   └── DatabaseGone        the database's file was deleted or replaced while in use
     ├── DataFolderBusy          another process holds the data folder
@@ -77,6 +89,12 @@ class Unauthorized(BanatieError):
     code = "UNAUTHORIZED"
 
 
+class Forbidden(BanatieError):
+    """The API key, or whoever asks without one, may not do this."""
+
+    code = "FORBIDDEN"
+
+
 class NotFound(BanatieError):
     """Nothing by that name or id."""
 
@@ -93,6 +111,89 @@ class GenerationNotFound(BanatieError):
         self.generation_id = generation_id
 
 
+class ImageNotFound(BanatieError):
+    """No such image in this project."""
+
+    code = "IMAGE_NOT_FOUND"
+
+    def __init__(self, image_id: str) -> None:
+        super().__init__(f"No image with the id {image_id!r}")
+
+
+class FlowNotFound(BanatieError):
+    """No such flow in this project."""
+
+    code = "FLOW_NOT_FOUND"
+
+    def __init__(self, flow_id: str) -> None:
+        super().__init__(
+            f"No flow with the id {flow_id!r}; a flow is made when its id is used a second time"
+        )
+
+
+class AliasNotFound(BanatieError):
+    """No image has this alias."""
+
+    code = "ALIAS_NOT_FOUND"
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(f"No image has the alias {alias!r} here")
+
+
+class AliasConflict(BanatieError):
+    """Another image has this alias."""
+
+    code = "ALIAS_CONFLICT"
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(
+            f"Another image of this project has the alias {alias!r}; remove it there first, or "
+            "choose another one"
+        )
+
+
+class PayloadTooLarge(BanatieError):
+    """An uploaded file is too large."""
+
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class ScopeNotFound(BanatieError):
+    """No such scope in this project."""
+
+    code = "SCOPE_NOT_FOUND"
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"No scope {slug!r} in this project")
+
+
+class ScopeAlreadyExists(BanatieError):
+    """The project has a scope of that name."""
+
+    code = "SCOPE_ALREADY_EXISTS"
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"There is a scope {slug!r} in this project already")
+
+
+class ScopeInvalidFormat(BanatieError):
+    """A scope cannot be called that."""
+
+    code = "SCOPE_INVALID_FORMAT"
+
+    def __init__(self) -> None:
+        super().__init__("A scope's slug takes letters A to Z, digits, _ and -, up to 100")
+
+
+class ImageNotInScope(BanatieError):
+    """The image is not one of that scope."""
+
+    code = "IMAGE_NOT_IN_SCOPE"
+
+    def __init__(self, image_id: str, slug: str) -> None:
+        super().__init__(f"No image {image_id!r} in the scope {slug!r}")
+
+
 class RateLimitExceeded(BanatieError):
     """The key's requests for this hour are used up."""
 
@@ -105,6 +206,19 @@ class RateLimitExceeded(BanatieError):
             "--requests-per-hour 0` makes a key without a limit"
         )
         self.retry_after = retry_after
+
+
+class TooManyNewImages(BanatieError):
+    """Live URLs have made as many new images in this hour as may be."""
+
+    code = "RATE_LIMIT_EXCEEDED"
+
+    def __init__(self, where: str, limit: int, milliseconds: int) -> None:
+        self.retry_after = -(-milliseconds // 1000)
+        super().__init__(
+            f"More than {limit} new images {where} in this hour; try again in {self.retry_after} "
+            "seconds. Images that exist are still served"
+        )
 
 
 class TooManyFailedKeys(BanatieError):
@@ -155,6 +269,14 @@ class ServiceUnavailable(BanatieError):
     """The worker or the database is gone."""
 
     code = "SERVICE_UNAVAILABLE"
+
+
+class StillGenerating(ServiceUnavailable):
+    """The image of a live URL is not finished yet."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("The image is still being made; ask again in a few seconds")
+        self.retry_after = retry_after
 
 
 class DiskFull(ServiceUnavailable):

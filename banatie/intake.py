@@ -1,4 +1,4 @@
-"""What a client can do with generations: submit, get, list, cancel, delete and restore them.
+"""What a client can do with generations: submit, get, list, change, cancel, delete, restore them.
 
 The web's side, whatever the protocol: HTTP and the command line both call it. Every method may wait
 for the disk, so the API calls them in threads.
@@ -7,29 +7,21 @@ for the disk, so the API calls them in threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from uuid import UUID
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-import msgspec
-
+from banatie.checks import SubmissionChecks
 from banatie.config import Limits
 from banatie.enhancement.prompt_tags import apply_tags
-from banatie.errors import GenerationNotFound, ModelNotFound, ValidationError
+from banatie.errors import GenerationNotFound
 from banatie.jobs import JobQueue, Stage
-from banatie.limits import (
-    MAX_GUIDANCE_SCALE,
-    MAX_LORA_WEIGHT,
-    MAX_LORAS,
-    MAX_META_DEPTH,
-    MAX_SEED,
-    MAX_STEPS,
-    MIN_STEPS,
-)
 from banatie.logs import log_context
 from banatie.models.catalog import Catalog
 from banatie.records import CANCELLED, Generation, LoraUse, Submission
+from banatie.store.aliases import as_uuid
 from banatie.store.files import Files
-from banatie.store.generations import Generations, IdempotentRequest, Submitted
+from banatie.store.generations import Generations, IdempotentRequest, LiveSubmission, Submitted
+from banatie.store.regeneration import Changes, Regeneration
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +36,8 @@ class Intake:
         queues: Mapping[Stage, JobQueue],
         limits: Limits,
         catalog: Catalog,
+        checks: SubmissionChecks,
+        regeneration: Regeneration,
         clock: Callable[[], int],
     ) -> None:
         self._generations = generations
@@ -51,6 +45,8 @@ class Intake:
         self._queues = queues
         self._limits = limits
         self._catalog = catalog
+        self._checks = checks
+        self._regeneration = regeneration
         self._clock = clock
 
     def submit(
@@ -59,12 +55,13 @@ class Intake:
         submission: Submission,
         idempotent: IdempotentRequest | None = None,
         request_id: str | None = None,
+        live: LiveSubmission | None = None,
     ) -> Submitted:
         """Accept a generation: once this returns, it is never lost.
 
         `request_id` goes with it into the worker's logs. Raises ValidationError and QueueFull.
         """
-        self._check(submission)
+        self._checks.check(submission)
         submission, warnings = apply_tags(submission, self._catalog)
         submitted = self._generations.submit(
             project_id,
@@ -72,15 +69,53 @@ class Intake:
             self._clock(),
             queue_size=self._limits.queue_size,
             idempotent=idempotent,
+            live=live,
             request_id=request_id,
             warnings=warnings,
         )
         generation = submitted.generation
         if submitted.is_new and generation is not None:
             _log(generation, "accepted")
-            stage: Stage = "enhance" if generation.stage == "enhance" else "paint"
-            self._queues[stage].notify(generation.id)
+            self._notify(generation)
         return submitted
+
+    def change(self, project_id: str, generation_id: str, changes: Changes) -> Generation:
+        """Change the record; a new prompt or aspect ratio makes the picture again.
+
+        Raises ValidationError, GenerationNotFound and QueueFull.
+        """
+        before = self.get(project_id, generation_id)
+        if changes.meta is not None:
+            self._checks.check_meta(changes.meta)
+        prompt = before.original_prompt if changes.prompt is None else changes.prompt
+        self._checks.check_prompt(prompt)
+        loras, warnings = self._applied_tags(before, prompt)
+        generation, is_again = self._regeneration.change(
+            project_id,
+            before.id,
+            replace(changes, loras=loras),
+            self._clock(),
+            queue_size=self._limits.queue_size,
+            warnings=warnings,
+        )
+        if is_again:
+            _log(generation, "to be made again")
+            self._notify(generation)
+        return generation
+
+    def regenerate(self, project_id: str, generation_id: str) -> Generation:
+        """Make the picture again as it is. Raises GenerationNotFound and QueueFull."""
+        before = self.get(project_id, generation_id)
+        generation = self._regeneration.again(
+            project_id,
+            before.id,
+            self._clock(),
+            queue_size=self._limits.queue_size,
+            warnings=self._applied_tags(before, before.original_prompt)[1],
+        )
+        _log(generation, "to be made again")
+        self._notify(generation)
+        return generation
 
     def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:
         """Keep the answer for the same request sent again; the one that was kept first."""
@@ -98,10 +133,16 @@ class Intake:
         limit: int,
         offset: int,
         include_deleted: bool,
+        flow_id: str | None = None,
     ) -> tuple[list[Generation], int]:
         """A page of the project's generations, newest first, and their number in all."""
         return self._generations.page(
-            project_id, status=status, limit=limit, offset=offset, include_deleted=include_deleted
+            project_id,
+            status=status,
+            limit=limit,
+            offset=offset,
+            include_deleted=include_deleted,
+            flow_id=flow_id,
         )
 
     def cancel(self, project_id: str, generation_id: str) -> Generation:
@@ -112,8 +153,8 @@ class Intake:
         return generation
 
     def delete(self, project_id: str, generation_id: str) -> None:
-        """Remove the generation and its picture for good."""
-        storage_key = self._generations.delete(project_id, _uuid(generation_id))
+        """Remove the generation for good, and its picture unless that has a name."""
+        storage_key = self._generations.delete(project_id, _uuid(generation_id), self._clock())
         with log_context(generation_id=generation_id.lower()):
             logger.info("deleted")
         if storage_key is not None:
@@ -134,53 +175,20 @@ class Intake:
         """The names of the LoRAs that a submission may ask for."""
         return sorted(self._catalog.loras())
 
-    def _check(self, submission: Submission) -> None:
-        if not submission.prompt.strip():
-            raise ValidationError.of("prompt", "must not be blank")
-        for field in ("prompt", "negative_prompt"):
-            length = len(getattr(submission, field))
-            if length > self._limits.prompt_characters:
-                name = "prompt" if field == "prompt" else "negativePrompt"
-                raise ValidationError.of(
-                    name,
-                    f"has {length} characters; at most {self._limits.prompt_characters} are read",
-                )
-        _check_range("seed", submission.seed, 0, MAX_SEED)
-        _check_range("steps", submission.steps, MIN_STEPS, MAX_STEPS)
-        _check_range("guidanceScale", submission.guidance_scale, 0, MAX_GUIDANCE_SCALE)
-        self._check_loras(submission.loras)
-        if _depth(submission.meta) > MAX_META_DEPTH:
-            raise ValidationError.of("meta", f"is nested deeper than {MAX_META_DEPTH} levels")
-        if len(msgspec.json.encode(submission.meta)) > self._limits.meta_bytes:
-            raise ValidationError.of(
-                "meta", f"is larger than {self._limits.meta_bytes} bytes of JSON"
-            )
+    def _notify(self, generation: Generation) -> None:
+        stage: Stage = "enhance" if generation.stage == "enhance" else "paint"
+        self._queues[stage].notify(generation.id)
 
-    def _check_loras(self, loras: Sequence[LoraUse]) -> None:
-        if len(loras) > MAX_LORAS:
-            raise ValidationError.of(
-                "loras", f"at most {MAX_LORAS} can be used at once, not {len(loras)}"
-            )
-        names = [lora.name for lora in loras]
-        for lora in loras:
-            # The comparison is false for a weight that is not a number, too.
-            if not -MAX_LORA_WEIGHT <= lora.weight <= MAX_LORA_WEIGHT:
-                raise ValidationError.of(
-                    "loras",
-                    f"the weight of {lora.name!r} must be from {-MAX_LORA_WEIGHT} to "
-                    f"{MAX_LORA_WEIGHT}",
-                )
-            if names.count(lora.name) > 1:
-                raise ValidationError.of("loras", f"{lora.name!r} is named more than once")
-            try:
-                self._catalog.lora(lora.name)
-            except ModelNotFound as error:
-                raise ValidationError.of("loras", str(error)) from error
-
-
-def _check_range(field: str, value: float | None, lowest: int, highest: int) -> None:
-    if value is not None and not lowest <= value <= highest:
-        raise ValidationError.of(field, f"must be from {lowest} to {highest}")
+    def _applied_tags(
+        self, before: Generation, prompt: str
+    ) -> tuple[tuple[LoraUse, ...], tuple[str, ...]]:
+        """The LoRAs of the generation with this prompt, and warnings of what is left out."""
+        own = Submission(before.original_prompt)
+        of_tags = {lora.name for lora in apply_tags(own, self._catalog)[0].loras}
+        others = tuple(lora for lora in before.loras if lora.name not in of_tags)
+        changed = Submission(prompt, negative_prompt=before.negative_prompt, loras=others)
+        submission, warnings = apply_tags(changed, self._catalog)
+        return submission.loras, warnings
 
 
 def _log(generation: Generation, what: str) -> None:
@@ -188,24 +196,8 @@ def _log(generation: Generation, what: str) -> None:
         logger.info(what)
 
 
-def _depth(value: object) -> int:
-    """How deep objects and lists lie in each other; no further than it matters."""
-    depth, level = 0, [value]
-    while level and depth <= MAX_META_DEPTH:
-        inner = [
-            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
-        ]
-        depth += bool(inner)
-        level = [each for values in inner for each in values]
-    return depth
-
-
 def _uuid(text: str) -> str:
-    # Ids are stored in lower case with hyphens; other spellings are other ids.
-    try:
-        well_formed = str(UUID(text)) == text.lower()
-    except ValueError:
-        well_formed = False
-    if not well_formed:
+    generation_id = as_uuid(text)
+    if generation_id is None:
         raise GenerationNotFound(text)
-    return text.lower()
+    return generation_id

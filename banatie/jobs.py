@@ -135,6 +135,7 @@ class _WakingSqliteStorage(SqliteStorage):
         self._stage = stage
         self._socket_path = folder / f"{stage}-{reader}{SOCKET_SUFFIX}"
         self._sender: socket.socket | None = None
+        self._sender_lock = threading.Lock()
         self._receiver: socket.socket | None = None
         self._is_receiver_open = False
         self._stopped = threading.Event()
@@ -212,9 +213,11 @@ class _WakingSqliteStorage(SqliteStorage):
         return connection
 
     def _wake_readers(self) -> None:
-        if self._sender is None and hasattr(socket, "AF_UNIX"):
-            self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._sender.setblocking(False)
+        # Several threads may notify for the first time at once.
+        with self._sender_lock:
+            if self._sender is None and hasattr(socket, "AF_UNIX"):
+                self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._sender.setblocking(False)
         if self._sender is not None:
             # The first reader takes the message; the others find none, or another one.
             for path in _socket_paths(self._folder, self._stage):

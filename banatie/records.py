@@ -15,6 +15,10 @@ TemplateName = Literal[
     "general", "photorealistic", "illustration", "minimalist", "sticker", "product", "comic"
 ]
 Status = Literal["pending", "processing", "success", "failed"]
+KeyType = Literal["project", "master"]
+"""A master key may also administer keys; for everything else it is a key of its project."""
+ImageFormat = Literal["png", "jpeg", "webp"]
+ImageSource = Literal["uploaded", "generated"]
 
 ASPECT_RATIOS: tuple[AspectRatio, ...] = get_args(AspectRatio)
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)
@@ -33,6 +37,7 @@ class Project:
     id: str
     slug: str
     organization_slug: str
+    organization_id: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Key:
 
     id: str
     project: Project
+    type: KeyType
     name: str
     hint: str
     """The key's first characters, enough to recognise it in a list."""
@@ -49,6 +55,24 @@ class Key:
     created_at: int
     expires_at: int | None = None
     revoked_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A group of live URLs' images in a project."""
+
+    id: str
+    project_id: str
+    slug: str
+    allow_new_generations: bool
+    new_generations_limit: int | None
+    """New images an hour; None: the configured limit applies."""
+    meta: Mapping[str, Any]
+    current_generations: int
+    """How many images are in it."""
+    last_generated_at: int | None
+    created_at: int
+    updated_at: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,30 @@ class Submission:
     steps: int | None = None
     guidance_scale: float | None = None
     loras: tuple[LoraUse, ...] = ()
+    size: tuple[int, int] | None = None
+    """Width and height in pixels; None: the model's size for the aspect ratio."""
+    flow_id: str | None = None
+    starts_flow: bool = False
+    """Without a flow id: whether to offer one, under which a flow can be made later."""
+    alias: str | None = None
+    flow_alias: str | None = None
+    references: tuple[str, ...] = ()
+    """Images by their ids or aliases; those that the prompt names are added."""
+    reference_strength: float | None = None
+    mask: str | None = None
+    """An image by its id or alias."""
+    upscale: float | None = None
+    output_format: ImageFormat = "png"
+    quality: int | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image that a picture is painted from, and the alias by which it was named, if any."""
+
+    image_id: str
+    alias: str | None
+    storage_key: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +131,28 @@ class EnhancementNote:
     model: str
     mode: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class FocalPoint:
+    """The point of an image that matters most, each coordinate from 0 to 1 of its size."""
+
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A chain of generations and images that belong together."""
+
+    id: str
+    project_id: str
+    aliases: Mapping[str, str]
+    """The ids of the images that have a name within the flow."""
+    generation_count: int
+    image_count: int
+    created_at: int
+    updated_at: int
 
 
 @dataclass(frozen=True)
@@ -98,6 +168,14 @@ class Image:
     height: int
     file_size: int
     created_at: int
+    flow_id: str | None = None
+    source: ImageSource = "generated"
+    alias: str | None = None
+    """Its name in the project."""
+    focal_point: FocalPoint | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    generation_id: str | None = None
+    """The generation whose output it is."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +199,26 @@ class Generation:
     steps: int | None
     guidance_scale: float | None
     loras: tuple[LoraUse, ...]
+    width: int | None
+    """Of the picture before it is enlarged; None: the model's size for the aspect ratio."""
+    height: int | None
+    flow_id: str | None
+    """Of a flow that exists, or of one that is made when the id is used again."""
+    alias: str | None
+    """The name that the image takes over in the project when the generation succeeds."""
+    flow_alias: str | None
+    """The same in the flow."""
+    reference_images: tuple[Reference, ...]
+    reference_strength: float | None
+    """From 0 (not seen at all) to 1 (hardly anything else); None where the worker decides."""
+    reference_mode: str | None
+    """How the references were used; None until the worker has decided."""
+    mask_image_id: str | None
+    upscale: float | None
+    """The factor by which the finished picture is enlarged."""
+    output_format: ImageFormat
+    quality: int | None
+    """Of JPEG and WebP, from 1 to 100."""
     meta: Mapping[str, Any]
     warnings: tuple[str, ...]
     enhancement: EnhancementNote | None
@@ -131,6 +229,7 @@ class Generation:
     """How often a worker died while it held this row; after too many, the row fails."""
     error_message: str | None
     image: Image | None
+    """While the generation is made again, still that of before."""
     processing_time_ms: int | None
     created_at: int
     updated_at: int

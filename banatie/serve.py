@@ -14,7 +14,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from granian.constants import HTTPModes, Interfaces
@@ -24,11 +24,12 @@ from granian.server.embed import Server
 
 from banatie.api.app import create_app
 from banatie.config import Config
-from banatie.errors import ConfigError
+from banatie.errors import BanatieError, ConfigError
 from banatie.services import Services, open_services
 from banatie.store.keys import Keys
 from banatie.store.local_disk import check_locks
-from banatie.store.locks import hold_role
+from banatie.store.locks import PROBE_SECONDS, hold_role, is_alive
+from banatie.store.workers import WorkerState, state_of
 from banatie.supervisor import STOP_SECONDS, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ MOST_CONNECTIONS = 4000
 OTHER_FILES = 200
 """Other open files: the database, images being sent, the log."""
 FIRST_KEY_NAME = "default"
+READY_CHECK_SECONDS = 0.3
 
 
 def serve(
@@ -47,35 +49,42 @@ def serve(
     clock: Callable[[], int],
     worker_command: Sequence[str] | None,
     announce: Callable[[str, str | None, str | None], None],
+    report: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     `announce` is called once the server answers, with its address, on the first start the text of
     the new API key, and a warning if there is one. `worker_command` starts a worker on the first
-    device, and with `--device NAME` on another; without it none is started. Raises DataFolderBusy,
+    device, and with `--device NAME` on another; without it none is started. `report` gets a
+    line when the models begin to load and when they are ready. Raises DataFolderBusy,
     DataFolderUnusable and ConfigError.
     """
     ip_address = find_address(config)
     check_locks(config.storage.data)
-    with hold_role(config.storage.data, "serve"):
+    with hold_role(config.storage.data, "serve", timeout=PROBE_SECONDS):
         services = open_services(config, clock)
         first_key = None
         if services.keys.is_empty():
-            first_key = services.keys.create(FIRST_KEY_NAME, clock())
+            if config.server.first_key:
+                first_key = services.keys.create(FIRST_KEY_NAME, clock())
+            else:
+                logger.info("no API key yet; POST /api/bootstrap/initial-key creates the first")
         if warning := _exposure(services.keys, ip_address):
             logger.warning("%s", warning)
-        asyncio.run(
-            _serve(
-                services, ip_address, worker_command, lambda url: announce(url, first_key, warning)
-            )
-        )
+
+        async def welcome() -> None:
+            announce(await _url_that_answers(config), first_key, warning)
+            if worker_command is not None:
+                await _report_readiness(services, report)
+
+        asyncio.run(_serve(services, ip_address, worker_command, welcome))
 
 
 async def _serve(
     services: Services,
     ip_address: str,
     worker_command: Sequence[str] | None,
-    announce: Callable[[str], None],
+    welcome: Callable[[], Coroutine[None, None, None]],
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store"))
@@ -113,7 +122,7 @@ async def _serve(
     supervising = asyncio.create_task(_supervise(services, worker_command))
     stopping = asyncio.create_task(stop.wait())
     try:
-        announcing = asyncio.create_task(_announce_when_answering(services.config, announce))
+        announcing = asyncio.create_task(welcome())
         done, _ = await asyncio.wait(
             {serving, stopping, supervising}, return_when=asyncio.FIRST_COMPLETED
         )
@@ -122,8 +131,8 @@ async def _serve(
             # Only `stopping` ends without an exception.
             task.result()
     finally:
-        # A graceful stop waits for open requests, so those that only wait are woken.
-        app.state.waiters.close()
+        # A graceful stop waits for open requests, so those that only wait are answered.
+        app.end_waiting()
         server.stop()
         supervising.cancel()
         # The supervisor kills a worker that takes longer than STOP_SECONDS.
@@ -141,7 +150,8 @@ async def _supervise(services: Services, worker_command: Sequence[str] | None) -
         await Supervisor(worker_command, devices, services.workers, data, services.clock).run()
 
 
-async def _announce_when_answering(config: Config, announce: Callable[[str], None]) -> None:
+async def _url_that_answers(config: Config) -> str:
+    """The server's address, once it answers there."""
     host = config.server.host
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     while True:
@@ -153,7 +163,33 @@ async def _announce_when_answering(config: Config, announce: Callable[[str], Non
         writer.close()
         break
     shown = f"[{local}]" if ":" in local else local
-    announce(config.server.base_url or f"http://{shown}:{config.server.port}")
+    return config.server.base_url or f"http://{shown}:{config.server.port}"
+
+
+async def _report_readiness(services: Services, report: Callable[[str], None]) -> None:
+    """Report that the models load, and when a worker is ready or why none will be."""
+    report("Loading the models. Requests are accepted meanwhile …")
+    while True:
+        await asyncio.sleep(READY_CHECK_SECONDS)
+        workers: list[WorkerState] = []
+        # The disk may be full; the workers report again.
+        with contextlib.suppress(BanatieError):
+            workers = await asyncio.to_thread(_living_workers, services)
+        state = state_of(workers)
+        if state == "ready":
+            report(f"Ready: {workers[0].painting_model} paints on {workers[0].device}")
+            return
+        if state == "broken":
+            reason = workers[0].reason or "The worker is broken"
+            report(f"Not ready: {reason}. `banatie doctor` finds out more")
+            return
+
+
+def _living_workers(services: Services) -> list[WorkerState]:
+    # The row of a worker that was killed stays for a while.
+    data = services.config.storage.data
+    present = services.workers.present(services.clock())
+    return [worker for worker in present if is_alive(data, worker.id)]
 
 
 def _exposure(keys: Keys, ip_address: str) -> str | None:

@@ -6,16 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
+from banatie.checks import SubmissionChecks
 from banatie.config import Config
 from banatie.intake import Intake
 from banatie.jobs import JobQueue, Stage
+from banatie.library import Library
+from banatie.live import Live
 from banatie.models.catalog import Catalog
 from banatie.store.backup import finish_restore
 from banatie.store.database import Database
 from banatie.store.disk import fill_reserve
 from banatie.store.files import Files, make_data_folder
+from banatie.store.flows import Flows
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
+from banatie.store.live_images import LiveImages
+from banatie.store.project_images import ProjectImages
+from banatie.store.projects import Projects
+from banatie.store.regeneration import Regeneration
+from banatie.store.scopes import Scopes
 from banatie.store.workers import Workers
 
 
@@ -27,10 +36,13 @@ class Services:
     database: Database
     generations: Generations
     keys: Keys
+    projects: Projects
     workers: Workers
     files: Files
     queues: Mapping[Stage, JobQueue]
     intake: Intake
+    library: Library
+    live: Live
     clock: Callable[[], int]
 
     def close(self) -> None:
@@ -49,18 +61,33 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
     database.migrate()
     fill_reserve(data)
     generations, files = Generations(database), Files(data / "storage")
+    keys, catalog = Keys(database), Catalog(config.storage.models)
+    checks = SubmissionChecks(config.limits, catalog, config.painting.model)
     stages: tuple[Stage, ...] = get_args(Stage)
     queues = {stage: JobQueue(stage, data) for stage in stages}
+    projects = Projects(database)
+    regeneration = Regeneration(database)
+    intake = Intake(generations, files, queues, config.limits, catalog, checks, regeneration, clock)
+    scopes, live_images = Scopes(database), LiveImages(database)
     return Services(
         config=config,
         database=database,
         generations=generations,
-        keys=Keys(database),
+        keys=keys,
+        projects=projects,
         workers=Workers(database),
         files=files,
         queues=queues,
-        intake=Intake(
-            generations, files, queues, config.limits, Catalog(config.storage.models), clock
+        intake=intake,
+        live=Live(intake, checks, projects, scopes, live_images, config.live, clock),
+        library=Library(
+            ProjectImages(database),
+            Flows(database),
+            keys,
+            files,
+            checks,
+            clock,
+            keep_metadata=config.images.keep_metadata,
         ),
         clock=clock,
     )

@@ -9,6 +9,7 @@ import importlib
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import click
 import msgspec
 import pytest
 
+import banatie
 from banatie.cli.main import cli
 from banatie.config import Config, load_config
 from banatie.records import TEMPLATE_NAMES
@@ -178,6 +180,59 @@ def test_an_option_is_documented(command: str, option: str) -> None:
     assert f"{option}`" in row_of(command) or f"{option} " in row_of(command)
 
 
+def shell_commands() -> list[tuple[str, str]]:
+    """The command lines of `banatie` in the pages' blocks of code."""
+    return [
+        (page, line.removeprefix("$ ").partition(" #")[0].strip())
+        for page, text in TEXTS.items()
+        for block in re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+        if re.match(r"(\$ )?banatie ", line)
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), shell_commands())
+def test_a_command_that_a_page_shows_is_understood(page: str, line: str) -> None:
+    command: click.Command = cli
+    context = click.Context(cli)
+    words = shlex.split(line)[1:]
+    while isinstance(command, click.Group):
+        words = command.make_parser(context).parse_args(words)[1]
+        command = command.commands[words.pop(0)]
+        context = click.Context(command, context)
+    # Raises for an option that does not exist.
+    command.make_parser(context).parse_args(words)
+
+
+def test_banatie_has_one_name_in_all_pages() -> None:
+    named = {
+        (page, line.strip())
+        for page, text in TEXTS.items()
+        for line in text.splitlines()
+        if "bin/banatie" in line and not line.startswith("ln --symbolic ")
+    }
+    assert named == set()
+
+
+@pytest.mark.skipif(not Path(sys.prefix, "bin/activate").exists(), reason="not in a .venv")
+def test_what_readme_says_makes_banatie_known_to_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "a clone").mkdir()
+    clone = tmp_path / "a clone"
+    (clone / ".venv").symlink_to(sys.prefix)
+    block = README.partition("\n## All other commands\n")[2].partition("```sh\n")[2]
+    activate = block.partition("```")[0]
+    done = subprocess.run(
+        ["bash", "-c", f"set -e\n{activate}\ncommand -v banatie\nbanatie version"],
+        cwd=clone,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"{sys.prefix}/bin/banatie", banatie.__version__]
+
+
 def pages_that_name(setting: str, texts: dict[str, str]) -> list[str]:
     """The pages of docs/ and the root that name the setting in backticks."""
     return [page for page, text in texts.items() if f"`{setting}`" in text]
@@ -219,7 +274,8 @@ def routes() -> list[str]:
 
 @pytest.mark.parametrize("route", routes())
 def test_a_route_is_documented(route: str) -> None:
-    assert f"{route}`" in TEXTS["docs/api.md"] or f"{route}?" in TEXTS["docs/api.md"]
+    text = re.sub(r":\w+", ":id", TEXTS["docs/api.md"])
+    assert f"{route}`" in text or f"{route}?" in text
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -21,12 +22,17 @@ import pytest
 from banatie.cli.main import run
 from banatie.config import load_config
 from banatie.doctor import Finding, examine
+from banatie.records import Image
 from banatie.store.database import Database
+from banatie.store.files import Files, image_key
+from banatie.store.images import insert_image
+from banatie.store.keys import Keys
+from banatie.store.locks import hold_role
 from banatie.store.workers import Workers, WorkerState
 
 NOW = 1_764_324_000_000
 CHECKS = [
-    *("data folder", "disk", "database", "worker", "port", "address"),
+    *("data folder", "disk", "database", "pictures", "worker", "port", "address"),
     *("painting model", "language model", "device", "memory", "offline"),
 ]
 
@@ -257,6 +263,22 @@ def test_a_port_that_another_program_has_is_found(examined, port, answer):
     assert "server.port" in finding.remedy
 
 
+def test_a_server_at_another_address_is_not_overlooked(examined, tmp_path):
+    with hold_role(tmp_path / "data", "serve"):
+        finding = examined()["port"]
+    assert finding.state == "warn"
+    assert f"`banatie serve` (process {os.getpid()}) runs on this data folder" in finding.found
+    assert "--port" in finding.remedy
+    assert examined()["port"].found.endswith("is free; no server is running")
+
+
+def test_the_doctor_takes_the_servers_options(port, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    options = ["--host", "127.0.0.2", "--port", str(port), "--data-dir", str(tmp_path)]
+    run(["doctor", *options])
+    assert f"127.0.0.2:{port} is free" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("host", "asked"),
     [
@@ -409,3 +431,26 @@ def test_the_command_says_it_in_lines_and_in_json(settings, tmp_path):
 def _snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     time.sleep(0.02)
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.*")}
+
+
+def test_pictures_that_do_not_match_their_rows_are_found(examined, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    with contextlib.closing(Database(data / "banatie.db")) as database:
+        database.migrate()
+        project_id = Keys(database).default_project_id(1)
+        stray = image_key("default", project_id, "stray", "uploaded", "png")
+        Files(data / "storage").save(stray, b"png")
+        finding = examined()["pictures"]
+        assert finding.state == "warn"
+        assert stray in finding.found
+        lost = image_key("default", project_id, "lost", "uploaded", "png")
+        image = Image("i", project_id, lost, "image/png", 1, 1, 3, 1, source="uploaded")
+        with database.writing() as connection:
+            insert_image(connection, image)
+        finding = examined()["pictures"]
+        assert finding.state == "FAIL"
+        assert lost in finding.found
+        Files(data / "storage").save(lost, b"png")
+        Files(data / "storage").remove(stray)
+        assert examined()["pictures"].state == "ok"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from litestar import Litestar
 from litestar.datastructures import State
+from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import Receive, Scope, Send
@@ -17,13 +19,22 @@ from banatie.api.dependencies import AppState
 from banatie.api.errors import to_response
 from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
+from banatie.api.request_bodies import RequestBodies
+from banatie.api.routes.admin import admin_router, bootstrap_router
 from banatie.api.routes.docs_page import docs_router
+from banatie.api.routes.flows import flows_router
 from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
+from banatie.api.routes.live import LiveFiles, live_router
+from banatie.api.routes.project_images import project_images_router
+from banatie.api.routes.public_images import public_images_router
+from banatie.api.routes.scopes import scopes_router
 from banatie.api.routes.system import system_router
 from banatie.records import Generation
 from banatie.services import Services
 from banatie.store.change_watcher import ChangeWatcher
+
+logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 1.0
 """Between two savings of the request counts."""
@@ -34,18 +45,32 @@ class WebApplication:
 
     def __init__(self, services: Services) -> None:
         self.state = AppState.of(services)
+        self._bodies = RequestBodies(services.config.limits.body_seconds)
         self._litestar = _routes(services, self.state)
         self._asgi = RequestMiddleware(
-            ImageFiles(self._litestar, services.files),
+            ImageFiles(LiveFiles(self._litestar, services.live, services.files), services.files),
             self.state.authentication,
             self.state.rate_limiter,
             self.state.metrics,
+            self._bodies,
             services.config,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or run the lifespan."""
-        await self._asgi(scope, receive, send)
+        try:
+            await self._asgi(scope, receive, send)
+        except asyncio.CancelledError:
+            if scope["type"] != ScopeType.HTTP:
+                raise
+            # The client has hung up, or the server stops before the body was there: no error of
+            # the application, as which the server would log it.
+            logger.debug("a request ended before it was answered: %s", scope["path"])
+
+    def end_waiting(self) -> None:
+        """Answer the clients that only wait, or are still sending, for a graceful shutdown."""
+        self.state.waiters.close()
+        self._bodies.close()
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """What has to run while requests are answered; servers enter it by the ASGI protocol."""
@@ -66,7 +91,18 @@ def _routes(services: Services, state: AppState) -> Litestar:
             yield
 
     return Litestar(
-        route_handlers=[generations_router(), system_router(), docs_router()],
+        route_handlers=[
+            generations_router(),
+            project_images_router(),
+            flows_router(),
+            live_router(),
+            public_images_router(),
+            scopes_router(),
+            admin_router(),
+            bootstrap_router(),
+            system_router(),
+            docs_router(),
+        ],
         state=State({"app_state": state}),
         exception_handlers={Exception: to_response},
         lifespan=[lifespan],

@@ -17,6 +17,7 @@ from banatie.records import Key
 from banatie.store.keys import Keys, hash_key, is_active
 
 NEW_KEY = "make one on the server's machine: banatie keys create --name NAME"
+NEW_MASTER_KEY = f"{NEW_KEY} --type master"
 CACHE_SIZE = 1024
 
 

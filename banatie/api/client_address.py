@@ -1,4 +1,4 @@
-"""The client's address, and a limit for unknown keys (brute force) from one address.
+"""The client's address, and limits for one address: of unknown keys (brute force), and others.
 
 A key is 256 random bits, so no number of attempts finds one. The limit keeps attempts cheap for the
 server: past it the response is 429 and nothing more is logged. A valid key is accepted from every
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from litestar.types import HTTPScope
 
@@ -22,37 +24,11 @@ MAX_ADDRESSES = 10_000
 """How many are remembered; the oldest makes room for a new one."""
 
 
-class FailedKeyLimiter:
-    """Counts unknown keys by client address."""
+class ClientAddresses:
+    """Finds the address of a request's client, behind trusted proxies too."""
 
-    def __init__(
-        self, failed_keys_per_minute: int, trusted_proxies: Sequence[str], clock: Callable[[], int]
-    ) -> None:
-        self._limit = failed_keys_per_minute
+    def __init__(self, trusted_proxies: Sequence[str]) -> None:
         self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
-        self._clock = clock
-        self._windows: dict[str, tuple[int, int]] = {}
-
-    def count_failed_key(self, scope: HTTPScope) -> None:
-        """Count an unknown key of the client. Raises TooManyFailedKeys beyond the limit."""
-        if not self._limit:
-            return
-        address = self.address_of(scope)
-        now = self._clock()
-        start, tries = self._windows.get(address, (now, 0))
-        if not start <= now < start + WINDOW_MILLISECONDS:
-            start, tries = now, 0
-        if not tries:
-            # A new window goes to the end, so that the first in the dictionary is the oldest.
-            self._windows.pop(address, None)
-            if len(self._windows) >= MAX_ADDRESSES:
-                del self._windows[next(iter(self._windows))]
-        # No further than one too many: the number cannot grow for ever.
-        self._windows[address] = (start, min(tries, self._limit) + 1)
-        if tries == self._limit:
-            logger.warning("%d unknown API keys from %s within a minute", tries, address)
-        if tries >= self._limit:
-            raise TooManyFailedKeys(-(-(start + WINDOW_MILLISECONDS - now) // 1000))
 
     def address_of(self, scope: HTTPScope) -> str:
         """The client's address; for IPv6 its /64 network, all of which one client has.
@@ -85,6 +61,70 @@ class FailedKeyLimiter:
 
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._proxies)
+
+
+class AddressCounter:
+    """Counts something by client address, each in a window of its own; safe for any thread."""
+
+    def __init__(self, limit: int, window_milliseconds: int, clock: Callable[[], int]) -> None:
+        """`limit` 0: nothing is counted."""
+        self.limit = limit
+        self._window = window_milliseconds
+        self._clock = clock
+        self._windows: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def count(self, address: str) -> Count:
+        """Count one more for the address."""
+        if not self.limit:
+            return Count(0, 0, is_over=False)
+        with self._lock:
+            now = self._clock()
+            start, before = self._windows.get(address, (now, 0))
+            if not start <= now < start + self._window:
+                start, before = now, 0
+            if not before:
+                # A new window goes to the end, so that the first in the dictionary is the oldest.
+                self._windows.pop(address, None)
+                if len(self._windows) >= MAX_ADDRESSES:
+                    del self._windows[next(iter(self._windows))]
+            # No further than one too many: the number cannot grow for ever.
+            self._windows[address] = (start, min(before, self.limit) + 1)
+        return Count(before, start + self._window - now, is_over=before >= self.limit)
+
+
+@dataclass(frozen=True)
+class Count:
+    """What an address has been counted for in its window."""
+
+    before: int
+    milliseconds_left: int
+    """Until the window ends."""
+    is_over: bool
+    """Whether it is more than the limit."""
+
+
+class FailedKeyLimiter:
+    """Counts unknown keys by client address."""
+
+    def __init__(
+        self,
+        failed_keys_per_minute: int,
+        addresses: ClientAddresses,
+        clock: Callable[[], int],
+    ) -> None:
+        self._counter = AddressCounter(failed_keys_per_minute, WINDOW_MILLISECONDS, clock)
+        self._addresses = addresses
+
+    def count_failed_key(self, scope: HTTPScope) -> None:
+        """Count an unknown key of the client. Raises TooManyFailedKeys beyond the limit."""
+        address = self._addresses.address_of(scope)
+        count = self._counter.count(address)
+        if not count.is_over:
+            return
+        if count.before == self._counter.limit:
+            logger.warning("%d unknown API keys from %s within a minute", count.before, address)
+        raise TooManyFailedKeys(-(-count.milliseconds_left // 1000))
 
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

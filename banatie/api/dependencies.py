@@ -16,17 +16,24 @@ from typing import Any, ParamSpec, TypeVar
 from litestar import Request
 
 from banatie.api.auth import Authentication
-from banatie.api.client_address import FailedKeyLimiter
+from banatie.api.client_address import AddressCounter, ClientAddresses, FailedKeyLimiter
 from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter
 from banatie.api.waiters import Waiters
 from banatie.config import Config
 from banatie.intake import Intake
+from banatie.library import Library
+from banatie.live import Live
 from banatie.records import Key
 from banatie.services import Services
+from banatie.store.files import Files
+from banatie.store.keys import Keys
 from banatie.store.previews import Previews
+from banatie.store.projects import Projects
 from banatie.store.workers import Workers
 
+HOUR_MILLISECONDS = 3_600_000
+COPY_THREADS = 2
 WRITE_THREADS = 16
 """How many requests may wait to write at once; those that do share one wait for the disk."""
 
@@ -41,9 +48,17 @@ class AppState:
 
     config: Config
     intake: Intake
+    library: Library
     waiters: Waiters
     rate_limiter: RateLimiter
     authentication: Authentication
+    keys: Keys
+    projects: Projects
+    live: Live
+    files: Files
+    addresses: ClientAddresses
+    new_images: AddressCounter
+    """By live URLs."""
     workers: Workers
     previews: Previews
     metrics: Metrics | None
@@ -52,23 +67,32 @@ class AppState:
     _write_threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
     )
+    _copy_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
+    )
 
     @classmethod
     def of(cls, services: Services) -> AppState:
         """The state of an application over these services."""
         config, clock = services.config, services.clock
-        failed_keys = FailedKeyLimiter(
-            config.limits.failed_keys_per_minute, config.server.trusted_proxies, clock
-        )
+        addresses = ClientAddresses(config.server.trusted_proxies)
+        failed_keys = FailedKeyLimiter(config.limits.failed_keys_per_minute, addresses, clock)
         metrics = None
         if config.server.metrics:
             metrics = Metrics(services.database, services.workers, clock)
         return cls(
             config=config,
             intake=services.intake,
+            library=services.library,
             waiters=Waiters(services.generations.find),
             rate_limiter=RateLimiter(services.keys, config.limits.requests_per_hour, clock),
             authentication=Authentication(services.keys, failed_keys, clock),
+            keys=services.keys,
+            projects=services.projects,
+            live=services.live,
+            files=services.files,
+            addresses=addresses,
+            new_images=AddressCounter(config.live.new_per_hour_address, HOUR_MILLISECONDS, clock),
             workers=services.workers,
             previews=Previews(services.database),
             metrics=metrics,
@@ -83,15 +107,24 @@ class AppState:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._write_threads, lambda: work(*arguments, **options))
 
+    async def copy(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Call what may make a smaller copy of a picture, in threads of their own.
+
+        That takes a while, and what only reads the database must not wait for it.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._copy_threads, lambda: work(*arguments, **options))
+
     def close(self) -> None:
-        """End the threads that write, without waiting for one that the database holds up."""
+        """End the threads, without waiting for one that the database holds up."""
         self._write_threads.shutdown(wait=False)
+        self._copy_threads.shutdown(wait=False)
 
     def public_url(self, request: HttpRequest) -> str:
-        """Where the client reaches this server: as configured, or as its own Host header says."""
+        """Where the client finds pictures: as configured, or as its own Host header says."""
         server = self.config.server
-        if server.base_url:
-            return server.base_url
+        if configured := server.cdn_url or server.public_url:
+            return configured.rstrip("/")
         host = request.scope["state"]["headers"].get(b"host", b"").decode("latin-1")
         return f"{request.scope['scheme']}://{host or f'{server.host}:{server.port}'}"
 

@@ -26,19 +26,25 @@ from litestar.types import (
     Send,
 )
 
-from banatie.api.auth import Authentication
+from banatie.api.auth import NEW_MASTER_KEY, Authentication
 from banatie.api.cors import PREFLIGHT_HEADERS, CorsPolicy
 from banatie.api.errors import send_failure
 from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter, may_be_poll
+from banatie.api.request_bodies import RequestBodies
 from banatie.config import Config
-from banatie.errors import BanatieError, RequestTimeout, UnsupportedMediaType, ValidationError
+from banatie.errors import BanatieError, Forbidden, UnsupportedMediaType, ValidationError
 from banatie.logs import log_context
 
 logger = logging.getLogger(__name__)
 
 API_PREFIX = "/api/v1"
-"""Paths under this prefix require an API key."""
+ADMIN_PREFIX = "/api/admin"
+"""Paths under these prefixes require an API key, under the second a master key."""
+
+JSON, FORM = b"application/json", b"multipart/form-data"
+FORM_PATHS = {f"{API_PREFIX}/images/upload"}
+"""The paths whose requests carry a form and not JSON."""
 
 DEFAULT_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -63,13 +69,14 @@ class RequestMiddleware:
         authentication: Authentication,
         rate_limiter: RateLimiter,
         metrics: Metrics | None,
+        bodies: RequestBodies,
         config: Config,
     ) -> None:
         self._app = app
         self._authentication = authentication
         self._rate_limiter = rate_limiter
         self._metrics = metrics
-        self._body_seconds = config.limits.body_seconds
+        self._bodies = bodies
         origins = config.server.cors_origins
         self._cors = CorsPolicy(origins) if origins else None
 
@@ -103,7 +110,7 @@ class RequestMiddleware:
         # Litestar's router collapses repeated slashes.
         if "//" in scope["path"]:
             scope["path"] = re.sub("/{2,}", "/", scope["path"])
-        if scope["path"] == API_PREFIX or scope["path"].startswith(API_PREFIX + "/"):
+        if needs_key(scope["path"]):
             try:
                 receive = await self._admit(scope, receive)
             except BanatieError as error:
@@ -144,7 +151,7 @@ class RequestMiddleware:
     async def _admit(self, scope: HTTPScope, receive: Receive) -> Receive:
         """Authenticate and count the request; return the `receive` to read its body with.
 
-        Raises ValidationError, Unauthorized, TooManyFailedKeys, RateLimitExceeded or
+        Raises ValidationError, Unauthorized, TooManyFailedKeys, RateLimitExceeded, Forbidden or
         UnsupportedMediaType.
         """
         state = scope["state"]
@@ -155,10 +162,12 @@ class RequestMiddleware:
         state["reservation"] = reservation = self._rate_limiter.reserve(key)
         if not may_be_poll(scope):
             reservation.require()
+        if key.type != "master" and _is_below(scope["path"], ADMIN_PREFIX):
+            raise Forbidden(f"This takes a master key; {NEW_MASTER_KEY}")
         if scope["method"] == "GET":
             return receive
-        _require_json(headers)
-        return _with_timeout(receive, self._body_seconds)
+        _require_media_type(headers, FORM if scope["path"] in FORM_PATHS else JSON)
+        return self._bodies.limited(receive)
 
     def _complete(self, message: HTTPResponseStartEvent, scope: HTTPScope, started: float) -> None:
         """Add the headers of every response, and count it."""
@@ -185,34 +194,21 @@ class RequestMiddleware:
                 )
 
 
-def _with_timeout(receive: Receive, seconds: float) -> Receive:
-    """`receive` with a time limit: the complete body must arrive within `seconds`."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    is_complete = False
-
-    async def receive_in_time() -> ReceiveMessage:
-        nonlocal is_complete
-        if is_complete:
-            return await receive()
-        try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
-        except TimeoutError as error:
-            raise RequestTimeout(f"The body did not arrive within {seconds:g} seconds") from error
-        if message["type"] == "http.request":
-            is_complete = not message["more_body"]
-            return message
-        # The client has closed the connection, or sent a malformed chunk.
-        raise ValidationError.of("body", "ended before it was complete")
-
-    return receive_in_time
+def needs_key(path: str) -> bool:
+    """Whether requests for this path must carry an API key."""
+    return _is_below(path, API_PREFIX) or _is_below(path, ADMIN_PREFIX)
 
 
-def _require_json(headers: dict[bytes, bytes]) -> None:
+def _is_below(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/")
+
+
+def _require_media_type(headers: dict[bytes, bytes], wanted: bytes) -> None:
     has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
     media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if has_body and media_type != b"application/json":
-        raise UnsupportedMediaType("Send JSON, with Content-Type: application/json")
+    if has_body and media_type != wanted:
+        what = "JSON" if wanted == JSON else "a form with the file"
+        raise UnsupportedMediaType(f"Send {what}, with Content-Type: {wanted.decode()}")
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise UnsupportedMediaType("Send the body uncompressed, without Content-Encoding")
 

@@ -13,17 +13,51 @@ import msgspec
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from banatie.api.dependencies import HttpRequest
-from banatie.api.middleware import API_PREFIX
+from banatie.api.image_schemas import DeletedImage, FlowView, ImageView
+from banatie.api.middleware import needs_key
+from banatie.api.requests import (
+    AliasUpdate,
+    FlowAliasesUpdate,
+    GenerationCreate,
+    GenerationUpdate,
+    ImageUpdate,
+)
+from banatie.api.routes.admin import AdminKeyView, CreatedKeyView, KeyCreate
+from banatie.api.routes.scopes import (
+    RegeneratedView,
+    ScopeChange,
+    ScopeCreate,
+    ScopeRegenerate,
+    ScopeView,
+)
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
-from banatie.api.schemas import Done, Failure, GenerationCreate, GenerationView, Page, Success
+from banatie.api.schemas import Done, Failure, GenerationView, Page, Success
 from banatie.config import Limits
 
 SCHEMAS = [
     GenerationCreate,
+    GenerationUpdate,
+    ImageUpdate,
+    AliasUpdate,
+    FlowAliasesUpdate,
+    Success[ImageView],
+    Page[ImageView],
+    Success[DeletedImage],
+    Success[FlowView],
+    Page[FlowView],
     Success[GenerationView],
     Page[GenerationView],
     Done,
     Failure,
+    ScopeCreate,
+    ScopeChange,
+    ScopeRegenerate,
+    Success[RegeneratedView],
+    Success[ScopeView],
+    Page[ScopeView],
+    KeyCreate,
+    Success[CreatedKeyView],
+    Page[AdminKeyView],
     Success[HealthView],
     Success[InfoView],
     Unhealthy,
@@ -44,11 +78,15 @@ HEADERS: dict[str, dict[str, Any]] = {
     },
     "X-RateLimit-Reset": {"description": "Seconds until the window ends.", "schema": _INTEGER},
     "Retry-After": {"description": "Seconds to wait before trying again.", "schema": _INTEGER},
+    "X-Image-Id": {"description": "The image's id.", "schema": {"type": "string"}},
+    "ETag": {"description": "Of these bytes.", "schema": {"type": "string"}},
     "Preference-Applied": {
         "description": "The preference that was applied (RFC 7240).",
         "schema": {"type": "string"},
     },
 }
+PUBLIC_PREFIX = "/cdn/"
+MIME_TYPES = ("image/png", "image/jpeg", "image/webp")
 _PREFIX = "#/components/schemas/"
 
 
@@ -81,8 +119,10 @@ def _completed(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
             prefers = any(parameter["name"] == "Prefer" for parameter in parameters)
             for status, response in operation["responses"].items():
                 names = ["X-Request-Id"]
-                if path.startswith(API_PREFIX) and status != "401":
+                if needs_key(path) and status != "401":
                     names += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+                if path.startswith(PUBLIC_PREFIX):
+                    names += _complete_public(response, status)
                 if status == "429" or (status == "503" and "requestBody" in operation):
                     names.append("Retry-After")
                 if prefers and status in ("200", "201", "500"):
@@ -91,6 +131,17 @@ def _completed(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
                     name: {"$ref": f"#/components/headers/{name}"} for name in names
                 }
     return document
+
+
+def _complete_public(response: dict[str, Any], status: str) -> list[str]:
+    """Document the media types of public images and of their errors; their headers' names."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    if status == "200":
+        response["content"] = {mime_type: binary for mime_type in MIME_TYPES}
+        return ["X-Image-Id", "ETag"]
+    if status >= "400":
+        response["content"]["image/png"] = binary
+    return ["Retry-After"] if status == "503" else []
 
 
 def _schemas(limits: Limits) -> dict[str, Any]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from litestar import Response
 from litestar.handlers import HTTPRouteHandler, route
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody
 from litestar.response.base import ASGIResponse
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
 from banatie.api.error_codes import DESCRIPTION_OF_CODE, STATUS_OF_CODE
-from banatie.api.schemas import Failure, encode
+from banatie.api.schemas import Failure, Page, Pagination, encode
+
+COMMON_ERRORS = (
+    "VALIDATION_ERROR",
+    "UNAUTHORIZED",
+    "RATE_LIMIT_EXCEEDED",
+    "INTERNAL_ERROR",
+    "SERVICE_UNAVAILABLE",
+)
+"""What every route below /api/v1 may answer."""
+CHANGE_ERRORS = (*COMMON_ERRORS, "UNSUPPORTED_MEDIA_TYPE")
 
 
 class JsonResponse(Response[Any]):
@@ -66,6 +78,25 @@ def failures(*codes: str) -> dict[int, ResponseSpec]:
         status: ResponseSpec(Failure, description="; ".join(texts), generate_examples=False)
         for status, texts in by_status.items()
     }
+
+
+def page_response(data: list[Any], limit: int, offset: int, total: int) -> Response[Any]:
+    """A page of a list, as JSON."""
+    pagination = Pagination(limit, offset, total, offset + len(data) < total)
+    return json_response(Page(data=data, pagination=pagination))
+
+
+def documented_body(schema: str, *, required: bool = True) -> type[Operation]:
+    """Documents the body of a route that decodes it itself (see `decode_body`)."""
+
+    @dataclass
+    class WithBody(Operation):
+        def __post_init__(self) -> None:
+            reference = Reference(f"#/components/schemas/{schema}")
+            content = {"application/json": OpenAPIMediaType(schema=reference)}
+            self.request_body = RequestBody(content=content, required=required)
+
+    return WithBody
 
 
 def options(path: str, *methods: str) -> HTTPRouteHandler:

@@ -1,4 +1,4 @@
-"""The JSON schemas of requests and answers, in camelCase, and how records become answers.
+"""The JSON schemas of answers, in camelCase, and how records become answers.
 
 They follow docs/api.md to the letter.
 """
@@ -12,21 +12,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from banatie.api.error_codes import STATUS_OF_CODE
-from banatie.limits import (
-    MAX_GUIDANCE_SCALE,
-    MAX_LORA_WEIGHT,
-    MAX_LORAS,
-    MAX_SEED,
-    MAX_STEPS,
-    MIN_STEPS,
-)
 from banatie.records import (
     AspectRatio,
     Generation,
     Image,
-    LoraUse,
+    ImageFormat,
     Status,
-    Submission,
     TemplateName,
 )
 
@@ -51,90 +42,6 @@ class Wire(Struct, rename="camel"):
 
 class WireIn(Struct, rename="camel", forbid_unknown_fields=True):
     """A schema of requests; an unknown field is an error, never ignored."""
-
-
-# Many clients write every number as a float: 20.0 is an integer, as in JSON Schema.
-_INTEGER = {"type": "integer"}
-Seed = Annotated[float, Meta(ge=0, le=MAX_SEED, multiple_of=1, extra_json_schema=_INTEGER)]
-Steps = Annotated[
-    float, Meta(ge=MIN_STEPS, le=MAX_STEPS, multiple_of=1, extra_json_schema=_INTEGER)
-]
-
-
-class EnhancementOptions(WireIn):
-    """How the prompt is enhanced."""
-
-    template: TemplateName | None = None
-
-
-class LoraCreate(WireIn):
-    """A LoRA to apply."""
-
-    name: Annotated[str, Meta(description="As `banatie models list` shows it.")]
-    weight: (
-        Annotated[
-            float,
-            Meta(
-                ge=-MAX_LORA_WEIGHT,
-                le=MAX_LORA_WEIGHT,
-                description="Its strength: 1 as trained (default), negative to subtract it.",
-            ),
-        ]
-        | None
-    ) = None
-
-
-class GenerationCreate(WireIn):
-    """The body of POST /api/v1/generations; null stands for "not given" in every optional field."""
-
-    prompt: Annotated[
-        str,
-        Meta(
-            description="What the image shows.",
-            examples=["a red fox"],
-            extra_json_schema={"minLength": 1, "pattern": r"\S"},
-        ),
-    ]
-    aspect_ratio: AspectRatio | None = None
-    auto_enhance: bool | None = None
-    enhancement_options: EnhancementOptions | None = None
-    meta: (
-        Annotated[
-            dict[str, Any],
-            Meta(description="Your own data: stored and returned, never interpreted."),
-        ]
-        | None
-    ) = None
-    seed: Seed | None = None
-    negative_prompt: str | None = None
-    steps: Steps | None = None
-    guidance_scale: Annotated[float, Meta(ge=0, le=MAX_GUIDANCE_SCALE)] | None = None
-    loras: (
-        Annotated[list[LoraCreate], Meta(max_length=MAX_LORAS, description="LoRAs for this image.")]
-        | None
-    ) = None
-
-    def to_submission(self) -> Submission:
-        """Convert to a record, filling in the defaults."""
-        options = self.enhancement_options or EnhancementOptions()
-        return Submission(
-            prompt=self.prompt,
-            aspect_ratio=self.aspect_ratio or DEFAULTS.aspect_ratio,
-            auto_enhance=DEFAULTS.auto_enhance if self.auto_enhance is None else self.auto_enhance,
-            template=options.template or DEFAULTS.template,
-            meta=self.meta or {},
-            seed=None if self.seed is None else int(self.seed),
-            negative_prompt=self.negative_prompt or "",
-            steps=None if self.steps is None else int(self.steps),
-            guidance_scale=self.guidance_scale,
-            loras=tuple(
-                LoraUse(lora.name) if lora.weight is None else LoraUse(lora.name, lora.weight)
-                for lora in self.loras or ()
-            ),
-        )
-
-
-DEFAULTS = Submission(prompt="")
 
 
 class OutputImage(Wire):
@@ -179,6 +86,21 @@ class LoraView(Wire):
     weight: float
 
 
+class ReferencedImage(Wire):
+    """An image that the generation is painted from, and the alias by which it was named."""
+
+    image_id: Id
+    alias: str | None
+
+
+class ReferenceImage(Wire):
+    """The same with its URL."""
+
+    id: Id
+    storage_url: Url
+    alias: str | None
+
+
 class GenerationView(Wire):
     """A generation as a client sees it."""
 
@@ -208,6 +130,18 @@ class GenerationView(Wire):
     enhancement: EnhancementView | None
     progress: ProgressView | None
     warnings: list[str]
+    flow_id: Id | None
+    alias: str | None
+    flow_alias: str | None
+    referenced_images: list[ReferencedImage]
+    reference_images: list[ReferenceImage]
+    reference_strength: float | None
+    reference_mode: str | None
+    mask: Id | None
+    size: str | None
+    upscale: float | None
+    output_format: ImageFormat
+    quality: int | None
 
 
 class Pagination(Wire):
@@ -304,7 +238,29 @@ def view(generation: Generation, public_url: str) -> GenerationView:
         else None,
         progress=progress,
         warnings=list(generation.warnings),
+        flow_id=generation.flow_id,
+        alias=generation.alias,
+        flow_alias=generation.flow_alias,
+        referenced_images=[
+            ReferencedImage(each.image_id, each.alias) for each in generation.reference_images
+        ],
+        reference_images=[
+            ReferenceImage(each.image_id, storage_url(each.storage_key, public_url), each.alias)
+            for each in generation.reference_images
+        ],
+        reference_strength=generation.reference_strength,
+        reference_mode=generation.reference_mode,
+        mask=generation.mask_image_id,
+        size=f"{generation.width}x{generation.height}" if generation.width else None,
+        upscale=generation.upscale,
+        output_format=generation.output_format,
+        quality=generation.quality,
     )
+
+
+def storage_url(storage_key: str, public_url: str) -> str:
+    """Where a browser opens the image."""
+    return f"{public_url}/storage/{storage_key}"
 
 
 def encode(value: object) -> bytes:
@@ -315,7 +271,7 @@ def encode(value: object) -> bytes:
 def _output_image(image: Image, public_url: str) -> OutputImage:
     return OutputImage(
         id=image.id,
-        storage_url=f"{public_url}/storage/{image.storage_key}",
+        storage_url=storage_url(image.storage_key, public_url),
         mime_type=image.mime_type,
         width=image.width,
         height=image.height,

@@ -60,6 +60,11 @@ class Waiters:
         self._queues: dict[str, set[asyncio.Queue[Generation | None]]] = defaultdict(set)
         self._closed = False
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody is to wait any more."""
+        return self._closed
+
     def anyone(self) -> bool:
         """Whether anybody waits; safe to call from any thread."""
         return bool(self._queues)

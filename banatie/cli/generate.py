@@ -11,19 +11,39 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from banatie.checks import nearest_ratio, parse_size
+from banatie.cli.images import store_file
 from banatie.cli.options import config_of, data_dir_option, now, worker_command
 from banatie.cli.temporary_worker import TemporaryWorker
 from banatie.cli.terminal import StatusLine, Text
 from banatie.config import Config
 from banatie.errors import GenerationFailed, ModelError
-from banatie.limits import MAX_GUIDANCE_SCALE, MAX_LORA_WEIGHT, MAX_SEED, MAX_STEPS, MIN_STEPS
-from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, Generation, LoraUse, Submission
+from banatie.filesystem import special_kind
+from banatie.limits import (
+    MAX_GUIDANCE_SCALE,
+    MAX_LORA_WEIGHT,
+    MAX_QUALITY,
+    MAX_SEED,
+    MAX_STEPS,
+    MAX_UPSCALE,
+    MIN_STEPS,
+)
+from banatie.records import (
+    ASPECT_RATIOS,
+    TEMPLATE_NAMES,
+    AspectRatio,
+    Generation,
+    ImageFormat,
+    LoraUse,
+    Submission,
+)
 
 if TYPE_CHECKING:
     from banatie.services import Services
@@ -34,6 +54,8 @@ WORKER_CHECK_SECONDS = 0.5
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Pillow's names of the formats that a picture can be copied in, by the file's suffix."""
 LOSSY_QUALITY = 92
+PICTURE_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
 
 def _lora(option: str) -> LoraUse:
@@ -52,7 +74,8 @@ def _lora(option: str) -> LoraUse:
 
 @click.command("generate")
 @click.argument("words", nargs=-1, required=True, metavar="PROMPT", type=Text())
-@click.option("--aspect-ratio", type=click.Choice(ASPECT_RATIOS), default="1:1", show_default=True)
+@click.option("--aspect-ratio", type=click.Choice(ASPECT_RATIOS), help="Default: 1:1.")
+@click.option("--size", metavar="WIDTHxHEIGHT", type=Text(), help="Instead of --aspect-ratio.")
 @click.option("--template", type=click.Choice(TEMPLATE_NAMES), default="general", show_default=True)
 @click.option("--no-enhance", is_flag=True, help="Use the prompt unchanged.")
 @click.option("--negative-prompt", type=Text(), default="", help="What the picture must not show.")
@@ -69,6 +92,29 @@ def _lora(option: str) -> LoraUse:
     "--lora", "loras", multiple=True, type=_lora, metavar="NAME[:WEIGHT]", help="Apply a LoRA."
 )
 @click.option(
+    "--reference",
+    "reference_files",
+    multiple=True,
+    type=PICTURE_FILE,
+    help="Paint from this picture; up to three times.",
+)
+@click.option(
+    "--reference-strength",
+    type=click.FloatRange(0, 1),
+    help="0: the reference is not seen; 1: hardly anything else is.",
+)
+@click.option("--mask", "mask_file", type=PICTURE_FILE, help="White is painted anew.")
+@click.option("--upscale", type=click.FloatRange(1, MAX_UPSCALE), help="Enlarge the picture.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(IMAGE_FORMATS),
+    default="png",
+    show_default=True,
+    help="What is stored.",
+)
+@click.option("--quality", type=click.IntRange(1, MAX_QUALITY), help="Of jpeg and webp.")
+@click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -84,6 +130,10 @@ def generate(
     output: Path | None,
     no_enhance: bool,
     verbose: bool,
+    aspect_ratio: AspectRatio | None,
+    size: str | None,
+    reference_files: tuple[Path, ...],
+    mask_file: Path | None,
     **options: Any,
 ) -> None:
     """Generate one picture and print its path.
@@ -99,14 +149,22 @@ def generate(
     config = config_of(context, quiet=not verbose)
     if output is not None:
         _check_output(output)
-    submission = Submission(prompt=words[0], auto_enhance=not no_enhance, **options)
+    shape: dict[str, Any] = {"aspect_ratio": aspect_ratio or "1:1"}
+    if size is not None:
+        if aspect_ratio is not None:
+            raise click.UsageError("Give --size or --aspect-ratio, not both.", context)
+        sides = parse_size(size)
+        shape = {"aspect_ratio": nearest_ratio(*sides), "size": sides}
+    submission = Submission(prompt=words[0], auto_enhance=not no_enhance, **shape, **options)
     worker = TemporaryWorker(
         worker_command(context),
         config.storage.data,
         max_crashes=config.worker.max_retries + 1,
         show_log=verbose,
     )
-    generation, path = generate_picture(config, now, submission, worker)
+    generation, path = generate_picture(
+        config, now, submission, worker, references=reference_files, mask=mask_file
+    )
     for warning in generation.warnings:
         click.echo(f"banatie: {warning}", err=True)
     if output is not None:
@@ -115,10 +173,17 @@ def generate(
 
 
 def generate_picture(
-    config: Config, clock: Callable[[], int], submission: Submission, worker: TemporaryWorker
+    config: Config,
+    clock: Callable[[], int],
+    submission: Submission,
+    worker: TemporaryWorker,
+    *,
+    references: Sequence[Path] = (),
+    mask: Path | None = None,
 ) -> tuple[Generation, Path]:
     """Submit the generation, wait until it has ended, and return it with its picture's path.
 
+    The files of `references` and `mask` are stored as uploaded images first.
     Uses `worker` while nobody is at work. Cancels the generation when interrupted. Raises
     ValidationError and QueueFull, GenerationFailed with the reason, and ModelError when no worker
     can paint.
@@ -127,6 +192,11 @@ def generate_picture(
 
     services = open_services(config, clock)
     project_id = services.keys.default_project_id(clock())
+    submission = replace(
+        submission,
+        references=tuple(store_file(services, project_id, file).id for file in references),
+        mask=store_file(services, project_id, mask).id if mask is not None else None,
+    )
     generation = services.intake.submit(project_id, submission).generation
     # Only a repeated request with an idempotency key can lack one.
     assert generation is not None
@@ -140,7 +210,7 @@ def generate_picture(
             raise
         finally:
             status.clear()
-    if ended.image is None:
+    if ended.image is None or ended.status == "failed":
         raise GenerationFailed(ended.error_message or "It failed", None)
     return ended, services.files.path(ended.image.storage_key)
 
@@ -196,13 +266,22 @@ def _check_output(output: Path) -> None:
             f"{output.suffix} is no format of a picture here; use .png, .jpg or .webp",
             param_hint="-o",
         )
+    try:
+        kind = special_kind(output, follow_links=True)
+    except OSError as error:
+        raise click.BadParameter(f"{output}: {error.strerror}", param_hint="-o") from error
+    if kind is not None:
+        raise click.BadParameter(
+            f"{output} is {kind}; name a regular file, or one that does not exist",
+            param_hint="-o",
+        )
 
 
 def _copy(path: Path, output: Path) -> None:
     """Copy the picture, in the format that the file's suffix names."""
     form = FORMATS.get(output.suffix.lower(), "PNG")
     try:
-        if form == "PNG":
+        if form == FORMATS.get(path.suffix):
             shutil.copyfile(path, output)
         else:
             from PIL import Image

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from banatie.cli.options import data_dir_option, now, open_database
 from banatie.cli.terminal import Text
-from banatie.records import DEFAULT_SLUG, Key
+from banatie.limits import MAX_EXPIRY_DAYS, MAX_REQUESTS_PER_HOUR
+from banatie.records import DEFAULT_SLUG, Key, KeyType
 
 if TYPE_CHECKING:
     from banatie.store.keys import Keys
 
-DAY_MILLISECONDS = 86_400_000
 LOST_KEY = (
     "A key's text is stored nowhere. Is it lost? Make another: banatie keys create --name NAME"
 )
-MAX_EXPIRY_DAYS = 36_500
-MAX_REQUESTS_PER_HOUR = 1_000_000_000
 
 
 @click.group()
@@ -30,6 +28,14 @@ def keys() -> None:
 @keys.command("create")
 @data_dir_option
 @click.option("--name", type=Text(), required=True, help="What the key is for.")
+@click.option(
+    "--type",
+    "key_type",
+    type=click.Choice(get_args(KeyType)),
+    default="project",
+    show_default=True,
+    help="A master key may also create and revoke keys, over HTTP.",
+)
 @click.option("--organization", type=Text(), default=DEFAULT_SLUG, show_default=True)
 @click.option("--project", type=Text(), default=DEFAULT_SLUG, show_default=True)
 @click.option(
@@ -40,16 +46,20 @@ def keys() -> None:
 def create_key(
     context: click.Context,
     name: str,
+    key_type: KeyType,
     organization: str,
     project: str,
     requests_per_hour: int | None,
     expires_in_days: int | None,
 ) -> None:
     """Create a key and print it. It cannot be shown again."""
+    from banatie.store.keys import DAY_MILLISECONDS
+
     created_at = now()
     text = _keys(context).create(
         name,
         created_at,
+        type=key_type,
         organization_slug=organization,
         project_slug=project,
         requests_per_hour=requests_per_hour,
@@ -66,7 +76,9 @@ def list_keys(context: click.Context) -> None:
     for key in _keys(context).all():
         place = f"{key.project.organization_slug}/{key.project.slug}"
         created = _date(key.created_at)
-        click.echo(f"{key.id}  {key.hint}…  {created}  {_state(key):<16}  {place}  {key.name}")
+        kind = "  (master)" if key.type == "master" else ""
+        state = f"{_state(key):<16}"
+        click.echo(f"{key.id}  {key.hint}…  {created}  {state}  {place}  {key.name}{kind}")
     click.echo(LOST_KEY, err=True)
 
 

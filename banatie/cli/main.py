@@ -6,9 +6,12 @@ Exit codes: 0 done, 1 failed, 2 usage or settings error, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import shlex
+import shutil
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -18,10 +21,12 @@ import click
 
 import banatie
 from banatie.cli.generate import generate
+from banatie.cli.images import flows, images
 from banatie.cli.keys import keys
 from banatie.cli.models import models
 from banatie.cli.options import (
     GlobalOptions,
+    address_options,
     config_of,
     data_dir_option,
     global_options,
@@ -29,6 +34,7 @@ from banatie.cli.options import (
     open_database,
     worker_command,
 )
+from banatie.cli.projects import projects
 from banatie.cli.terminal import accept_any_text, discard_unwritable_output
 from banatie.errors import BanatieError, ConfigError
 
@@ -53,23 +59,25 @@ def cli(context: click.Context, path: Path | None, settings: tuple[str, ...], de
 
 
 cli.add_command(generate)
+cli.add_command(images)
+cli.add_command(flows)
 cli.add_command(keys)
 cli.add_command(models)
+cli.add_command(projects)
 
 
 @cli.command()
-@click.option("--host", help="The address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), help="The port to listen on.")
+@address_options
 @data_dir_option
 @click.option(
     "--no-worker", is_flag=True, help="Start no workers; run `banatie worker` separately."
 )
 @click.pass_context
-def serve(context: click.Context, host: str | None, port: int | None, no_worker: bool) -> None:
+def serve(context: click.Context, no_worker: bool) -> None:
     """Run the HTTP server and its workers."""
     from banatie.serve import serve as run_server
 
-    config = config_of(context, server__host=host, server__port=port)
+    config = config_of(context)
 
     def announce(url: str, first_key: str | None, warning: str | None) -> None:
         click.echo(f"Banatie answers at {url}")
@@ -79,7 +87,11 @@ def serve(context: click.Context, host: str | None, port: int | None, no_worker:
             click.secho(f"WARNING: {warning}", fg="red", bold=True, err=True)
         sys.stdout.flush()
 
-    run_server(config, now, None if no_worker else worker_command(context), announce)
+    def report(line: str) -> None:
+        click.echo(line)
+        sys.stdout.flush()
+
+    run_server(config, now, None if no_worker else worker_command(context), announce, report)
 
 
 @cli.command()
@@ -114,6 +126,7 @@ def migrate(context: click.Context) -> None:
 
 
 @cli.command()
+@address_options
 @data_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -243,5 +256,18 @@ def _welcome(url: str, key: str) -> str:
         f"    curl -X POST {url}/api/v1/generations \\\n"
         f"      -H 'X-API-Key: {key}' \\\n"
         "      -H 'Content-Type: application/json' \\\n"
-        f"      -d '{body}'\n"
+        f"      -d '{body}'\n{_activation()}"
+    )
+
+
+def _activation() -> str:
+    """How another terminal finds `banatie`, if this one would not."""
+    activate = Path(sys.prefix, "bin", "activate")
+    if shutil.which("banatie") or not activate.is_file():
+        return ""
+    with contextlib.suppress(ValueError):
+        activate = activate.relative_to(Path.cwd())
+    return (
+        "\nIn another terminal, all other commands are found after:\n\n"
+        f"    source {shlex.quote(str(activate))}\n"
     )

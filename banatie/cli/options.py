@@ -59,16 +59,31 @@ def data_dir_option(command: Command) -> Command:
     return add(command)
 
 
-def config_of(context: click.Context, *, quiet: bool = False, **options: object) -> Config:
-    """Load the settings, with a command's own options on top, and configure logging.
+def address_options(command: Command) -> Command:
+    """Add `--host` and `--port`, which stand for those settings of the server, to a command."""
 
-    An option `section__key=value` overrides that setting unless it is None. `quiet` logs nothing
-    but errors. Raises ConfigError.
+    def override(context: click.Context, option: click.Parameter, value: object) -> None:
+        if value is not None:
+            global_options(context).overrides[f"server.{option.name}"] = str(value)
+
+    for name, kind, text in (
+        ("--port", click.IntRange(1, 65535), "The server's port."),
+        ("--host", click.STRING, "The address that the server listens on."),
+    ):
+        command = click.option(name, type=kind, help=text, expose_value=False, callback=override)(
+            command
+        )
+    return command
+
+
+def config_of(context: click.Context, *, quiet: bool = False) -> Config:
+    """Load the settings and configure logging; `quiet` logs nothing but errors.
+
+    Raises ConfigError.
     """
     globally = global_options(context)
-    given = {name.replace("__", "."): value for name, value in options.items() if value is not None}
     try:
-        config = load_config(globally.path, os.environ, {**globally.overrides, **given})
+        config = load_config(globally.path, os.environ, globally.overrides)
     except UnicodeError as error:
         # Such as a number with bytes in it that the terminal's encoding cannot decode.
         raise ConfigError("a setting contains bytes that are no text") from error

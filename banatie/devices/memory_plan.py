@@ -71,6 +71,8 @@ class Sizes:
     """For one image of the largest size, with guidance."""
     vae_working: int
     tile_working: int
+    pixels: int = 0
+    """Of the largest size, for which the working memory is estimated."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Plan:
     """How many images are painted at once, at most."""
     needed: int = 0
     """The most bytes of the device in use at once."""
+    working: int = 0
+    """The working memory for one picture of the model's largest size, without tiles."""
+    max_pixels: int = 0
+    """The largest picture, in pixels, that is painted and decoded whole; one that is enlarged to
+    more is painted in tiles. 0: the model's largest."""
     reason: str = ""
     """Why this plan was chosen, for people."""
 
@@ -159,12 +166,16 @@ def ladder(
             needed = _needed(sizes, plan)
             # A slower plan that frees nothing is useless.
             if not plans or needed < plans[-1].needed:
-                plans.append(replace(plan, needed=needed))
+                working = max(sizes.unet_working, sizes.vae_working)
+                plans.append(replace(plan, needed=needed, working=working, max_pixels=sizes.pixels))
     return tuple(plans)
 
 
 def choose_plan(plans: Sequence[Plan], free: int, device: str) -> Plan:
-    """The first plan that fits `free` bytes of the device, else the last, with the reason."""
+    """The first plan that fits `free` bytes of the device, else the last, with the reason.
+
+    What it leaves free is room for a larger picture, painted alone.
+    """
     available = int(free * (1 - RESERVED_SHARE))
     for number, plan in enumerate(plans):
         if plan.needed <= available:
@@ -173,7 +184,8 @@ def choose_plan(plans: Sequence[Plan], free: int, device: str) -> Plan:
             )
             if number:
                 reason += f"; {plans[0]} would take {format_bytes(plans[0].needed)}"
-            return replace(plan, reason=reason)
+            growth = 1 + (available - plan.needed) / plan.working if plan.working else 1
+            return replace(plan, reason=reason, max_pixels=int(plan.max_pixels * growth))
     smallest = plans[-1]
     reason = (
         f"no plan fits the {format_bytes(free)} free on {device}; this one comes closest, with "
@@ -205,8 +217,10 @@ def sizes_of(
 
     The working memory is an estimate, in proportion to the widest activations: for the UNet, of
     two images (guidance) with the first block's channels at the latents' full size; for the VAE,
-    of the second block's channels at the image's full size. The factors were measured on a CPU
-    with SDXL's full-size networks (docs/performance.md). Raises ModelBroken or ModelNotFound.
+    of the second block's channels at the image's full size. Encoding a reference takes less than
+    decoding: at full size the encoder has the first block's channels only. The factors were
+    measured on a CPU with SDXL's full-size networks (docs/performance.md). Raises ModelBroken or
+    ModelNotFound.
     """
     weights = check_pipeline(model.folder)
     numbers = {name: parameter_count(files) for name, files in weights.items()}
@@ -235,6 +249,7 @@ def sizes_of(
         unet_working=int(widest_unet * unet_bytes * UNET_ACTIVATION_FACTOR),
         vae_working=int(pixels * vae_pixel),
         tile_working=int(tile * vae_pixel),
+        pixels=pixels,
     )
 
 

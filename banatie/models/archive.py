@@ -11,14 +11,16 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from banatie.errors import ModelBroken, ModelError
+from banatie.filesystem import special_kind
 from banatie.models.disk_space import format_bytes, require_disk_space
-from banatie.models.install import Installation, install
+from banatie.models.install import Installation, install, require_kind
 from banatie.models.manage import require_installed
 from banatie.models.manifest import (
     CODE_SUFFIXES,
@@ -35,6 +37,7 @@ from banatie.models.validate import check_model
 
 CHUNK_BYTES = 2**20
 MAX_MANIFEST_BYTES = 10_000_000
+LORA_CHECK = "Comparing its layers with the model's (PyTorch has to be loaded, which takes a while)"
 
 
 def export_archive(entry: Entry, file: Path, report: Callable[[str], None]) -> Manifest:
@@ -46,8 +49,7 @@ def export_archive(entry: Entry, file: Path, report: Callable[[str], None]) -> M
     require_installed(entry)
     if entry.problem:
         raise ModelBroken(entry.problem)
-    if file.exists():
-        raise ModelError(f"{file} already exists; name another file")
+    _require_new(file)
     manifest = entry.manifest
     if manifest is None:
         report("Hashing the files, because the model has no manifest yet")
@@ -80,22 +82,28 @@ def export_archive(entry: Entry, file: Path, report: Callable[[str], None]) -> M
     return manifest
 
 
-def import_archive(file: Path, models_dir: Path, report: Callable[[str], None]) -> Manifest:
+def import_archive(
+    file: Path, models_dir: Path, report: Callable[[str], None], configs: Path | None = None
+) -> Manifest:
     """Install the model of an archive that `export_archive` wrote.
 
     `report` gets each step in one line; the model's name and folder follow from the manifest that
-    is returned. Raises ModelBroken, with nothing left behind, when a file is not what the archive's
-    manifest says, ModelError when the name is taken or the disk is too small.
+    is returned. `configs` is for LoRAs that are not of SDXL's structure. Raises ModelBroken, with
+    nothing left behind, when a file is not what the archive's manifest says or a LoRA could not be
+    applied, ModelError when the name is taken or the disk is too small.
     """
     try:
         with tarfile.open(file, "r:") as archive:
             manifest = _read_manifest(archive, file)
+            require_kind(manifest.name, manifest.kind, models_dir)
             with install(models_dir, manifest.name) as installation:
                 installation.require_new()
                 installation.prepare(sum(digest.bytes for digest in manifest.files.values()))
                 report(f"{manifest.title} ({manifest.licence}), from {manifest.source}")
                 _unpack(archive, manifest, file, installation, report)
                 check_model(manifest.kind, installation.folder)
+                if manifest.kind == "lora":
+                    _check_lora(installation.folder, manifest, report, configs)
                 installation.publish(manifest)
     except tarfile.TarError as error:
         raise ModelBroken(
@@ -104,6 +112,35 @@ def import_archive(file: Path, models_dir: Path, report: Callable[[str], None]) 
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error}") from error
     return manifest
+
+
+def _require_new(file: Path) -> None:
+    """Raises ModelError when an archive cannot be created at this path."""
+    try:
+        kind = special_kind(file, follow_links=False)
+        exists = file.exists()
+    except OSError as error:
+        raise ModelError(f"{file} cannot be written: {error.strerror}") from error
+    if kind is not None:
+        raise ModelError(f"{file} is {kind}; name a file that does not exist")
+    if exists:
+        raise ModelError(f"{file} already exists; name another file")
+
+
+def _check_lora(
+    folder: Path, manifest: Manifest, report: Callable[[str], None], configs: Path | None
+) -> None:
+    """Raises ModelBroken when the LoRA could not be applied: the engine trusts what is installed.
+
+    Its manifest may have been written by anybody.
+    """
+    report(LORA_CHECK)
+    from banatie.models.convert.canonical_lora import read_canonical
+    from banatie.models.convert.structure import layers_of
+
+    for name in manifest.files:
+        if name.endswith(".safetensors"):
+            read_canonical(folder / name, layers_of(configs))
 
 
 def _settings(entry: Entry) -> dict[str, Any]:
@@ -172,9 +209,13 @@ def _read_manifest(archive: tarfile.TarFile, file: Path) -> Manifest:
             for n, f in described.pop("files").items()
         }
         manifest = Manifest(**described, files=files)
-        texts = (manifest.title, manifest.licence, manifest.source)
+        texts = (manifest.title, manifest.licence, manifest.source, manifest.changed)
         if not all(isinstance(text, str) for text in texts):
-            raise TypeError("a title, licence or source that is not text")
+            raise TypeError("a title, licence, source or change that is not text")
+        for digits in (manifest.original_sha256, manifest.original_weights_sha256):
+            # Pictures name the model by them.
+            if re.fullmatch(r"([0-9a-f]{64})?", digits) is None:
+                raise ValueError("a SHA-256 that is none")
         dict(manifest.settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelBroken(

@@ -40,6 +40,10 @@ from banatie.models.safetensors_header import Header, read_header
 
 Format = Literal["checkpoint", "lora"]
 
+INPAINTING_CHANNELS = 9
+"""Of a UNet's input: the latents, a mask, and the latents of what is kept."""
+_FIRST_LAYER = f"{UNET}input_blocks.0.0.weight"
+
 
 @dataclass(frozen=True)
 class DetectedFile:
@@ -57,6 +61,8 @@ class DetectedFile:
     """Whether the file says what it predicts."""
     zero_terminal_snr: bool = False
     """Whether its last timestep is pure noise (arXiv:2305.08891)."""
+    inpainting: bool = False
+    """Whether a checkpoint's UNet also sees a mask and what is kept of a picture."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of a LoRA: its rank, and its trigger words or most frequent tags, where the file has them."""
 
@@ -102,6 +108,7 @@ def detect(file: Path, width: int = SDXL_WIDTH) -> DetectedFile:
         predicts,
         marked,
         zero_terminal_snr,
+        header.tensors[_FIRST_LAYER].shape[1] == INPAINTING_CHANNELS,
     )
 
 
@@ -110,7 +117,7 @@ def _require_sdxl_checkpoint(file: Path, header: Header, width: int) -> None:
     for what, remedy, matches in OTHER_MODELS:
         if matches(header):
             raise ModelBroken(f"{file.name} is {what}; {remedy}")
-    first = header.tensors.get(f"{UNET}input_blocks.0.0.weight")
+    first = header.tensors.get(_FIRST_LAYER)
     attended = _attended_width(header)
     if first is None or len(first.shape) != 4 or attended is None:
         example = next(iter(header.tensors), "none at all")
@@ -120,7 +127,8 @@ def _require_sdxl_checkpoint(file: Path, header: Header, width: int) -> None:
         )
     base = _base_model(SDXL_WIDTH if attended == width else attended)
     channels = first.shape[1]
-    if channels != 4:
+    accepted = (4, INPAINTING_CHANNELS) if attended == width else (4,)
+    if channels not in accepted:
         kind = {9: "for inpainting", 8: "for editing images", 5: "for depth maps"}.get(channels)
         raise ModelBroken(
             f"{file.name} is a checkpoint of {base} {kind or 'for another purpose'} "

@@ -18,6 +18,7 @@ from banatie.models.manifest import Kind
 from banatie.models.types import Entry, HubSource, LanguageModel, RepositoryFiles
 from banatie.models.validate import (
     PIPELINE_CLASS,
+    PIPELINE_CLASSES,
     PIPELINE_CONFIGS,
     PIPELINE_MODELS,
     is_half_precision,
@@ -91,7 +92,7 @@ def plan_repository(
     kind: Kind
     if "model_index.json" in files:
         found = hub.read_json(files["model_index.json"]).get("_class_name")
-        if found != PIPELINE_CLASS:
+        if found not in PIPELINE_CLASSES:
             raise ModelBroken(
                 f"{repository} is a {found}, but Banatie paints with a {PIPELINE_CLASS}"
             )

@@ -6,20 +6,24 @@ What a single file holds is found out by `detect`, how a checkpoint or a LoRA is
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
-from banatie.models.archive import import_archive
+from banatie.models.archive import LORA_CHECK, import_archive
 from banatie.models.detect import DetectedFile, detect
 from banatie.models.detect_rules import SDXL_WIDTH
-from banatie.models.install import Installation, install, require_installable
+from banatie.models.install import Installation, install, require_installable, require_kind
 from banatie.models.manifest import Kind, Manifest, file_digests, read_manifest, sha256_of
+from banatie.models.safetensors_header import weights_sha256
 from banatie.models.validate import (
     PIPELINE_CONFIGS,
     PIPELINE_MODELS,
@@ -30,6 +34,9 @@ from banatie.models.validate import (
 Prediction = Literal["v", "epsilon"]
 
 LORA_FILE = "lora.safetensors"
+
+MAX_NAME_LENGTH = 100
+NAME_HASH_DIGITS = 8
 
 _OTHER_NAME = "give this one another name with --name, or "
 _ONLY_CHECKPOINTS = (
@@ -65,10 +72,9 @@ def import_model(
     if path.suffix.lower() == ".tar" and path.is_file():
         if name is not None:
             raise ModelError("an archive contains its model's name; import it without --name")
-        return import_archive(path, models_dir, report)
+        return import_archive(path, models_dir, report, configs)
     if name is None:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name if path.is_dir() else path.stem)
-        name = name.strip("-._")[:100] or "model"
+        name = model_name(path.name if path.is_dir() else path.stem)
     require_installable(name)
     if path.is_dir():
         return _import_folder(path, models_dir, report, name)
@@ -81,6 +87,24 @@ def import_model(
         predicts: Literal["noise", "velocity"] = "velocity" if prediction == "v" else "noise"
         detected = replace(detected, predicts=predicts, prediction_marked=True)
     return _import_checkpoint(path, detected, models_dir, report, name, configs)
+
+
+def model_name(text: str) -> str:
+    """The name that a model gets of its file's name: Latin letters, digits, '.', '_' and '-'.
+
+    Accents are left out. Where whole letters are, or nothing would be left, a hash of the file's
+    name keeps the names of different files apart.
+    """
+    decomposed = unicodedata.normalize("NFKD", text)
+    plain = "".join(each for each in decomposed if not unicodedata.combining(each))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")
+    # Letters, digits, symbols, and bytes that are no text.
+    is_lossy = any(not each.isascii() and unicodedata.category(each)[0] in "LNSC" for each in plain)
+    if not is_lossy and name:
+        return name[:MAX_NAME_LENGTH]
+    digest = hashlib.sha256(os.fsencode(text)).hexdigest()[:NAME_HASH_DIGITS]
+    name = name[: MAX_NAME_LENGTH - NAME_HASH_DIGITS - 1] or "model"
+    return f"{name}-{digest}"
 
 
 def _import_folder(
@@ -103,6 +127,7 @@ def _import_folder(
             f"{path} holds neither a pipeline (model_index.json) nor a language model "
             f"(config.json); {remedy}"
         )
+    require_kind(name, kind, models_dir)
     original = read_manifest(path)
     with install(models_dir, name) as installation:
         installation.require_new(_OTHER_NAME)
@@ -117,9 +142,10 @@ def _import_folder(
             name=name,
             title=original.title if original else name,
             licence=original.licence if original else "unknown",
-            source=original.source if original else f"the folder {path.name}",
+            source=original.source if original else f"the folder {_text(path.name)}",
             settings=original.settings if original else {},
             original_sha256=original.original_sha256 if original else "",
+            original_weights_sha256=original.original_weights_sha256 if original else "",
             changed=original.changed if original else "",
         )
         return _publish(installation, manifest, report)
@@ -133,25 +159,29 @@ def _import_lora(
     name: str,
     configs: Path | None,
 ) -> Manifest:
+    require_kind(name, "lora", models_dir)
     with install(models_dir, name) as installation:
         installation.require_new(_OTHER_NAME)
         # float8 becomes half precision, which is twice as large.
         installation.prepare(path.stat().st_size * (2 if detected.dtype.startswith("F8") else 1))
         report(f"Reading {path.name}, a LoRA")
+        report(LORA_CHECK)
         from banatie.models.convert.canonical_lora import write_canonical
-        from banatie.models.convert.structure import empty_models, lora_layers, sdxl_layers
+        from banatie.models.convert.structure import layers_of
 
-        layers = lora_layers(empty_models(configs)) if configs else sdxl_layers()
-        changed = write_canonical(path, installation.folder / LORA_FILE, layers)
+        changed = write_canonical(
+            _readable(path, installation), installation.folder / LORA_FILE, layers_of(configs)
+        )
         sha256 = sha256_of(path)
         manifest = Manifest(
             kind="lora",
             name=name,
-            title=detected.title or name,
+            title=detected.title or _text(path.stem),
             licence=detected.licence or "unknown",
-            source=f"{path.name}, SHA-256 {sha256}",
+            source=f"{_text(path.name)}, SHA-256 {sha256}",
             settings=detected.settings,
             original_sha256=sha256,
+            original_weights_sha256=weights_sha256(path),
             changed=changed,
         )
         return _publish(installation, manifest, report)
@@ -165,6 +195,7 @@ def _import_checkpoint(
     name: str,
     configs: Path | None,
 ) -> Manifest:
+    require_kind(name, "painting", models_dir)
     # float8 is converted to half precision, which is twice as large.
     size = path.stat().st_size * (2 if detected.dtype.startswith("F8") else 1)
     with install(models_dir, name) as installation:
@@ -183,19 +214,35 @@ def _import_checkpoint(
         report("Converting it")
         from banatie.models.convert.checkpoint import convert
 
-        convert(path, detected, installation.folder, configs)
+        convert(_readable(path, installation), detected, installation.folder, configs)
         check_pipeline(installation.folder)
         manifest = Manifest(
             kind="painting",
             name=name,
-            title=detected.title or name,
+            title=detected.title or _text(path.stem),
             licence=detected.licence or "unknown",
-            source=f"{path.name}, SHA-256 {sha256}",
+            source=f"{_text(path.name)}, SHA-256 {sha256}",
             settings={},
             original_sha256=sha256,
             changed="converted to the diffusers layout",
         )
         return _publish(installation, manifest, report)
+
+
+def _readable(path: Path, installation: Installation) -> Path:
+    """The file under a path that is text, which the safetensors library requires."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        link = installation.staging / f"{installation.name}.safetensors"
+        link.symlink_to(path)
+        return link
+    return path
+
+
+def _text(name: str) -> str:
+    """A file's name as text, whatever its bytes are."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _publish(

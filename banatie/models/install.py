@@ -23,9 +23,12 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from banatie.errors import ModelError
+from banatie.filesystem import sync_folder
 from banatie.models.bundled import BUNDLED_MODELS
+from banatie.models.catalog import Catalog
 from banatie.models.disk_space import require_disk_space
-from banatie.models.manifest import Manifest, is_model_name, write_manifest
+from banatie.models.manifest import Kind, Manifest, is_model_name, write_manifest
+from banatie.models.types import LanguageModel
 
 _SUFFIX = ".installing"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -81,7 +84,7 @@ class Installation:
         if self.exists:
             self.target.rename(self.staging / "replaced")
         self.folder.rename(self.target)
-        _sync_folder(self.target.parent)
+        sync_folder(self.target.parent)
 
 
 @contextmanager
@@ -154,11 +157,27 @@ def require_installable(name: str) -> None:
             f"{name!r} cannot be a model's name: use letters, digits, '.', '_' and '-', and begin "
             "with a letter or a digit"
         )
-    if name in BUNDLED_MODELS:
+    # Some disks do not tell capital letters from small ones.
+    if name.lower() in BUNDLED_MODELS:
         raise ModelError(
             f"{name} is bundled with Banatie and cannot be replaced; install the model under "
             "another name"
         )
+
+
+def require_kind(name: str, kind: Kind, models_dir: Path) -> None:
+    """Raises ModelError when the catalog knows a model of another kind by this name.
+
+    That one could not be installed any more, and this one would not be found.
+    """
+    for model in Catalog(models_dir).models:
+        known: Kind = "language" if isinstance(model, LanguageModel) else "painting"
+        if model.name.lower() == name.lower() and known != kind:
+            what = "LoRA" if kind == "lora" else f"{kind} model"
+            raise ModelError(
+                f"{name} is the name of a {known} model in the catalog; install this {what} under "
+                "another name"
+            )
 
 
 @contextmanager
@@ -200,11 +219,13 @@ def _clean_up_others(models_dir: Path, own: Path) -> None:
 def _make_readable(folder: Path) -> None:
     """Let every user read the files: the server may run as another one than the installer."""
     for path in (folder, *folder.rglob("*")):
-        if path.is_dir():
-            path.chmod(0o755)
-        # A hard link shares its permissions with another model or with another program's cache.
-        elif path.stat().st_nlink == 1:
-            path.chmod(0o644)
+        # Disks of Windows (NTFS, exFAT, CIFS) may refuse: permissions are not theirs to keep.
+        with suppress(OSError):
+            if path.is_dir():
+                path.chmod(0o755)
+            # A hard link shares its permissions with another model or another program's cache.
+            elif path.stat().st_nlink == 1:
+                path.chmod(0o644)
 
 
 def _sync_tree(folder: Path) -> None:
@@ -214,16 +235,5 @@ def _sync_tree(folder: Path) -> None:
             with path.open("rb") as opened:
                 os.fsync(opened.fileno())
         elif path.is_dir():
-            _sync_folder(path)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the folder's names to the disk: a rename is only as durable as they are."""
-    # Windows has no such call.
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            sync_folder(path)
+    sync_folder(folder)

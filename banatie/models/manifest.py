@@ -48,6 +48,8 @@ class Manifest:
     """By their paths below the folder, with forward slashes."""
     original_sha256: str = ""
     """Of the single file that it was imported from, by which model sites know it."""
+    original_weights_sha256: str = ""
+    """Of that file without its safetensors header, by which a LoRA is known; empty for others."""
     changed: str = ""
     """What the import changed in that file, for people; empty when nothing was."""
 

@@ -6,6 +6,7 @@ What the tensors mean is not known here. Format: https://github.com/huggingface/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -97,3 +98,16 @@ def read_summary(file: Path) -> WeightSummary:
 def parameter_count(files: Iterable[Path]) -> int:
     """The number of parameters in these files together."""
     return sum(read_summary(file).parameters for file in files)
+
+
+def weights_sha256(file: Path) -> str:
+    """The SHA-256 of a file without its header, which stays when its metadata is edited.
+
+    Raises ModelBroken when the file cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            opened.seek(8 + int.from_bytes(opened.read(8), "little"))
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelBroken(f"{file} cannot be read ({error.strerror})") from error

@@ -17,6 +17,7 @@ from banatie.models.manifest import Kind
 from banatie.models.safetensors_header import read_summary
 
 PIPELINE_CLASS = "StableDiffusionXLPipeline"
+PIPELINE_CLASSES = (PIPELINE_CLASS, "StableDiffusionXLInpaintPipeline")
 PIPELINE_MODELS = {
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
@@ -48,7 +49,7 @@ SCHEDULERS = (
 )
 """The diffusers schedulers that a Stable Diffusion XL pipeline can paint with."""
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
-_PURPOSES = {9: " for inpainting", 8: " for editing images"}
+_PURPOSES = {8: " for editing images"}
 
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?(\.fp16)?\.safetensors"
@@ -84,7 +85,7 @@ def check_pipeline(folder: Path) -> dict[str, list[Path]]:
     except (OSError, ValueError) as error:
         raise ModelBroken(f"{index_file} cannot be read ({error}); copy it again") from error
     found = index.get("_class_name") if isinstance(index, dict) else None
-    if found != PIPELINE_CLASS:
+    if found not in PIPELINE_CLASSES:
         raise ModelBroken(
             f"{index_file} describes a {found}, but Banatie paints with a "
             f"{PIPELINE_CLASS}; set painting.model to such a folder"
@@ -131,13 +132,16 @@ def _check_scheduler(folder: Path, index: Mapping[str, Any]) -> None:
 
 
 def _check_unet(folder: Path) -> None:
-    """Raises ModelBroken for a UNet that takes more, or other, than the VAE's latents."""
+    """Raises ModelBroken for a UNet that takes other than the VAE's latents.
+
+    One for inpainting takes them twice, and a mask.
+    """
     file = folder / "unet" / "config.json"
     unet, vae = _read_config(file), _read_config(folder / "vae" / "config.json")
     latent = vae.get("latent_channels", 4)
     for direction in ("in", "out"):
         channels = unet.get(f"{direction}_channels", 4)
-        if channels != latent:
+        if channels != latent and (direction, channels) != ("in", 2 * latent + 1):
             purpose = _PURPOSES.get(channels, "") if direction == "in" else ""
             raise ModelBroken(
                 f"{file} describes a UNet{purpose} with {channels} {direction}put channels, but "

@@ -42,12 +42,7 @@ class PipelineOffload:
         """Place the parts as the plan says, between two pictures; only ever towards less memory."""
         pipeline = self._pipeline
         if plan.tiled:
-            pipeline.vae.enable_tiling()
-            # By default a tile is as large as SDXL's whole picture, which would save nothing.
-            pipeline.vae.tile_sample_min_size = pipeline.vae.config.sample_size // TILE_SHARE
-            pipeline.vae.tile_latent_min_size = (
-                pipeline.vae.tile_sample_min_size // pipeline.vae_scale_factor
-            )
+            _enable_tiling(pipeline)
         self._encoders_are_offloaded = plan.painter != "resident"
         if plan.painter == "offload-layers-fp8":
             pipeline.unet.enable_layerwise_casting(
@@ -97,3 +92,26 @@ class PipelineOffload:
         """Move both text encoders."""
         self._pipeline.text_encoder.to(device)
         self._pipeline.text_encoder_2.to(device)
+
+
+@contextmanager
+def tiled_vae(pipeline: StableDiffusionXLPipeline, needed: bool) -> Iterator[None]:
+    """Have the VAE work in tiles, if that is needed and the plan does not say so already."""
+    if not needed or pipeline.vae.use_tiling:
+        yield
+        return
+    _enable_tiling(pipeline)
+    try:
+        yield
+    finally:
+        pipeline.vae.disable_tiling()
+
+
+def _enable_tiling(pipeline: StableDiffusionXLPipeline) -> None:
+    vae = pipeline.vae
+    vae.enable_tiling()
+    # By default a tile is as large as SDXL's whole picture, which would save nothing.
+    side = vae.config.sample_size // TILE_SHARE // pipeline.vae_scale_factor
+    # Neighbours share a quarter, which must be whole latents for them to fit together.
+    vae.tile_latent_min_size = max(side - side % 4, 4)
+    vae.tile_sample_min_size = vae.tile_latent_min_size * pipeline.vae_scale_factor

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,38 +22,19 @@ from banatie.devices.runtime import Runtime, free_memory, is_out_of_memory
 from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePicture
 from banatie.models.types import PaintingModel
 from banatie.models.validate import check_pipeline
+from banatie.painting.denoising import Denoiser
+from banatie.painting.job import OnStep, PaintJob
 from banatie.painting.library_internals import CompilationError, drop_compiled_calls
-from banatie.painting.lora import LOADING_ERRORS, Lora, applied
+from banatie.painting.lora import LOADING_ERRORS, applied
 from banatie.painting.offload import PipelineOffload
+from banatie.painting.passes import PicturePasses
 from banatie.painting.pipeline import Checksum, load_pipeline
 from banatie.painting.previews import LatentToRgb
-from banatie.painting.schedulers import (
-    configured_scheduler,
-    fresh_scheduler,
-    sampler_name,
-    steps_done,
-)
-from banatie.painting.text_encoding import PromptEncoder
-from banatie.painting.vae import decode, decode_finite, to_image
+from banatie.painting.schedulers import configured_scheduler, sampler_name
+from banatie.painting.text_encoding import PromptEncoder, TextEmbedding
+from banatie.painting.vae import decode
 
 logger = logging.getLogger(__name__)
-
-OnStep = Callable[[int, int], None]
-"""Called with the number of finished steps and of all steps; may raise to stop the painting."""
-
-
-@dataclass(frozen=True)
-class PaintJob:
-    """One picture to be painted; width and height in pixels, the seed from 0 to 2⁵³ − 1."""
-
-    prompt: str
-    negative_prompt: str
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    seed: int
-    loras: tuple[Lora, ...] = ()
 
 
 class Painter:
@@ -78,12 +58,12 @@ class Painter:
         )
         self._scheduler = configured_scheduler(pipeline.scheduler, model)
         self._checksum = Checksum(weights)
-        self._pred_x0: torch.Tensor | None = None
-        """The scheduler's prediction of the finished latents, while a picture is painted."""
         factor = pipeline.vae_scale_factor
         self._preview_map = LatentToRgb(
-            pipeline.unet.config.in_channels, factor, max(map(max, model.sizes.values())) // factor
+            pipeline.unet.config.out_channels, factor, max(map(max, model.sizes.values())) // factor
         )
+        self._denoiser = Denoiser(pipeline, self._scheduler, runtime.device)
+        self._passes = PicturePasses(pipeline, self._denoiser, self._preview_map, model)
 
     @classmethod
     def load(
@@ -121,6 +101,16 @@ class Painter:
     def arrange(self, plan: Plan) -> None:
         """Place the model's parts as the plan says; see `PipelineOffload.apply`."""
         self._offload.apply(plan)
+        self._passes.max_pixels = plan.max_pixels
+
+    @property
+    def max_pixels(self) -> int:
+        """The plan's `max_pixels`; can be changed between two pictures."""
+        return self._passes.max_pixels
+
+    @max_pixels.setter
+    def max_pixels(self, pixels: int) -> None:
+        self._passes.max_pixels = pixels
 
     def move_to(self, device: str) -> None:
         """Move all parts that the plan keeps on the device, between two pictures."""
@@ -158,7 +148,7 @@ class Painter:
     def paint_batch(
         self, jobs: Sequence[PaintJob], on_step: OnStep
     ) -> list[Image.Image | UnusablePicture]:
-        """Paint several jobs at once, which may differ only in seed and in texts of one length.
+        """Paint several jobs of one `batch_key` at once, whose texts are of one length.
 
         `on_step` is called after each denoising step; an exception from it stops the painting.
         Raises OutOfMemory after freeing the memory, ModelBroken when a LoRA does not fit, or
@@ -175,10 +165,11 @@ class Painter:
 
     def previews(self) -> list[Image.Image]:
         """Small pictures of the jobs in progress; to be called inside `on_step`."""
-        if self._pred_x0 is None:
+        pred_x0 = self._denoiser.pred_x0
+        if pred_x0 is None:
             return []
         self._preview_map.fit_random(lambda latents: decode(self._pipeline.vae, latents))
-        return [self._preview_map.render(latents) for latents in self._pred_x0.float().cpu()]
+        return [self._preview_map.render(latents) for latents in pred_x0.float().cpu()]
 
     def _paint(
         self, jobs: Sequence[PaintJob], on_step: OnStep
@@ -188,82 +179,30 @@ class Painter:
                 applied(self._pipeline, jobs[0].loras, self._clear_embeddings),
                 torch.inference_mode(),
             ):
-                return [self._decode(latents) for latents in self._denoise(jobs, on_step)]
+                return self._passes.paint(jobs, *self._encode(jobs), on_step)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         finally:
-            self._pred_x0 = None
+            self._denoiser.pred_x0 = None
         # Raised here, because the error's traceback keeps its tensors alive, and an error raised
         # inside the handler would keep that one.
         free_memory(self._runtime.device)
+        width, height = jobs[0].final_size
         raise OutOfMemory(
-            f"{self._runtime.device} ran out of memory for a picture of {jobs[0].width} × "
-            f"{jobs[0].height}; close other programs that use it, or choose a smaller model"
+            f"{self._runtime.device} ran out of memory for a picture of {width} × {height}; close "
+            "other programs that use it, or choose a smaller model"
         )
 
-    def _denoise(self, jobs: Sequence[PaintJob], on_step: OnStep) -> torch.Tensor:
-        pipeline, shared = self._pipeline, jobs[0]
-        pipeline.scheduler = fresh_scheduler(self._scheduler, shared.steps, self._keep_pred_x0)
-        generators = [torch.Generator("cpu").manual_seed(job.seed) for job in jobs]
-        noise = _initial_noise(pipeline, shared, generators)
-        positive, negative = self._encoder.encode_batch(
+    def _encode(self, jobs: Sequence[PaintJob]) -> tuple[TextEmbedding, TextEmbedding | None]:
+        return self._encoder.encode_batch(
             [job.prompt for job in jobs],
-            [job.negative_prompt for job in jobs] if self._is_guided(shared) else [],
+            [job.negative_prompt for job in jobs] if self._is_guided(jobs[0]) else [],
         )
-
-        def on_evaluation(
-            pipeline: StableDiffusionXLPipeline, index: int, *_: object
-        ) -> dict[str, torch.Tensor]:
-            done = steps_done(
-                index + 1, pipeline.num_timesteps, shared.steps, pipeline.scheduler.order
-            )
-            if done is not None:
-                on_step(done, shared.steps)
-            return {}
-
-        return pipeline(
-            prompt_embeds=positive.sequence,
-            pooled_prompt_embeds=positive.pooled,
-            negative_prompt_embeds=negative.sequence if negative else None,
-            negative_pooled_prompt_embeds=negative.pooled if negative else None,
-            width=shared.width,
-            height=shared.height,
-            num_inference_steps=shared.steps,
-            guidance_scale=shared.guidance_scale,
-            latents=noise.to(pipeline.unet.dtype),
-            generator=generators,
-            output_type="latent",
-            return_dict=False,
-            callback_on_step_end=on_evaluation,
-            callback_on_step_end_tensor_inputs=[],
-        )[0]
-
-    def _decode(self, latents: torch.Tensor) -> Image.Image | UnusablePicture:
-        pixels = decode_finite(self._pipeline.vae, latents)
-        if isinstance(pixels, UnusablePicture):
-            return pixels
-        # Without previews the map is not used, so it need not be fitted.
-        if self._preview_map.is_fitted:
-            self._preview_map.fit(latents.float().cpu(), pixels.float().cpu())
-        return to_image(pixels)
 
     def _is_guided(self, job: PaintJob) -> bool:
         """Whether classifier-free guidance is used, for which a negative prompt is encoded."""
         return job.guidance_scale > 1 and self._pipeline.unet.config.time_cond_proj_dim is None
 
-    def _keep_pred_x0(self, pred_x0: torch.Tensor) -> None:
-        self._pred_x0 = pred_x0
-
     def _clear_embeddings(self) -> None:
         self._encoder.clear_cache()
-
-
-def _initial_noise(
-    pipeline: StableDiffusionXLPipeline, job: PaintJob, generators: Sequence[torch.Generator]
-) -> torch.Tensor:
-    """The latents of pure noise that denoising starts from, one for each generator."""
-    factor, channels = pipeline.vae_scale_factor, pipeline.unet.config.in_channels
-    shape = (1, channels, job.height // factor, job.width // factor)
-    # Always drawn in float32 on the CPU: the same noise on every device and in a batch.
-    return torch.cat([torch.randn(shape, generator=generator) for generator in generators])

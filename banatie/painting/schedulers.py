@@ -1,19 +1,21 @@
-"""The pipeline's scheduler: which one, under which sampler name, and a fresh one for each picture.
+"""The pipeline's scheduler: which one, under which sampler name, and a fresh one for each pass.
 
 Knows no models and no latents' meaning.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import diffusers
 import torch
-from diffusers import SchedulerMixin
+from diffusers import PNDMScheduler, SchedulerMixin
 
 from banatie.errors import ModelBroken, PaintingError
 from banatie.models.types import PaintingModel
+
+FINEST_STEPS = 10
+"""How finely a schedule of fewer steps may be divided to start in its middle."""
 
 SAMPLER_NAMES = {
     "DDIMScheduler": "DDIM",
@@ -48,34 +50,51 @@ def sampler_name(scheduler: SchedulerMixin) -> str:
     return f"{sampler} Karras" if scheduler.config.get("use_karras_sigmas") else sampler
 
 
-def fresh_scheduler(
-    scheduler: SchedulerMixin, steps: int, on_pred_x0: Callable[[torch.Tensor], None]
-) -> SchedulerMixin:
-    """A scheduler with the same configuration and no state, for one picture.
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler for one pass over a picture, and the timesteps at which the UNet is evaluated."""
 
-    `on_pred_x0` is called with the predicted final latents of each step, or with the step's
-    latents where the scheduler predicts none. Raises PaintingError when the scheduler cannot do
-    that many steps.
+    scheduler: SchedulerMixin
+    timesteps: torch.Tensor
+    steps: int
+    """How many steps these are."""
+
+
+def steps_of(steps: int, denoise: float) -> int:
+    """How many of a picture's steps a pass does that denoises this part of the schedule."""
+    return steps if denoise >= 1 else max(round(steps * denoise), 1)
+
+
+def fresh_schedule(scheduler: SchedulerMixin, steps: int, denoise: float, device: str) -> Schedule:
+    """A scheduler with the same configuration and no state, which starts where `denoise` says.
+
+    With 1 it does the whole schedule of `steps` steps; with less, only the end of one. That one may
+    have a few steps more or less than asked for: models with few steps have few places to start
+    from, and so the start comes nearer to the part that is asked for. Raises PaintingError when
+    the scheduler cannot do that many steps.
     """
-    fresh = type(scheduler).from_config(scheduler.config)
+    taken, total = steps_of(steps, denoise), steps
+    if denoise < 1:
+        most = max(steps, FINEST_STEPS)
+        total = max(taken, min(round(taken / max(denoise, 1 / most)), most))
+    options = {}
+    if isinstance(scheduler, PNDMScheduler) and taken < total:
+        # Its Runge-Kutta steps can only be the first of a whole schedule.
+        options = {"skip_prk_steps": True}
+    fresh = type(scheduler).from_config(scheduler.config, **options)
     try:
-        fresh.set_timesteps(steps)
+        fresh.set_timesteps(total, device=device)
     except ValueError as error:
         raise PaintingError(f"this model cannot paint in {steps} steps: {error}") from error
-    original_step = fresh.step
-
-    # The pipeline inspects the signature to learn which arguments the scheduler takes.
-    @functools.wraps(original_step)
-    def step(
-        *arguments: object, return_dict: bool = True, **options: object
-    ) -> tuple[torch.Tensor]:
-        output = original_step(*arguments, return_dict=True, **options)
-        pred_x0 = getattr(output, "pred_original_sample", None)
-        on_pred_x0(output.prev_sample if pred_x0 is None else pred_x0)
-        return (output.prev_sample,)
-
-    fresh.step = step
-    return fresh
+    first = (total - taken) * fresh.order
+    timesteps = fresh.timesteps[first:]
+    if isinstance(scheduler, PNDMScheduler) and taken < total:
+        # It evaluates its second timestep twice, of whatever schedule it begins with.
+        ends = fresh.timesteps[-taken:]
+        timesteps = torch.cat([ends[:2], ends[1:]])
+    if hasattr(fresh, "set_begin_index"):
+        fresh.set_begin_index(first)
+    return Schedule(fresh, timesteps, taken)
 
 
 def steps_done(evaluations: int, total_evaluations: int, steps: int, order: int) -> int | None:

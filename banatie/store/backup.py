@@ -22,7 +22,6 @@ import io
 import os
 import re
 import shutil
-import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -36,11 +35,13 @@ from filelock import FileLock
 
 import banatie
 from banatie.errors import BackupUnusable, DatabaseUnusable, DataFolderUnusable
+from banatie.filesystem import special_kind, sync_folder
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.disk import RESERVE, is_read_only
-from banatie.store.files import Files, sync_folder
+from banatie.store.files import Files
 from banatie.store.generations import Generations
+from banatie.store.image_removal import remove_with_generation
 from banatie.store.images import Images
 from banatie.store.locks import exclude_workers, hold_role
 from banatie.store.workers import Workers
@@ -57,8 +58,6 @@ _UNFINISHED = ".unfinished-"
 _UNPACKING, _READY, _REPLACED = "restore.part", "restore.ready", "replaced"
 _IGNORED = re.compile(rf".+\.lock|.+\.sock|{RESERVE}|{re.escape(_UNPACKING)}")
 """Files that an empty data folder may contain."""
-_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder"}
-_KINDS |= {stat.S_IFSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -165,13 +164,10 @@ def finish_restore(data: Path) -> None:
 def _refuse_special(target: Path) -> None:
     """Renaming would replace a device, a pipe or a link by a file, and never write into it."""
     try:
-        kind = stat.S_IFMT(target.lstat().st_mode)
-    except FileNotFoundError:
-        return
+        found = special_kind(target, follow_links=False)
     except OSError as error:
         raise BackupUnusable(f"{target} cannot be written: {error.strerror}") from error
-    if kind != stat.S_IFREG:
-        found = _KINDS.get(kind, "a device")
+    if found is not None:
         raise BackupUnusable(
             f"{target} is {found}; name a regular file, or one that does not exist"
         )
@@ -218,7 +214,8 @@ def _write(path: Path, copy: Database, files: Files, now: int) -> Contents:
                 pictures += 1
             else:
                 # Most likely deleted after the database was copied, and its row with it.
-                Generations(copy).delete_of_image(image.id)
+                with copy.writing() as connection:
+                    remove_with_generation(connection, image.id, now)
                 left_out += 1
         generations = Generations(copy).count()
         copy.close_checkpointed()

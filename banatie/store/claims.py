@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 from banatie.logs import log_context
 from banatie.records import EnhancementNote, Generation, Image
 from banatie.store.database import Database
-from banatie.store.generation_rows import update
-from banatie.store.images import insert_image
+from banatie.store.generation_rows import find, update
+from banatie.store.outputs import store_output
 from banatie.store.previews import write_preview
 from banatie.store.statistics import count_durations
 
@@ -44,7 +44,10 @@ _HELD = "id = :id AND claimed_by = :worker"
 _NEXT_ROW_LIKE = (
     "number = (SELECT number FROM generations WHERE stage = 'paint' "
     "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
-    "AND steps IS :steps AND guidance_scale IS :guidance AND loras = "
+    "AND width IS :width AND height IS :height "
+    "AND steps IS :steps AND guidance_scale IS :guidance AND upscale IS NULL "
+    "AND (reference_images = '[]') = :plain AND (mask_image_id IS NULL) = :unmasked "
+    "AND reference_strength IS :strength AND loras = "
     "(SELECT loras FROM generations WHERE id = :first) ORDER BY number LIMIT 1)"
 )
 
@@ -80,20 +83,14 @@ class Claims:
     def claim_like(self, first: Generation, limit: int, now: int) -> list[Generation]:
         """Claim up to `limit` more rows that can be painted in one batch with the claimed `first`.
 
-        They have the same aspect ratio, steps, guidance and LoRAs. A row that was held during a
-        crash is never part of a batch.
+        They have the same aspect ratio, size, steps, guidance and LoRAs, and if they are painted
+        from images, a mask or none, and the same strength. A row that was held during a crash, or
+        is enlarged, is never part of a batch.
         """
-        if first.crashes:
+        if first.crashes or first.upscale:
             return []
         taken: list[Generation] = []
-        values = {
-            "worker": self.worker_id,
-            "status": "processing",
-            "ratio": first.aspect_ratio,
-            "steps": first.steps,
-            "guidance": first.guidance_scale,
-            "first": first.id,
-        }
+        values = _values_like(first, self.worker_id)
         with self._database.writing() as connection:
             while len(taken) < limit:
                 generation = update(connection, _CLAIM, _NEXT_ROW_LIKE, values, now)
@@ -139,10 +136,16 @@ class Claims:
         steps: int,
         guidance_scale: float,
         now: int,
+        reference_strength: float | None = None,
+        reference_mode: str | None = None,
     ) -> bool:
         """Store what the row is painted with; False if it is not held."""
-        values = {"model": model, "steps": steps, "guidance": guidance_scale}
-        assignments = "model = :model, steps = :steps, guidance_scale = :guidance"
+        values: dict[str, Any] = {"model": model, "steps": steps, "guidance": guidance_scale}
+        values |= {"strength": reference_strength, "mode": reference_mode}
+        assignments = (
+            "model = :model, steps = :steps, guidance_scale = :guidance, "
+            "reference_strength = :strength, reference_mode = :mode"
+        )
         return self._change_held(generation_id, assignments, values, now)
 
     def record_step(
@@ -166,26 +169,26 @@ class Claims:
         durations: Mapping[str, float] = NO_DURATIONS,
         *,
         warnings: Sequence[str] = (),
+        publish: Callable[[], None] = lambda: None,
+        attempt: int | None = None,
     ) -> bool:
-        """End the row with its image, whose file exists, and more warnings; False if not held."""
+        """End the row with its image and more warnings; False if it is not held.
+
+        A generation that was made again keeps its image, whose file has been replaced. `publish` is
+        called last in the transaction: it makes the prepared file appear (`Files.prepared`), so no
+        file appears for a row that is not held. Without it, the file exists already. `attempt` is
+        the row's `retry_count` when the picture was begun: a row that was changed since is not held
+        for that picture, even if this worker has claimed it again.
+        """
         with self._database.writing() as connection:
-            if not _is_held(connection, generation_id, self.worker_id):
+            held = find(connection, generation_id)
+            if held is None or not _is_held(connection, generation_id, self.worker_id):
                 return False
-            insert_image(connection, image)
-            update(
-                connection,
-                "status = 'success', stage = 'done', claimed_by = NULL, image_id = :image_id, "
-                f"step = steps, processing_time_ms = :milliseconds, {_ADD_WARNINGS}",
-                "id = :id",
-                {
-                    "id": generation_id,
-                    "image_id": image.id,
-                    "milliseconds": processing_time_ms,
-                    "warnings": json.dumps(warnings),
-                },
-                now,
-            )
+            if attempt not in (None, held.retry_count):
+                return False
+            _finish(connection, held, image, processing_time_ms, warnings, now)
             count_durations(connection, durations)
+            publish()
             return True
 
     def fail(self, generation_id: str, message: str, now: int, reason: str = "unforeseen") -> bool:
@@ -248,6 +251,48 @@ class Claims:
             if changed:
                 count_durations(connection, durations)
             return changed
+
+
+def _values_like(first: Generation, worker_id: str) -> dict[str, Any]:
+    """What `_NEXT_ROW_LIKE` compares."""
+    return {
+        "worker": worker_id,
+        "status": "processing",
+        "ratio": first.aspect_ratio,
+        "width": first.width,
+        "height": first.height,
+        "steps": first.steps,
+        "guidance": first.guidance_scale,
+        "plain": not first.reference_images,
+        "unmasked": first.mask_image_id is None,
+        "strength": first.reference_strength,
+        "first": first.id,
+    }
+
+
+def _finish(
+    connection: sqlite3.Connection,
+    held: Generation,
+    image: Image,
+    milliseconds: int,
+    warnings: Sequence[str],
+    now: int,
+) -> None:
+    """End the row as a success with this image."""
+    store_output(connection, held, image)
+    update(
+        connection,
+        "status = 'success', stage = 'done', claimed_by = NULL, image_id = :image_id, "
+        f"step = steps, processing_time_ms = :milliseconds, {_ADD_WARNINGS}",
+        "id = :id",
+        {
+            "id": held.id,
+            "image_id": image.id,
+            "milliseconds": milliseconds,
+            "warnings": json.dumps(warnings),
+        },
+        now,
+    )
 
 
 def _update_held(

@@ -6,26 +6,30 @@ updates are allowed is up to the callers.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 import msgspec
 
-from banatie.records import EnhancementNote, Generation, Image, LoraUse
+from banatie.records import EnhancementNote, Generation, LoraUse, Reference
 from banatie.store.images import COLUMNS as IMAGE_COLUMNS
+from banatie.store.images import to_image
 
 # Generation's fields in order. `to_generation` converts those that the columns hold differently.
 _COLUMNS = [field.name for field in fields(Generation)]
 _COLUMNS[_COLUMNS.index("image")] = "image_id"
 _WIDTH = len(_COLUMNS)
-_META, _WARNINGS, _ENHANCEMENT, _IMAGE, _AUTO_ENHANCE, _LORAS = map(
-    _COLUMNS.index, ("meta", "warnings", "enhancement", "image_id", "auto_enhance", "loras")
+_META, _WARNINGS, _ENHANCEMENT, _IMAGE, _AUTO_ENHANCE, _LORAS, _REFERENCES = map(
+    _COLUMNS.index,
+    ("meta", "warnings", "enhancement", "image_id", "auto_enhance", "loras", "reference_images"),
 )
 
 SELECT = f"""
     SELECT {", ".join(f"generations.{name}" for name in _COLUMNS)},
-        {", ".join(f"images.{name}" for name in IMAGE_COLUMNS)}
+        {", ".join(f"images.{name}" for name in IMAGE_COLUMNS)}, generations.id
     FROM generations LEFT JOIN images ON images.id = generations.image_id
 """
 
@@ -68,6 +72,16 @@ def find(connection: sqlite3.Connection, generation_id: str) -> Generation | Non
     return to_generation(row) if row else None
 
 
+def encode_references(references: Sequence[Reference]) -> str:
+    """The references as their column holds them."""
+    return json.dumps(
+        [
+            {"imageId": each.image_id, "alias": each.alias, "storageKey": each.storage_key}
+            for each in references
+        ]
+    )
+
+
 def to_generation(row: sqlite3.Row) -> Generation:
     """The generation of a row that `SELECT` has read."""
     # By position: looking up forty columns by name takes longer than reading the row.
@@ -76,8 +90,12 @@ def to_generation(row: sqlite3.Row) -> Generation:
     values[_META] = msgspec.json.decode(values[_META])
     values[_WARNINGS] = tuple(msgspec.json.decode(values[_WARNINGS]))
     values[_LORAS] = tuple(LoraUse(**lora) for lora in msgspec.json.decode(values[_LORAS]))
+    values[_REFERENCES] = tuple(
+        Reference(reference["imageId"], reference["alias"], reference["storageKey"])
+        for reference in msgspec.json.decode(values[_REFERENCES])
+    )
     if values[_ENHANCEMENT] is not None:
         values[_ENHANCEMENT] = EnhancementNote(**msgspec.json.decode(values[_ENHANCEMENT]))
     if values[_IMAGE] is not None:
-        values[_IMAGE] = Image(*values[_WIDTH:])
+        values[_IMAGE] = to_image(values[_WIDTH:])
     return Generation(*values[:_WIDTH])

@@ -17,22 +17,32 @@ import sqlite3
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from banatie.errors import DiskFull, GenerationNotFound, QueueFull, ValidationError
+from banatie.errors import (
+    AliasNotFound,
+    DiskFull,
+    GenerationNotFound,
+    ImageNotFound,
+    QueueFull,
+    ValidationError,
+)
 from banatie.limits import MAX_SEED
 from banatie.records import CANCELLED, Generation, Submission
+from banatie.store.aliases import find_image, find_references
 from banatie.store.database import Database
 from banatie.store.disk import is_full
+from banatie.store.flows import touch_flow
 from banatie.store.generation_rows import (
     SELECT,
     count_waiting,
+    encode_references,
     find,
     next_revision,
     to_generation,
     update,
 )
-from banatie.store.images import delete_image
+from banatie.store.image_removal import remove_image
 
 IDEMPOTENCY_HOURS = 24
 SECONDS_PER_WAITING_JOB = 5
@@ -59,6 +69,16 @@ class Submitted:
     """The answer to the earlier request, if it was answered."""
 
 
+class LiveSubmission(Protocol):
+    """A live URL's request: many of them make one generation (see `live_images`)."""
+
+    def earlier(self, connection: sqlite3.Connection) -> Submitted | None:
+        """The generation of an earlier request, if it will do."""
+
+    def record(self, connection: sqlite3.Connection, generation_id: str, now: int) -> None:
+        """Remember the generation that was inserted; what this raises undoes that."""
+
+
 class Generations:
     """The generations in the database."""
 
@@ -75,32 +95,40 @@ class Generations:
         *,
         queue_size: int,
         idempotent: IdempotentRequest | None = None,
+        live: LiveSubmission | None = None,
         request_id: str | None = None,
         warnings: Sequence[str] = (),
     ) -> Submitted:
         """Insert a pending row, unless the same request came before.
 
         `warnings` tell what of the request is not carried out. Raises QueueFull if `queue_size`
-        rows are pending already, DiskFull, and ValidationError if the idempotency key was used with
-        another body.
+        rows are pending already, DiskFull, ValidationError if the idempotency key was used with
+        another body or a reference means no image, and what `live` raises.
         """
         row = _pending_row(project_id, submission, now, request_id)
-        row["warnings"] = json.dumps(warnings)
-        _require_room(self._database)
+        require_room(self._database)
         with self._database.writing() as connection:
             if idempotent is not None:
                 earlier = _find_earlier(connection, idempotent, now)
                 if earlier is not None:
                     return earlier
+            if live is not None and (earlier := live.earlier(connection)) is not None:
+                return earlier
             if count_waiting(connection) >= queue_size:
                 raise QueueFull(queue_size, SECONDS_PER_WAITING_JOB)
             row["revision"] = next_revision(connection)
+            # A live URL is open to all, so its prompt must not name the project's images.
+            is_open = live is not None
+            more_warnings = [] if is_open else _resolve(connection, project_id, submission, row)
+            row["warnings"] = json.dumps([*warnings, *more_warnings])
             _insert(connection, row)
             if idempotent is not None:
                 connection.execute(
                     "INSERT INTO idempotent_requests VALUES (?, ?, ?, ?, NULL, ?)",
                     (*asdict(idempotent).values(), row["id"], now),
                 )
+            if live is not None:
+                live.record(connection, row["id"], now)
             return Submitted(find(connection, row["id"]), is_new=True)
 
     def save_answer(self, idempotent: IdempotentRequest, answer: bytes) -> bytes:
@@ -135,6 +163,7 @@ class Generations:
         limit: int,
         offset: int,
         include_deleted: bool,
+        flow_id: str | None = None,
     ) -> tuple[list[Generation], int]:
         """A page of the project's generations, newest first, and the total number."""
         where, parameters = "project_id = ?", [project_id]
@@ -142,10 +171,16 @@ class Generations:
             where, parameters = f"{where} AND status = ?", [*parameters, status]
         counted = where if include_deleted else f"{where} AND deleted = 0"
         listed = where if include_deleted else f"{where} AND deleted_at IS NULL"
-        total = self._database.scalar(
-            f"SELECT coalesce(sum(generations), 0) FROM generation_counts WHERE {counted}",
-            parameters,
-        )
+        if flow_id is None:
+            total = self._database.scalar(
+                f"SELECT coalesce(sum(generations), 0) FROM generation_counts WHERE {counted}",
+                parameters,
+            )
+        else:
+            listed, parameters = f"{listed} AND flow_id = ?", [*parameters, flow_id]
+            total = self._database.scalar(
+                f"SELECT count(*) FROM generations WHERE {listed}", parameters
+            )
         # The inner select is answered by an index alone, so skipped rows are not read.
         rows = self._database.query(
             f"{SELECT} WHERE number IN (SELECT number FROM generations WHERE {listed} "
@@ -181,30 +216,15 @@ class Generations:
         )
         return self.get(project_id, generation_id)
 
-    def delete(self, project_id: str, generation_id: str) -> str | None:
+    def delete(self, project_id: str, generation_id: str, now: int) -> str | None:
         """Delete the row and its image's row; the storage key of the file to delete afterwards.
 
-        Raises GenerationNotFound.
+        An image with an alias in the project stays. Raises GenerationNotFound.
         """
 
-        def delete(connection: sqlite3.Connection) -> str | None:
-            deleted = connection.execute(
-                "DELETE FROM generations WHERE id = ? AND project_id = ? RETURNING image_id",
-                (generation_id, project_id),
-            ).fetchone()
-            if deleted is None:
-                raise GenerationNotFound(generation_id)
-            image_id = deleted["image_id"]
-            return delete_image(connection, image_id) if image_id else None
-
-        return self._database.free_space(delete)
-
-    def delete_of_image(self, image_id: str) -> None:
-        """Delete an image that exists, and its generation."""
-        [row] = self._database.query(
-            "SELECT project_id, id FROM generations WHERE image_id = ?", (image_id,)
+        return self._database.free_space(
+            lambda connection: _delete(connection, project_id, generation_id, now)
         )
-        self.delete(row["project_id"], row["id"])
 
     def soft_delete(self, project_id: str, generation_id: str, now: int) -> Generation:
         """Mark the row as deleted, and cancel it unless it has ended. Raises GenerationNotFound."""
@@ -237,12 +257,12 @@ class Generations:
 
     # Housekeeping
 
-    def purge_deleted(self, deleted_before: int) -> list[str]:
+    def purge_deleted(self, deleted_before: int, now: int) -> list[str]:
         """Delete the rows soft-deleted before then; the storage keys of the files to delete."""
         rows = self._database.query(
             "SELECT project_id, id FROM generations WHERE deleted_at < ?", (deleted_before,)
         )
-        keys = [self.delete(row["project_id"], row["id"]) for row in rows]
+        keys = [self.delete(row["project_id"], row["id"], now) for row in rows]
         return [key for key in keys if key is not None]
 
     def purge_idempotent_requests(self, now: int) -> None:
@@ -260,7 +280,22 @@ class Generations:
             return update(connection, assignments, where, values, now)
 
 
-def _require_room(database: Database) -> None:
+def _delete(
+    connection: sqlite3.Connection, project_id: str, generation_id: str, now: int
+) -> str | None:
+    deleted = connection.execute(
+        "DELETE FROM generations WHERE id = ? AND project_id = ? RETURNING image_id",
+        (generation_id, project_id),
+    ).fetchone()
+    if deleted is None:
+        raise GenerationNotFound(generation_id)
+    image = connection.execute(
+        "SELECT id FROM images WHERE id = ? AND alias IS NULL", (deleted["image_id"],)
+    ).fetchone()
+    return remove_image(connection, image["id"], now) if image else None
+
+
+def require_room(database: Database) -> None:
     """On a full disk no picture could be saved, and what room there is serves to delete others."""
     if is_full(database.path.parent):
         raise DiskFull
@@ -286,11 +321,52 @@ def _pending_row(
         "steps": submission.steps,
         "guidance_scale": submission.guidance_scale,
         "loras": json.dumps([asdict(lora) for lora in submission.loras]),
+        "width": submission.size[0] if submission.size else None,
+        "height": submission.size[1] if submission.size else None,
+        "flow_id": submission.flow_id or (str(uuid.uuid4()) if submission.starts_flow else None),
+        "alias": submission.alias,
+        "flow_alias": submission.flow_alias,
+        "reference_strength": submission.reference_strength,
+        "upscale": submission.upscale,
+        "output_format": submission.output_format,
+        "quality": submission.quality,
         "meta": json.dumps(submission.meta, ensure_ascii=False),
         "created_at": now,
         "updated_at": now,
         "request_id": request_id,
     }
+
+
+def _resolve(
+    connection: sqlite3.Connection, project_id: str, submission: Submission, row: dict[str, Any]
+) -> list[str]:
+    """Fill in the images that the row refers to, and make its flow; warnings.
+
+    Raises ValidationError naming the parameter whose image does not exist.
+    """
+    # Nothing is in a flow that is only offered: without a flow, aliases mean the whole project.
+    flow_id = submission.flow_id
+    references, warnings = find_references(
+        connection, project_id, flow_id, submission.references, submission.prompt
+    )
+    if not references:
+        for name, value in (
+            ("referenceStrength", submission.reference_strength),
+            ("mask", submission.mask),
+        ):
+            if value is not None:
+                raise ValidationError.of(name, "needs a reference image: give referenceImages")
+    row["reference_images"] = encode_references(references)
+    if submission.mask is not None:
+        try:
+            mask = find_image(connection, project_id, submission.mask, flow_id)
+        except (ImageNotFound, AliasNotFound) as error:
+            raise ValidationError.of("mask", str(error)) from error
+        row["mask_image_id"] = mask.id
+    # An id that was only offered becomes a flow when it is used again, or has a name in it.
+    if flow_id is not None or submission.flow_alias is not None:
+        touch_flow(connection, project_id, row["flow_id"], row["created_at"])
+    return warnings
 
 
 def _find_earlier(

@@ -1,4 +1,4 @@
-"""Organisations, projects, API keys, and the request count of each key.
+"""API keys, and the request count of each key.
 
 Only the hash of a key is stored; its text is returned once, when it is created. How requests are
 limited is unknown here.
@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 import sqlite3
 import uuid
 from collections.abc import Mapping
 
-from banatie.errors import NotFound, ValidationError
-from banatie.records import DEFAULT_SLUG, Key, Project
+from banatie.errors import Forbidden, NotFound, ValidationError
+from banatie.records import DEFAULT_SLUG, Key, KeyType, Project
 from banatie.store.database import Database
+from banatie.store.projects import check_slugs, ensure_project
 
 KEY_PREFIX = "bnt_"
 HINT_LENGTH = 8
-SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+DAY_MILLISECONDS = 86_400_000
 
 _SELECT = """
-    SELECT keys.*, projects.slug AS project_slug, organizations.slug AS organization_slug
+    SELECT keys.*, projects.slug AS project_slug, projects.organization_id,
+        organizations.slug AS organization_slug
     FROM keys
     JOIN projects ON projects.id = keys.project_id
     JOIN organizations ON organizations.id = projects.organization_id
@@ -41,44 +42,50 @@ class Keys:
         name: str,
         now: int,
         *,
+        type: KeyType = "project",
         organization_slug: str = DEFAULT_SLUG,
         project_slug: str = DEFAULT_SLUG,
         requests_per_hour: int | None = None,
         expires_at: int | None = None,
+        only_first: bool = False,
     ) -> str:
         """Create a key, and its organisation and project if they do not exist; return its text.
 
-        Raises ValidationError.
+        Raises ValidationError, and Forbidden if it is to be the `only_first` and is not the first.
         """
         if not name.strip():
             raise ValidationError.of("name", "must not be blank")
-        for what, slug in (("organization", organization_slug), ("project", project_slug)):
-            # It becomes the name of a folder and a part of URLs.
-            if not SLUG.fullmatch(slug):
-                raise ValidationError.of(what, "takes letters a to z, digits and hyphens, up to 64")
+        if type == "master" and expires_at is not None:
+            raise ValidationError.of(
+                "expiresInDays", "is for project keys: a master key does not expire"
+            )
+        check_slugs(organization_slug, project_slug)
         # 256 random bits cannot be guessed, so a fast hash without salt is enough.
         text = KEY_PREFIX + secrets.token_urlsafe(32)
         with self._database.writing() as connection:
-            project_id = self._project_id(connection, organization_slug, project_slug, now)
+            if only_first and connection.execute("SELECT 1 FROM keys").fetchone():
+                raise Forbidden("There is an API key already; the first one is made only once")
+            columns = {
+                "id": str(uuid.uuid4()),
+                "project_id": ensure_project(connection, organization_slug, project_slug, now),
+                "type": type,
+                "name": name,
+                "hash": hash_key(text),
+                "hint": text[:HINT_LENGTH],
+                "requests_per_hour": requests_per_hour,
+                "created_at": now,
+                "expires_at": expires_at,
+            }
             connection.execute(
-                "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-                (
-                    str(uuid.uuid4()),
-                    project_id,
-                    name,
-                    hash_key(text),
-                    text[:HINT_LENGTH],
-                    requests_per_hour,
-                    now,
-                    expires_at,
-                ),
+                f"INSERT INTO keys ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+                list(columns.values()),
             )
         return text
 
     def default_project_id(self, now: int) -> str:
         """The id of the default project, which is created if it does not exist."""
         with self._database.writing() as connection:
-            return self._project_id(connection, DEFAULT_SLUG, DEFAULT_SLUG, now)
+            return ensure_project(connection, DEFAULT_SLUG, DEFAULT_SLUG, now)
 
     def is_empty(self) -> bool:
         """Whether no key was ever created: the first start."""
@@ -88,6 +95,13 @@ class Keys:
         """All keys, oldest first, including revoked and expired ones."""
         rows = self._database.query(_SELECT + " ORDER BY keys.created_at, keys.id")
         return [_key(row) for row in rows]
+
+    def page(self, limit: int, offset: int) -> tuple[list[Key], int]:
+        """A page of `all`, and the number of all keys."""
+        rows = self._database.query(
+            _SELECT + " ORDER BY keys.created_at, keys.id LIMIT ? OFFSET ?", (limit, offset)
+        )
+        return [_key(row) for row in rows], self._database.scalar("SELECT count(*) FROM keys")
 
     def authenticate(self, text: str) -> Key | None:
         """The key with this text, also if it is revoked or expired; see `is_active`."""
@@ -120,9 +134,17 @@ class Keys:
         if len(matching) != 1:
             what = "No key" if not matching else f"{len(matching)} keys"
             raise NotFound(f"{what} called {reference!r}; `banatie keys list` shows their ids")
-        with self._database.writing() as connection:
-            connection.execute("UPDATE keys SET revoked_at = ? WHERE id = ?", (now, matching[0].id))
+        self.revoke_id(matching[0].id, now)
         return matching[0]
+
+    def revoke_id(self, key_id: str, now: int) -> None:
+        """Revoke the key with this id. Raises NotFound, also if it is revoked already."""
+        with self._database.writing() as connection:
+            revoked = connection.execute(
+                "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (now, key_id)
+            )
+            if not revoked.rowcount:
+                raise NotFound(f"No active key with the id {key_id!r}")
 
     def organization_of(self, project_id: str) -> str:
         """The slug of the organisation of a project that exists."""
@@ -147,26 +169,6 @@ class Keys:
                 [(key_id, start, requests) for key_id, (start, requests) in counts.items()],
             )
 
-    def _project_id(
-        self, connection: sqlite3.Connection, organization_slug: str, project_slug: str, now: int
-    ) -> str:
-        connection.execute(
-            "INSERT INTO organizations VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (str(uuid.uuid4()), organization_slug, now),
-        )
-        (organization_id,) = connection.execute(
-            "SELECT id FROM organizations WHERE slug = ?", (organization_slug,)
-        ).fetchone()
-        connection.execute(
-            "INSERT INTO projects VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (str(uuid.uuid4()), organization_id, project_slug, now),
-        )
-        project_id: str = connection.execute(
-            "SELECT id FROM projects WHERE organization_id = ? AND slug = ?",
-            (organization_id, project_slug),
-        ).fetchone()[0]
-        return project_id
-
 
 def hash_key(text: str) -> str:
     """The SHA-256 of a key's text, as the database stores it."""
@@ -181,7 +183,13 @@ def is_active(key: Key, now: int) -> bool:
 def _key(row: sqlite3.Row) -> Key:
     return Key(
         id=row["id"],
-        project=Project(row["project_id"], row["project_slug"], row["organization_slug"]),
+        project=Project(
+            row["project_id"],
+            row["project_slug"],
+            row["organization_slug"],
+            row["organization_id"],
+        ),
+        type=row["type"],
         name=row["name"],
         hint=row["hint"],
         requests_per_hour=row["requests_per_hour"],

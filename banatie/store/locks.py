@@ -24,6 +24,8 @@ from banatie.errors import DataFolderBusy, DataFolderUnusable
 
 Role = Literal["serve", "worker"]
 
+PROBE_SECONDS = 0.5
+"""Longer than another process holds a lock only to see whether it is held."""
 REGISTER_TIMEOUT_SECONDS = 5.0
 """How long a worker waits while others register, which takes each some milliseconds."""
 
@@ -80,6 +82,20 @@ def live_workers(data: Path) -> list[str]:
     """The ids of the workers that are alive."""
     ids = sorted(file.stem.removeprefix("worker-") for file in data.glob("worker-*.lock"))
     return [worker_id for worker_id in ids if is_alive(data, worker_id)]
+
+
+def running_server(data: Path) -> str | None:
+    """The server of the data folder, as text for people; None when none runs."""
+    file = _lock_file(data, "serve")
+    if not file.exists():
+        return None
+    try:
+        with FileLock(file).acquire(blocking=False):
+            return None
+    except Timeout:
+        return _holder(file)
+    except OSError:
+        return None
 
 
 def is_alive(data: Path, worker_id: str) -> bool:

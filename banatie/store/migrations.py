@@ -7,8 +7,12 @@ one at the end. When the migrations are applied is up to `database`.
 
 from __future__ import annotations
 
+import sqlite3
+
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
+
+from banatie.store.pictures_schema import FLOWS_AND_ALIASES, GENERATION_COLUMNS, WITHOUT_CHECK
 
 migrations = Migrations("banatie")
 
@@ -56,6 +60,57 @@ def rename_way_to_mode(db: sqlite_utils.Database) -> None:
     Leaves `revision` and `updated_at` as they are: for clients, nothing has changed.
     """
     db.execute(_RENAME_WAY_TO_MODE)
+
+
+@migrations()
+def add_pictures_as_input(db: sqlite_utils.Database) -> None:
+    """Add flows, aliases, uploads, references, and the shape and format of a picture.
+
+    A generation may now wait or fail with an image (that of an earlier run), and succeed without
+    one (it was deleted since). SQLite cannot drop the check that forbids this, so the table of
+    generations is copied into a new one, which then takes its name, its indexes and its triggers.
+    """
+    [old] = db.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'generations'"
+    ).fetchall()
+    attached = db.execute(
+        "SELECT sql FROM sqlite_master WHERE tbl_name = 'generations' "
+        "AND type IN ('index', 'trigger') AND sql IS NOT NULL"
+    ).fetchall()
+    [(columns,)] = db.execute(
+        "SELECT group_concat(name, ', ') FROM pragma_table_info('generations')"
+    ).fetchall()
+    table = old[0]
+    for before, after in WITHOUT_CHECK.items():
+        if before not in table:
+            raise sqlite3.OperationalError(f"the table of generations is not as expected: {table}")
+        table = table.replace(before, after)
+    _execute_all(db, FLOWS_AND_ALIASES)
+    db.execute(table)
+    db.execute(f"INSERT INTO new_generations ({columns}) SELECT {columns} FROM generations")
+    # The numbers of deleted rows are not used again, and count as accepted.
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'new_generations'")
+    db.execute("UPDATE sqlite_sequence SET name = 'new_generations' WHERE name = 'generations'")
+    db.execute("DROP TABLE generations")
+    db.execute("ALTER TABLE new_generations RENAME TO generations")
+    for (statement,) in attached:
+        db.execute(statement)
+    _execute_all(db, GENERATION_COLUMNS)
+
+
+@migrations()
+def add_key_types(db: sqlite_utils.Database) -> None:
+    """Add the type of a key; all keys of before are project keys."""
+    db.execute(
+        "ALTER TABLE keys ADD COLUMN type TEXT NOT NULL DEFAULT 'project' "
+        "CHECK (type IN ('project', 'master'))"
+    )
+
+
+@migrations()
+def add_live_images(db: sqlite_utils.Database) -> None:
+    """Add the scopes and images of live URLs, and whether a project takes new scopes."""
+    _execute_all(db, _LIVE_IMAGES)
 
 
 def _execute_all(db: sqlite_utils.Database, statements: str) -> None:
@@ -274,6 +329,33 @@ END;
 CREATE TRIGGER forget_preview_of_deleted_generation AFTER DELETE ON generations BEGIN
     DELETE FROM previews WHERE generation_id = old.id;
 END
+"""
+
+_LIVE_IMAGES = """
+ALTER TABLE projects ADD COLUMN allow_new_scopes INTEGER NOT NULL DEFAULT 1;
+
+CREATE TABLE scopes (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL REFERENCES projects(id),
+    slug TEXT NOT NULL,
+    allow_new_generations INTEGER NOT NULL,
+    new_generations_limit INTEGER,
+    meta TEXT NOT NULL,
+    window_start INTEGER NOT NULL DEFAULT 0,
+    window_generations INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (project_id, slug)
+);
+
+CREATE TABLE live_images (
+    key TEXT PRIMARY KEY,
+    scope_id TEXT NOT NULL REFERENCES scopes(id) ON DELETE CASCADE,
+    generation_id TEXT NOT NULL UNIQUE REFERENCES generations(id) ON DELETE CASCADE,
+    created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX live_images_of_scope ON live_images (scope_id)
 """
 
 _RENAME_WAY_TO_MODE = """

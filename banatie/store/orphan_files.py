@@ -1,9 +1,9 @@
 """Orphaned files: pictures in the storage folder that no row refers to, and none ever will.
 
-A worker that died between writing a file and its row leaves one. But for a moment the file of a
-living worker looks the same. A living worker claims the generation before it writes the file, and
-holds the claim until the row refers to the file. So a file without a row is an orphan once every
-claim that was held when the file was seen has been released.
+A process that died between writing a file and its row leaves one. But for a moment the file of a
+living process looks the same. A process that writes a file holds a lock on it until the row is
+committed (`files`), and the system releases the lock when the process ends. So a file that can be
+locked, and then still has no row, is an orphan.
 """
 
 from __future__ import annotations
@@ -12,45 +12,20 @@ from banatie.store.database import Database
 from banatie.store.files import Files
 from banatie.store.images import Images
 
-Claim = tuple[str, str, int]
-"""The generation's id, the worker's id, and which attempt it is."""
+
+def delete_orphans(database: Database, files: Files) -> int:
+    """Delete the files that no row refers to, unless a process is writing them; how many."""
+    deleted = 0
+    for storage_key in orphans(database, files):
+        with files.abandoned(storage_key) as is_abandoned:
+            if is_abandoned and storage_key not in Images(database).storage_keys():
+                files.remove(storage_key)
+                deleted += 1
+    return deleted
 
 
-class OrphanFiles:
-    """The files that one worker suspects to be orphans."""
-
-    def __init__(self, database: Database, files: Files) -> None:
-        self._database = database
-        self._files = files
-        self._suspects: set[str] = set()
-        self._claims: set[Claim] = set()
-
-    def scan(self) -> None:
-        """Note the files that no row refers to, and the claims that are held now."""
-        # In this order: a picture finished in between has its row by the last step, and the file of
-        # one begun in between is not in the list.
-        files = self._files.generated()
-        self._claims |= self._current_claims()
-        self._suspects |= files - Images(self._database).storage_keys()
-
-    def delete_orphans(self) -> int:
-        """Delete the noted files that are certain to be orphans; how many there were.
-
-        Deletes nothing while a claim that was held during a scan is still held.
-        """
-        if not self._suspects:
-            return 0
-        self._claims &= self._current_claims()
-        if self._claims:
-            return 0
-        orphans = self._suspects - Images(self._database).storage_keys()
-        for storage_key in orphans:
-            self._files.remove(storage_key)
-        self._suspects = set()
-        return len(orphans)
-
-    def _current_claims(self) -> set[Claim]:
-        rows = self._database.query(
-            "SELECT id, claimed_by, retry_count FROM generations WHERE claimed_by IS NOT NULL"
-        )
-        return {(row["id"], row["claimed_by"], row["retry_count"]) for row in rows}
+def orphans(database: Database, files: Files) -> list[str]:
+    """The storage keys of the files that no row refers to; they may be about to get one."""
+    # In this order: a file that is finished in between has its row by the second step.
+    stored = files.stored()
+    return sorted(stored - Images(database).storage_keys())

@@ -26,7 +26,7 @@ from banatie.store.disk import fill_reserve
 from banatie.store.files import Files
 from banatie.store.generations import Generations
 from banatie.store.locks import is_alive
-from banatie.store.orphan_files import OrphanFiles
+from banatie.store.orphan_files import delete_orphans
 from banatie.store.workers import Workers, WorkerState
 from banatie.worker.claimed_rows import ClaimedRows
 
@@ -94,7 +94,7 @@ class Housekeeping:
         self._rows = rows
         self._generations = Generations(database)
         self._workers = Workers(database)
-        self._orphan_files = OrphanFiles(database, files)
+        self._database = database
         self._is_alive = partial(is_alive, config.storage.data)
         self._next_purge = 0.0
 
@@ -102,7 +102,6 @@ class Housekeeping:
         """Clean up once, at the start, what earlier workers have left."""
         self._rows.claims.fail_exhausted(self._config.worker.max_retries, self._rows.clock())
         self._release_dead()
-        self._orphan_files.scan()
         self._delete_orphan_files()
 
     def run(self, queues: Mapping[Stage, JobQueue]) -> None:
@@ -110,7 +109,6 @@ class Housekeeping:
         if requeued := self._rows.requeue_dropped():
             logger.warning("requeued %d dropped generations", requeued)
         self._release_dead()
-        self._delete_orphan_files()
         fill_reserve(self._config.storage.data)
         # A message may be lost, a row never: there may be waiting rows without a message.
         for stage, queue in queues.items():
@@ -133,15 +131,17 @@ class Housekeeping:
             )
         if self._workers.forget_dead(self._is_alive) or dead:
             # They may have left files, too.
-            self._orphan_files.scan()
+            self._delete_orphan_files()
 
     def _delete_orphan_files(self) -> None:
-        if deleted := self._orphan_files.delete_orphans():
+        if deleted := delete_orphans(self._database, self._files):
             logger.warning("deleted %d orphaned files", deleted)
 
     def _purge_expired(self) -> None:
+        # Of a server that died between an upload's file and its row.
+        self._delete_orphan_files()
         now = self._rows.clock()
         deleted_before = now - self._config.storage.bin_days * DAY_MILLISECONDS
-        for storage_key in self._generations.purge_deleted(deleted_before):
+        for storage_key in self._generations.purge_deleted(deleted_before, now):
             self._files.remove(storage_key)
         self._generations.purge_idempotent_requests(now)

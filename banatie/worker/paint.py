@@ -1,6 +1,7 @@
 """The paint stage: takes rows in batches, starts them, paints them and passes them on to be saved.
 
-Rows of a batch whose texts differ in length are painted one group after the other. A batch that
+Rows of a batch whose texts differ in length, or that use references in other ways, are painted one
+group after the other. A batch that
 runs out of memory is painted again, one by one, with a smaller plan if there is one. How pictures
 are painted or saved is not known here.
 """
@@ -12,21 +13,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import zip_longest
 
 from PIL import Image as PillowImage
 
-from banatie.enhancement.prompt_syntax import without_tags
 from banatie.errors import OutOfMemory, UnusablePicture
-from banatie.imaging import encode_preview
-from banatie.models.catalog import Catalog
-from banatie.models.known_words import KnownWords
-from banatie.models.types import PaintingModel
-from banatie.painting.lora import Lora
-from banatie.painting.painter import PaintJob
+from banatie.imaging.formats import encode_preview
+from banatie.painting.job import PaintJob
 from banatie.records import Generation
 from banatie.worker.claimed_rows import ClaimedRows
+from banatie.worker.job_builder import JobBuilder
 from banatie.worker.outcome import Finished, StageAborted, record_unfinished, run_stage
 from banatie.worker.placement import ModelPlacement
 from banatie.worker.save import PaintedJob, SaveStage
@@ -34,8 +31,6 @@ from banatie.worker.watchdog import Activity
 
 logger = logging.getLogger(__name__)
 
-LARGER_MODEL = "sdxl-lightning-4step"
-"""What to get when the model does not know what a prompt names."""
 PROGRESS_SECONDS = 0.25
 """How far apart the progress is recorded: a few times a second is enough for a progress bar."""
 
@@ -50,49 +45,6 @@ class StartedJob:
     """The length of its texts; see `Painter.chunks`."""
     warnings: tuple[str, ...]
     """What the record is to say besides, once the picture is there."""
-
-
-@dataclass(frozen=True)
-class JobBuilder:
-    """Makes paint jobs out of rows, with the painting model's defaults and the catalog's LoRAs."""
-
-    model: PaintingModel
-    catalog: Catalog
-
-    def build(self, generation: Generation) -> PaintJob:
-        """The row's job. Raises ModelNotFound for a LoRA that is not installed."""
-        width, height = self.model.sizes[generation.aspect_ratio]
-        guidance = generation.guidance_scale
-        loras = [
-            Lora(use.name, self.catalog.lora(use.name), use.weight) for use in generation.loras
-        ]
-        return PaintJob(
-            # The tags are settings of other programs. Those of LoRAs that are here were applied.
-            prompt=without_tags(generation.prompt),
-            negative_prompt=without_tags(generation.negative_prompt),
-            width=width,
-            height=height,
-            steps=generation.steps or self.model.steps,
-            guidance_scale=self.model.guidance_scale if guidance is None else guidance,
-            seed=generation.seed,
-            loras=tuple(loras),
-        )
-
-    def warnings(self, generation: Generation) -> tuple[str, ...]:
-        """What the model cannot paint of what the user asked for."""
-        words = self._known_words
-        if words is None or words.names_any(without_tags(generation.original_prompt)):
-            return ()
-        return (
-            f"The model {self.model.name} knows nothing that this prompt names: it paints few "
-            "things, each by its name in the singular. Get a larger "
-            f"model: `banatie models pull {LARGER_MODEL}`, then `banatie models use "
-            f"{LARGER_MODEL}`.",
-        )
-
-    @cached_property
-    def _known_words(self) -> KnownWords | None:
-        return KnownWords.load(self.model.folder)
 
 
 class PaintStage:
@@ -129,11 +81,11 @@ class PaintStage:
                 return
 
     def _paint_batch(self, batch: Sequence[Generation]) -> None:
-        """Paint these in groups of the same prompt length."""
-        groups: dict[int, list[StartedJob]] = defaultdict(list)
+        """Paint these in groups of the same prompt length and the same use of references."""
+        groups: dict[object, list[StartedJob]] = defaultdict(list)
         for generation in batch:
             if started := self._start(generation):
-                groups[started.chunks].append(started)
+                groups[started.chunks, started.job.batch_key].append(started)
         for group in groups.values():
             self._paint_group(group)
 
@@ -154,6 +106,8 @@ class PaintStage:
             steps=job.steps,
             guidance_scale=job.guidance_scale,
             now=self._rows.clock(),
+            reference_strength=job.reference_strength if job.mode else None,
+            reference_mode=job.mode,
         ):
             raise StageAborted
         logger.info("painting")
@@ -189,7 +143,7 @@ class PaintStage:
                 )
         except OutOfMemory:
             # Even without a smaller plan, one by one takes less than all at once.
-            if not is_retry and (self._placement.step_down() or len(group) > 1):
+            if not is_retry and (self._placement.step_down(_enlarged(group)) or len(group) > 1):
                 return None
             raise
 
@@ -208,8 +162,17 @@ class PaintStage:
                 previews = self._painter.previews() if self._previews else []
                 for each, preview in zip_longest(group, previews):
                     jpeg = encode_preview(preview) if preview else None
+                    # Painted from a reference, or enlarged, it takes fewer or more steps than the
+                    # record says, of which these are counted as parts.
+                    counted = step * each.job.steps // steps
                     self._rows.claims.record_step(
-                        each.generation.id, step, self._rows.clock(), jpeg
+                        each.generation.id, counted, self._rows.clock(), jpeg
                     )
 
         return on_step
+
+
+def _enlarged(group: Sequence[StartedJob]) -> int:
+    """The pixels of the picture if it is an enlarged one, else 0."""
+    width, height = group[0].job.final_size
+    return width * height if group[0].job.upscale > 1 else 0

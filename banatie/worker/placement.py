@@ -136,11 +136,18 @@ class ModelPlacement:
             self.painter.move_to(self._runtime.device)
             yield
 
-    def step_down(self) -> bool:
+    def step_down(self, enlarged_pixels: int = 0) -> bool:
         """Follow the next smaller plan from now on; False if there is none.
 
-        To be called on the painter's thread, between two batches.
+        If memory ran out while a picture was enlarged to so many pixels, for which the plan had
+        room, the same plan is followed without that room: such pictures are painted in tiles. To be
+        called on the painter's thread, between two batches.
         """
+        if 0 < enlarged_pixels <= self._plan.max_pixels:
+            self._plan = replace(self._plan, max_pixels=0, reason=RAN_OUT_OF_MEMORY)
+            self.painter.max_pixels = 0
+            logger.warning("out of memory; larger pictures are painted in tiles from now on")
+            return True
         if not self._smaller:
             return False
         with self._swap_lock:

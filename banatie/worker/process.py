@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from banatie.config import Config
 from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ModelError
-from banatie.jobs import JobQueue, Stage, remove_stale_sockets
+from banatie.jobs import remove_stale_sockets
 from banatie.logs import capture_library_logs
 from banatie.models.catalog import Catalog
 from banatie.models.types import LanguageModel, PaintingModel
@@ -32,17 +32,17 @@ from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files
+from banatie.store.images import Images
 from banatie.store.keys import Keys
 from banatie.store.local_disk import check_locks
 from banatie.store.locks import ExclusiveRole, live_workers, register_worker
 from banatie.store.workers import Workers, WorkerState
 from banatie.worker.claimed_rows import ClaimedRows
 from banatie.worker.housekeeping import Heartbeat, Housekeeping
+from banatie.worker.queue_readers import QueueReaders
 from banatie.worker.watchdog import Activity, Watchdog, take_standard_output
 
 if TYPE_CHECKING:
-    from huey.consumer import Consumer
-
     # They import torch, which takes seconds.
     from banatie.devices.runtime import Runtime
     from banatie.worker.enhance import EnhanceStage
@@ -58,6 +58,8 @@ GRACE_SECONDS = 4.0
 """How long the threads get to finish when the worker stops."""
 HUNG_SECONDS = 900.0
 """Far longer than a step or a compilation takes on a GPU."""
+HUNG_SAVING_SECONDS = 900.0
+"""Far longer than encoding a picture and flushing its file takes on a slow disk."""
 HUNG_ON_CPU_SECONDS = 3600.0
 """On a slow CPU, a step or the VAE takes minutes, and longer while memory is swapped."""
 
@@ -140,7 +142,7 @@ class Worker:
         )
         self._housekeeping = Housekeeping(config, self._database, self._files, self._rows)
         self._language_role = ExclusiveRole(data, "language-model")
-        self._readers = _QueueReaders(data, worker_id)
+        self._readers = QueueReaders(data, worker_id)
 
     def stop(self) -> None:
         """A graceful shutdown within the grace time; at once while the models are still loading."""
@@ -256,21 +258,26 @@ class Worker:
     ) -> _Stages:
         """The stages, each with what it needs."""
         from banatie.worker.enhance import EnhanceStage
-        from banatie.worker.paint import JobBuilder, PaintStage
+        from banatie.worker.job_builder import JobBuilder, SourcePictures
+        from banatie.worker.paint import PaintStage
         from banatie.worker.save import Provenance, SaveStage
 
         config, rows = self._config, self._rows
-        provenance = Provenance(placement.painter, model.name) if config.storage.metadata else None
-        save = SaveStage(rows, self._files, Keys(self._database).organization_of, provenance)
-        jobs = JobBuilder(model, catalog)
+        provenance = Provenance(placement.painter, model) if config.storage.metadata else None
+        save = SaveStage(
+            rows,
+            self._files,
+            Keys(self._database).organization_of,
+            provenance,
+            self._watchdog.watch("saving a picture", HUNG_SAVING_SECONDS),
+        )
+        sources = SourcePictures(Images(self._database).find, self._files)
+        jobs = JobBuilder(model, catalog, sources)
+        notify, previews = self._readers.notify_painter, config.painting.previews
         return _Stages(
             placement=placement,
-            enhance=EnhanceStage(
-                rows, placement, config.enhancement.time_limit, self._readers.notify_painter
-            ),
-            paint=PaintStage(
-                rows, placement, jobs, save, activity, previews=config.painting.previews
-            ),
+            enhance=EnhanceStage(rows, placement, config.enhancement.time_limit, notify),
+            paint=PaintStage(rows, placement, jobs, save, activity, previews=previews),
             save=save,
         )
 
@@ -312,40 +319,6 @@ class Worker:
             stages.placement.load_language_model(language_model)
         self._readers.start("enhance", stages.enhance.run_waiting)
         self._heartbeat.report()
-
-
-class _QueueReaders:
-    """The queues that a worker reads, each in a thread of its own."""
-
-    def __init__(self, data: Path, worker_id: str) -> None:
-        self.queues: dict[Stage, JobQueue] = {}
-        self._data = data
-        self._worker_id = worker_id
-        self._consumers: list[Consumer] = []
-
-    def start(self, stage: Stage, handler: Callable[[str], None]) -> None:
-        """Call `handler` for each message of the stage from now on."""
-        queue = JobQueue(stage, self._data, handler, self._worker_id)
-        # All that old messages could tell is found in the rows.
-        queue.clear()
-        consumer = queue.consumer()
-        consumer.start()
-        self.queues[stage] = queue
-        self._consumers.append(consumer)
-
-    def notify_painter(self, generation_id: str) -> None:
-        """Tell the paint queue's readers, in all workers, that this row waits for them."""
-        self.queues["paint"].notify(generation_id)
-
-    def stop(self, deadline: float) -> None:
-        """Stop reading, and wait until `deadline` (`time.monotonic`) for the handlers to return."""
-        for consumer in self._consumers:
-            consumer.stop()
-        for consumer in self._consumers:
-            for _, thread in consumer.worker_threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-        for queue in self.queues.values():
-            queue.close()
 
 
 def _language_model(config: Config) -> LanguageModel | None:

@@ -1,17 +1,18 @@
-"""`scripts/bench [service|load|workers|paint|png|enhance] …`: dispatch to a benchmark."""
+"""`scripts/bench [service|load|workers|paint|png|pictures|enhance] …`: dispatch to a benchmark."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 
-USAGE = """usage: scripts/bench [service|load|workers|paint|png|enhance] [options]
+USAGE = """usage: scripts/bench [service|load|workers|paint|png|pictures|enhance] [options]
 
   service   the HTTP server, the queue, and the time from POST to picture
   load      a hundred clients at once, and a hundred thousand generations
   workers   pictures per second by one worker and by several on the same device
   paint     memory plans, batches, previews and compilation of a painting model
   png       the PNG encoder against Pillow's default
+  pictures  a sheet of references and what is painted from them
   enhance   the seven templates on three sets of prompts, with the embedded language model
 
 Without a name: service and png. `scripts/bench NAME --help` lists the options."""
@@ -45,6 +46,8 @@ def _find(name: str) -> Callable[[list[str]], object] | None:
         from scripts.benchmarks.painting import main as run
     elif name == "png":
         from scripts.benchmarks.imaging import main as run
+    elif name == "pictures":
+        from scripts.benchmarks.pictures import main as run
     elif name == "enhance":
         from scripts.benchmarks.enhance import main as run
     else:

@@ -3,6 +3,7 @@
 row PORT DATABASE     a bare Litestar handler that reads one generation's row
 list PORT DATABASE    the same for a page of the list: the same SQL and nothing else
 static PORT FOLDER    granian's own static files, without Python
+file PORT FOLDER      a bare ASGI handler that sends the folder's files
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import sqlite3
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from granian.constants import Interfaces
@@ -33,6 +35,8 @@ def main(kind: str, port: int, target: str) -> None:
             _nothing,
             {"static_path_route": ["/static"], "static_path_mount": [Path(target)]},
         )
+    elif kind == "file":
+        app, static = _file_handler(Path(target)), {}
     else:
         app, static = _application(Path(target)), {}
     server = Server(
@@ -52,6 +56,21 @@ async def _serve(server: Server) -> None:
 
 async def _nothing(scope: dict, receive: object, send: object) -> None:
     raise RuntimeError("only static files are served here")
+
+
+def _file_handler(folder: Path) -> Callable[..., Awaitable[None]]:
+    async def send_file(scope: dict, receive: object, send: Callable[..., Awaitable[None]]) -> None:
+        path = folder / scope["path"].rpartition("/")[2]
+        status = await asyncio.to_thread(path.stat)
+        headers = [
+            (b"content-type", b"image/png"),
+            (b"content-length", b"%d" % status.st_size),
+            (b"etag", b'"%x-%x"' % (status.st_mtime_ns, status.st_size)),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.pathsend", "path": str(path)})
+
+    return send_file
 
 
 def _application(database: Path) -> Litestar:

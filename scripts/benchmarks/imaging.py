@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from banatie.imaging import encode_png
+from banatie.imaging.png import encode_png
 
 SPEED_GOAL = 3.0
 SIZE_GOAL = 1.15

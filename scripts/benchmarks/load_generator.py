@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 BUFFER_BYTES = 1 << 20
 CHUNKED = -2
+NOT_MODIFIED = b"http/1.1 304"
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
@@ -74,13 +75,15 @@ def _read(connection: _Connection, buffer: memoryview) -> bool:
         if end < 0:
             return False
         head = bytes(connection.received[:end]).lower()
-        if not head.startswith(b"http/1.1 2"):
+        if not head.startswith((b"http/1.1 2", NOT_MODIFIED)):
             raise RuntimeError(bytes(connection.received[:500]).decode("latin-1"))
         body = connection.received[end + 4 :]
         size = len(body)
         if b"content-length:" in head:
             connection.left = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
             body.clear()
+        elif head.startswith(NOT_MODIFIED):
+            connection.left = 0
         else:
             connection.left = CHUNKED
         connection.received = body[-len(LAST_CHUNK) :]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import socket
@@ -15,10 +16,15 @@ import statistics
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
+from banatie.records import Image
+from banatie.store.claims import Claims
 from banatie.store.database import Database
+from banatie.store.files import Files, generated_key
 from scripts.benchmarks.load_generator import request, requests_per_second
 from scripts.benchmarks.server import (
     PROMPT,
@@ -39,7 +45,7 @@ def main(arguments: list[str]) -> None:
     options = _options(arguments)
     lines: list[Line] = []
     with tempfile.TemporaryDirectory() as folder:
-        for measure in (_reading, _accepting, _files, _end_to_end):
+        for measure in (_reading, _accepting, _files, _live, _end_to_end):
             lines += measure(Path(folder) / measure.__name__, options)
             for line in lines[-4:]:
                 print(f"  {line.name}: {line.figure}", file=sys.stderr)
@@ -111,6 +117,59 @@ def _files(folder: Path, options: argparse.Namespace) -> list[Line]:
             )
     figure = f"{ratio:.2f} ({ours:,.0f} / {theirs:,.0f} files a second)"
     return [Line("files of 1.5 MB / granian's static files", figure, "0.8")]
+
+
+def _live(folder: Path, options: argparse.Namespace) -> list[Line]:
+    """HITs of a live URL with a picture of the bundled model's size, and those that are 304."""
+    with serving(folder, "--no-worker", settings=["live.wait=0"]) as server:
+        url = f"/cdn/default/default/live/bench?prompt={quote(PROMPT)}&autoEnhance=false"
+        server.call("GET", url)
+        file = _finish_by_hand(folder, 60_000)
+        live = request("GET", url, {})
+        etag = _header(server, url, "etag")
+        unchanged = request("GET", url, {"If-None-Match": etag})
+        lines = []
+        with _baseline("file", file.parent) as port:
+            bare = [request("GET", f"/{file.name}", {})]
+            for name, ours in (("HITs of a live URL", live), ("the same, 304", unchanged)):
+                ratio, mine, theirs = compare(options, (server.port, [ours]), (port, bare))
+                figure = f"{ratio:.2f} ({mine:,.0f} / {theirs:,.0f} requests a second)"
+                lines.append(Line(f"{name} / a bare file handler", figure, "0.5"))
+        with _baseline("static", file.parent) as port:
+            static = [request("GET", f"/static/{file.name}", {})]
+            ratio, mine, theirs = compare(options, (server.port, [live]), (port, static))
+            figure = f"{ratio:.2f} ({mine:,.0f} / {theirs:,.0f} requests a second)"
+            lines.append(Line("HITs of a live URL / granian's static files", figure, ""))
+    return lines
+
+
+def _finish_by_hand(folder: Path, size: int) -> Path:
+    """End the only generation with a picture of so many random bytes; its file."""
+    with contextlib.closing(Database(folder / "banatie.db")) as database:
+        claims, now = Claims(database, "bench"), time.time_ns() // 1_000_000
+        generation = claims.claim("paint", now)
+        if generation is None:
+            raise RuntimeError("the live URL has submitted nothing")
+        claims.start_painting(generation.id, model="bench", steps=1, guidance_scale=1.0, now=now)
+        image_id = str(uuid.uuid4())
+        key = generated_key("default", generation.project_id, image_id)
+        files = Files(folder / "storage")
+        files.save(key, os.urandom(size))
+        image = Image(image_id, generation.project_id, key, "image/png", 192, 192, size, now)
+        claims.succeed(generation.id, image, 1, now)
+        return files.path(key)
+
+
+def _header(server: Server, path: str, name: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    response.read()
+    value = response.headers[name]
+    connection.close()
+    if response.status != 200 or value is None:
+        raise RuntimeError(f"{path} is answered with {response.status}")
+    return value
 
 
 def _end_to_end(folder: Path, options: argparse.Namespace) -> list[Line]:

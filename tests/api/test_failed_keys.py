@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from banatie.api.client_address import MAX_ADDRESSES, FailedKeyLimiter
+from banatie.api.client_address import MAX_ADDRESSES, ClientAddresses, FailedKeyLimiter
 from banatie.errors import BanatieError, TooManyFailedKeys, Unauthorized
 from tests.support.api_server import GENERATIONS, assert_failure, serving
 
@@ -98,7 +98,7 @@ async def test_behind_a_trusted_proxy_the_caller_is_whom_the_proxy_names(tmp_pat
 
 
 def callers(limit=1, now=0, **options):
-    return FailedKeyLimiter(limit, [], lambda: now, **options)
+    return FailedKeyLimiter(limit, ClientAddresses([]), lambda: now, **options)
 
 
 def scope(address):
@@ -117,7 +117,7 @@ def scope(address):
     ],
 )
 def test_an_address_is_known_as_what_one_caller_has(address, known_as):
-    assert callers().address_of(scope(address)) == known_as
+    assert ClientAddresses([]).address_of(scope(address)) == known_as
 
 
 def test_what_is_remembered_of_addresses_is_bounded():
@@ -125,7 +125,7 @@ def test_what_is_remembered_of_addresses_is_bounded():
     gate.count_failed_key(scope("192.0.2.1"))
     for number in range(MAX_ADDRESSES):
         gate.count_failed_key(scope(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
-    assert len(gate._windows) == MAX_ADDRESSES
+    assert len(gate._counter._windows) == MAX_ADDRESSES
     with pytest.raises(TooManyFailedKeys):
         gate.count_failed_key(scope("10.0.0.0"))
     # The one that began first is forgotten.

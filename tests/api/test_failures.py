@@ -73,7 +73,7 @@ async def test_a_path_with_slashes_too_many_leads_past_no_key(server, client, pa
     [
         ("PUT", GENERATIONS, {"GET", "POST"}),
         ("DELETE", GENERATIONS, {"GET", "POST"}),
-        ("POST", f"{GENERATIONS}/{UNKNOWN_ID}", {"GET", "DELETE"}),
+        ("POST", f"{GENERATIONS}/{UNKNOWN_ID}", {"GET", "PUT", "DELETE"}),
         ("GET", f"{GENERATIONS}/{UNKNOWN_ID}/cancel", {"POST"}),
         ("DELETE", f"{GENERATIONS}/{UNKNOWN_ID}/events", {"GET"}),
         ("POST", "/health", {"GET"}),

@@ -124,7 +124,7 @@ async def test_a_disk_that_refuses_a_file_is_answered_in_the_shape(
         raise OSError(number, os.strerror(number), "/srv/banatie/data/secret")
 
     # A root user may read everything, so that the kernel cannot be made to refuse.
-    monkeypatch.setattr("banatie.api.routes.images.os.open", refuse)
+    monkeypatch.setattr("banatie.api.file_response.os.open", refuse)
     response = await server.visitor().get(f"/storage/default/{UUID}/generated/{UUID}.png")
     assert_failure(response, status, code)
     assert "secret" not in response.text
@@ -141,7 +141,7 @@ async def test_whatever_fails_below_the_middleware_has_the_shape(server, monkeyp
     async def fail(*_: object) -> None:
         raise ZeroDivisionError("in /srv/banatie/secret.py")
 
-    monkeypatch.setattr("banatie.api.routes.images._send_file", fail)
+    monkeypatch.setattr("banatie.api.routes.images.send_file", fail)
     folder = server.data / "storage" / "default" / UUID / "generated"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{UUID[:-1]}2.png").write_bytes(b"x")

@@ -58,7 +58,7 @@ async def test_requests_are_counted_by_method_route_and_status(alone):
     for path in (made["id"], made["id"], "00000000-0000-4000-8000-000000000000", "no-uuid"):
         await client.get(f"{GENERATIONS}/{path}")
     await client.post(GENERATIONS, json={"prompt": " "})
-    await client.put(f"{GENERATIONS}/{made['id']}", json={})
+    await client.patch(f"{GENERATIONS}/{made['id']}", json={})
     await stranger.get(GENERATIONS)
     await stranger.get("/nowhere/at/all")
     alone.worker.paint(made["id"])
@@ -69,7 +69,7 @@ async def test_requests_are_counted_by_method_route_and_status(alone):
     assert requests(found, "POST", GENERATIONS, 400) == 1
     assert requests(found, "GET", ONE, 200) == 3
     assert requests(found, "GET", ONE, 404) == 2
-    assert requests(found, "PUT", "other", 405) == 1
+    assert requests(found, "PATCH", "other", 405) == 1
     assert requests(found, "GET", "other", 401) == 1
     assert requests(found, "GET", "other", 404) == 1
     assert requests(found, "GET", "/storage/{storage_key}", 200) == 1

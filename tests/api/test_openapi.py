@@ -94,6 +94,35 @@ async def test_the_document_lists_every_route(document):
         "GET /api/v1/generations/{generation_id}/events",
         "POST /api/v1/generations/{generation_id}/cancel",
         "POST /api/v1/generations/{generation_id}/restore",
+        "GET /cdn/{organization_slug}/{project_slug}/live/{scope_slug}",
+        "POST /api/v1/live/scopes",
+        "GET /api/v1/live/scopes",
+        "GET /api/v1/live/scopes/{slug}",
+        "PUT /api/v1/live/scopes/{slug}",
+        "DELETE /api/v1/live/scopes/{slug}",
+        "POST /api/v1/live/scopes/{slug}/regenerate",
+        "GET /cdn/{organization_slug}/{project_slug}/img/{reference}",
+        "POST /api/admin/keys",
+        "GET /api/admin/keys",
+        "DELETE /api/admin/keys/{key_id}",
+        "POST /api/bootstrap/initial-key",
+        "PUT /api/v1/generations/{generation_id}",
+        "POST /api/v1/generations/{generation_id}/regenerate",
+        "POST /api/v1/generations/{generation_id}/retry",
+        "POST /api/v1/images/upload",
+        "GET /api/v1/images",
+        "GET /api/v1/images/{image}",
+        "PUT /api/v1/images/{image}",
+        "DELETE /api/v1/images/{image}",
+        "PUT /api/v1/images/{image}/alias",
+        "GET /api/v1/flows",
+        "GET /api/v1/flows/{flow_id}",
+        "DELETE /api/v1/flows/{flow_id}",
+        "GET /api/v1/flows/{flow_id}/generations",
+        "GET /api/v1/flows/{flow_id}/images",
+        "PUT /api/v1/flows/{flow_id}/aliases",
+        "DELETE /api/v1/flows/{flow_id}/aliases/{alias}",
+        "POST /api/v1/flows/{flow_id}/regenerate",
         "GET /health",
         "GET /api/info",
     }
@@ -102,7 +131,7 @@ async def test_the_document_lists_every_route(document):
 async def test_every_operation_has_a_name_of_its_own_and_a_summary(document):
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     ids = [operation["operationId"] for operation in operations]
-    assert len(set(ids)) == len(ids) == 9
+    assert len(set(ids)) == len(ids) == len(STATUSES)
     assert all(re.fullmatch(r"[a-z][A-Za-z]+", id) for id in ids)
     assert all(operation["summary"] for operation in operations)
 
@@ -112,7 +141,7 @@ async def test_the_key_is_asked_for_where_it_is_needed_and_nowhere_else(document
     assert (scheme["type"], scheme["name"], scheme["in"]) == ("apiKey", "X-API-Key", "header")
     for path, item in document["paths"].items():
         for operation in item.values():
-            needed = path.startswith("/api/v1/")
+            needed = path.startswith(("/api/v1/", "/api/admin/"))
             allowed = {"/api/info": [{}, {"apiKey": []}]}.get(path, [{"apiKey": []}] * needed)
             assert operation.get("security", []) == allowed
 
@@ -133,6 +162,16 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
         "steps",
         "guidanceScale",
         "loras",
+        "size",
+        "flowId",
+        "alias",
+        "flowAlias",
+        "referenceImages",
+        "referenceStrength",
+        "mask",
+        "upscale",
+        "outputFormat",
+        "quality",
     }
     ratio, nothing = body["properties"]["aspectRatio"]["anyOf"]
     assert nothing == {"type": "null"}
@@ -143,7 +182,9 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
 
 async def test_the_query_is_documented_as_the_contract_has_it(document):
     parameters = document["paths"][GENERATIONS]["get"]["parameters"]
-    assert {p["name"] for p in parameters} == {"status", "limit", "offset", "includeDeleted"}
+    assert {p["name"] for p in parameters} == {
+        *("status", "flowId", "limit", "offset", "includeDeleted")
+    }
     limit = next(p["schema"] for p in parameters if p["name"] == "limit")
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 20)
 
@@ -171,6 +212,54 @@ async def test_real_answers_are_as_documented(server, client, worker, document):
     assert_documented(document, await client.get("/health"), "GET", "/health")
     assert_documented(document, await client.get("/api/info"), "GET", "/api/info")
     assert_documented(document, await server.visitor().get("/api/info"), "GET", "/api/info")
+
+
+async def test_the_answers_of_administration_are_as_documented(server, client, document):
+    keys, master = "/api/admin/keys", server.client(type="master")
+    made = await master.post(keys, json={"type": "project"})
+    revoked = await master.delete(f"{keys}/{made.json()['data']['id']}")
+    for response, method, path, status in [
+        (made, "POST", keys, 201),
+        (await master.get(keys), "GET", keys, 200),
+        (revoked, "DELETE", f"{keys}/{{key_id}}", 200),
+        (await master.post(keys, json={}), "POST", keys, 400),
+        (await client.get(keys), "GET", keys, 403),
+        (await master.delete(f"{keys}/x"), "DELETE", f"{keys}/{{key_id}}", 404),
+    ]:
+        assert response.status_code == status
+        assert_documented(document, response, method, path)
+    bootstrap = "/api/bootstrap/initial-key"
+    assert_documented(document, await client.post(bootstrap), "POST", bootstrap)
+
+
+async def test_the_answers_of_scopes_are_as_documented(server, client, document):
+    scopes, one = "/api/v1/live/scopes", "/api/v1/live/scopes/{slug}"
+    for response, method, path, status in [
+        (await client.post(scopes, json={"slug": "hero"}), "POST", scopes, 201),
+        (await client.post(scopes, json={"slug": "hero"}), "POST", scopes, 409),
+        (await client.post(scopes, json={"slug": "a b"}), "POST", scopes, 400),
+        (await client.get(scopes), "GET", scopes, 200),
+        (await client.get(f"{scopes}/hero"), "GET", one, 200),
+        (await client.put(f"{scopes}/hero", json={}), "PUT", one, 200),
+        (await client.post(f"{scopes}/hero/regenerate"), "POST", f"{one}/regenerate", 200),
+        (await client.delete(f"{scopes}/hero"), "DELETE", one, 200),
+        (await client.delete(f"{scopes}/hero"), "DELETE", one, 404),
+    ]:
+        assert response.status_code == status
+        assert_documented(document, response, method, path)
+
+
+async def test_live_images_and_their_errors_are_documented_with_both_media_types(document):
+    operation = document["paths"]["/cdn/{organization_slug}/{project_slug}/live/{scope_slug}"]
+    responses = operation["get"]["responses"]
+    assert set(responses["200"]["content"]) == {"image/png", "image/jpeg", "image/webp"}
+    for status, response in responses.items():
+        if status >= "400":
+            assert set(response["content"]) == {"application/json", "image/png"}
+    assert {p["name"]: p["required"] for p in operation["get"]["parameters"]} == {
+        **{name: True for name in ("organization_slug", "project_slug", "scope_slug", "prompt")},
+        **{name: False for name in ("aspectRatio", "autoEnhance", "template")},
+    }
 
 
 async def test_real_failures_are_as_documented(server, client, worker, document):
@@ -224,11 +313,20 @@ async def test_the_events_are_documented_as_a_stream(document):
 # never end, and SERVICE_UNAVAILABLE what /health says.
 CODES = {
     "VALIDATION_ERROR": 400,
+    "SCOPE_INVALID_FORMAT": 400,
+    "IMAGE_NOT_IN_SCOPE": 400,
     "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
     "GENERATION_NOT_FOUND": 404,
+    "IMAGE_NOT_FOUND": 404,
+    "FLOW_NOT_FOUND": 404,
+    "ALIAS_NOT_FOUND": 404,
+    "ALIAS_CONFLICT": 409,
     "NOT_FOUND": 404,
+    "SCOPE_NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
     "REQUEST_TIMEOUT": 408,
+    "SCOPE_ALREADY_EXISTS": 409,
     "PAYLOAD_TOO_LARGE": 413,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "RATE_LIMIT_EXCEEDED": 429,
@@ -243,9 +341,38 @@ STATUSES = {
     "listGenerations": READING - {"404"} | {"200"},
     "getGeneration": READING | {"200"},
     "deleteGeneration": READING | {"200", "415"},
+    "updateGeneration": READING | {"200", "408", "413", "415"},
+    "regenerateGeneration": READING | {"200", "415"},
+    "retryGeneration": READING | {"200", "415"},
+    "uploadImage": READING - {"404"} | {"201", "408", "409", "413", "415"},
+    "listImages": READING - {"404"} | {"200"},
+    "getImage": READING | {"200"},
+    "updateImage": READING | {"200", "408", "413", "415"},
+    "setImageAlias": READING | {"200", "408", "409", "413", "415"},
+    "deleteImage": READING | {"200", "415"},
+    "listFlows": READING - {"404"} | {"200"},
+    "getFlow": READING | {"200"},
+    "deleteFlow": READING | {"200", "415"},
+    "listFlowGenerations": READING | {"200"},
+    "listFlowImages": READING | {"200"},
+    "updateFlowAliases": READING | {"200", "408", "413", "415"},
+    "deleteFlowAlias": READING | {"200", "415"},
+    "regenerateFlow": READING | {"200", "415"},
     "followGeneration": READING | {"200", "204"},
     "cancelGeneration": READING | {"200", "415"},
     "restoreGeneration": READING | {"200", "415"},
+    "getLiveImage": READING - {"401"} | {"200", "304", "403"},
+    "createScope": READING - {"404"} | {"201", "408", "409", "413", "415"},
+    "listScopes": READING - {"404"} | {"200"},
+    "getScope": READING | {"200"},
+    "changeScope": READING | {"200", "408", "413", "415"},
+    "regenerateScope": READING | {"200", "408", "413", "415"},
+    "getPublicImage": {"200", "304", "400", "404", "500", "503"},
+    "deleteScope": READING | {"200", "415"},
+    "createKey": READING - {"404"} | {"201", "403", "408", "413", "415"},
+    "listKeys": READING - {"404"} | {"200", "403"},
+    "revokeKey": READING | {"200", "403", "415"},
+    "createInitialKey": {"201", "400", "403", "500", "503"},
     "health": {"200", "400", "503"},
     "info": READING - {"404"} | {"200"},
 }

@@ -10,6 +10,7 @@ from urllib.parse import urljoin
 import pytest
 
 import banatie
+from banatie.api.schemas import timestamp
 from banatie.store.workers import WorkerState
 from tests.support.api_server import assert_failure, serving
 
@@ -55,6 +56,7 @@ async def test_health_is_200_while_a_worker_is_ready(server, workers):
     assert data["status"] == "ok"
     assert data["version"] == banatie.__version__
     assert data["uptime"] >= 0
+    assert data["timestamp"] == timestamp(server.clock())
     assert data["models"] == {"enhancement": "tiny-language", "painting": "tiny-painter"}
     assert data["device"] == "cpu"
     assert data["workers"] == [
@@ -136,7 +138,7 @@ async def test_info_tells_what_the_server_can_do(server, workers):
     response = await server.visitor().get("/api/info")
     assert response.status_code == 200
     data = response.json()["data"]
-    assert data["version"] == banatie.__version__
+    assert (data["name"], data["version"]) == ("Banatie", banatie.__version__)
     assert data["aspectRatios"] == ["1:1", "16:9", "9:16", "3:2", "21:9"]
     assert data["loras"] == []
     assert data["templates"] == [
@@ -153,6 +155,9 @@ async def test_info_tells_what_the_server_can_do(server, workers):
         "queueSize": 1000,
         "promptCharacters": 4000,
         "metaBytes": 16384,
+        "maxFileSize": 5 * 1024 * 1024,
+        "maxFiles": 3,
+        "supportedFormats": ["image/png", "image/jpeg", "image/webp"],
     }
     assert data["models"] == {"enhancement": "tiny-language", "painting": "tiny-painter"}
     assert data["key"] is None
@@ -164,12 +169,14 @@ async def test_info_tells_about_the_key_that_is_sent_and_does_not_count(server):
     for _ in range(2):
         data = (await client.get("/api/info")).json()["data"]
         assert data["key"] == {
+            "type": "project",
             "name": "test",
             "organization": "default",
             "project": "the-project",
             "projectId": client.project_id,
             "requestsPerHour": 7,
             "requestsRemaining": 6,
+            "expiresAt": None,
         }
     assert client.key not in (await client.get("/api/info")).text
 

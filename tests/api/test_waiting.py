@@ -6,7 +6,9 @@ import time
 import pytest
 
 from banatie.api import waiters
+from banatie.api.routes import generations
 from banatie.config import Config
+from banatie.store.workers import WorkerState
 from tests.support.api_server import GENERATIONS, PATIENCE, assert_failure, serving
 
 pytestmark = pytest.mark.anyio
@@ -98,6 +100,30 @@ async def test_after_the_response_wait_the_original_prompt_is_answered_and_chang
         assert data["status"] == "pending"
         server.worker.enhance(data["id"], PROMPT)
         assert (await client.record(data["id"]))["prompt"] == PROMPT
+
+
+async def test_while_a_worker_loads_the_wait_begins_again(tmp_path):
+    async with serving(tmp_path, enhancement__response_wait=0.2) as server:
+        client = server.client()
+        server.services.workers.report(WorkerState("w", 7, "starting"), server.clock())
+        post = submitting(client)
+        generation_id = await server.accepted(client)
+        # Several times as long as without.
+        done, _ = await asyncio.wait({post}, timeout=1.0)
+        assert not done
+        server.worker.enhance(generation_id, PROMPT)
+        data = (await asyncio.wait_for(post, PATIENCE)).json()["data"]
+        assert data["prompt"] == PROMPT
+
+
+async def test_no_loading_is_waited_for_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(generations, "LOADING_WAIT_SECONDS", 0.5)
+    async with serving(tmp_path, enhancement__response_wait=0.2) as server:
+        server.services.workers.report(WorkerState("w", 7, "starting"), server.clock())
+        began = time.monotonic()
+        data = (await submitting(server.client())).json()["data"]
+        assert 0.5 <= time.monotonic() - began < PATIENCE
+        assert data["prompt"] == data["originalPrompt"]
 
 
 async def test_respond_async_waits_for_nothing(patient):

@@ -46,6 +46,41 @@ def test_keys_are_listed_and_revoked_without_their_texts(command):
     assert "revoked" in command("keys", "list")[1]
 
 
+def test_a_master_key_is_listed_as_one_and_does_not_expire(command):
+    assert command("keys", "create", "--name", "admin", "--type", "master")[0] == 0
+    command("keys", "create", "--name", "laptop")
+    master, laptop = command("keys", "list")[1].splitlines()
+    assert master.endswith("  active            default/default  admin  (master)")
+    assert laptop.endswith("  active            default/default  laptop")
+    status, out, err = command(
+        *("keys", "create", "--name", "k", "--type", "master", "--expires-in-days", "3")
+    )
+    assert (status, out) == (1, "")
+    assert "a master key does not expire" in err
+
+
+def test_projects_are_created_once_and_listed(command):
+    status, project_id, _ = command("projects", "create", "site", "--organization", "acme")
+    assert status == 0
+    assert command("projects", "create", "site", "--organization", "acme")[1] == project_id
+    command("keys", "create", "--name", "k", "--project", "site", "--organization", "acme")
+    command("keys", "create", "--name", "k")
+    one, two = command("projects", "list")[1].splitlines()
+    assert re.fullmatch(project_id.strip() + r"  acme/site +  1 key, 0 generations", one)
+    assert "default/default" in two
+    place = ("site", "--organization", "acme")
+    assert "existing scopes only" in command("projects", "set", *place, "--no-new-scopes")[1]
+    assert "no new scopes" in command("projects", "list")[1].splitlines()[0]
+    assert command("projects", "set", *place, "--new-scopes")[0] == 0
+    assert "scopes" not in command("projects", "list")[1]
+    assert command("projects", "set", "site", "--new-scopes") == (
+        *(1, "", "banatie: No project default/site\n"),
+    )
+    status, out, err = command("projects", "create", "My Site")
+    assert (status, out) == (1, "")
+    assert "project: takes letters a to z, digits and hyphens" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -56,6 +91,7 @@ def test_keys_are_listed_and_revoked_without_their_texts(command):
         (["generate", "x", "--aspect-ratio", "4:3"], "'4:3' is not one of"),
         (["generate", "x", "-o", "nowhere/x.png"], "there is no folder nowhere"),
         (["generate", "x", "-o", "x" * 300 + "/x.png"], "there is no folder xxx"),
+        (["generate", "x", "-o", "/dev/full"], "/dev/full is a device; name a regular file"),
         (["generate", "x", "-o", "x.gif"], ".gif is no format of a picture here; use .png, .jpg"),
         (["generate", "a", "red", "fox"], 'put it in quotes: banatie generate "a red fox"'),
         (["keys", "create", "--name", "k", "--expires-in-days", "9" * 20], "not in the range"),
@@ -220,6 +256,6 @@ def test_options_of_another_source_are_a_mistake(command, models):
 
 
 def test_every_command_says_what_it_is_for():
-    for group in (cli, cli.commands["keys"], cli.commands["models"]):
+    for group in (cli, cli.commands["keys"], cli.commands["models"], cli.commands["projects"]):
         for name, subcommand in group.commands.items():
             assert subcommand.help, name

@@ -33,10 +33,13 @@ COMMANDS = {
         "--guidance-scale", "--lora", "--output", "--data-dir",
     ],
     ("keys", "create", "--name", "k"): [
-        "--name", "--organization", "--project", "--requests-per-hour", "--expires-in-days",
-        "--data-dir",
+        "--name", "--type", "--organization", "--project", "--requests-per-hour",
+        "--expires-in-days", "--data-dir",
     ],
     ("keys", "list"): ["--data-dir"],
+    ("projects", "create"): ["--organization", "--data-dir"],
+    ("projects", "list"): ["--data-dir"],
+    ("projects", "set", "--no-new-scopes"): ["--organization", "--data-dir"],
     ("keys", "revoke"): ["--data-dir"],
     ("migrate",): ["--data-dir"],
     ("backup",): ["--data-dir"],
@@ -45,7 +48,13 @@ COMMANDS = {
 
 
 SETTINGS = ("limits.queue_size", "limits.prompt_characters", "storage.data_dir", "log.level", "x.y")
-TAKES_ONE = (("generate", "--lora", "none"), ("keys", "revoke"), ("backup",))
+TAKES_ONE = (
+    ("generate", "--lora", "none"),
+    ("keys", "revoke"),
+    ("projects", "create"),
+    ("projects", "set", "--no-new-scopes"),
+    ("backup",),
+)
 
 
 @st.composite

@@ -37,6 +37,7 @@ def sdxl(language: int = SMALL) -> Sizes:
         unet_working=480_000_000,
         vae_working=4_600_000_000,
         tile_working=1_150_000_000,
+        pixels=1024 * 1024,
     )
 
 
@@ -158,3 +159,22 @@ def test_a_language_model_that_is_loaded_late_goes_where_room_is(
 
 def test_by_default_everything_is_on_the_device() -> None:
     assert (Plan().painter, Plan().language, Plan().batch) == ("resident", "device", 1)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+@pytest.mark.parametrize("free", [3.6, 7.6, 11.5, 15.5, 23.5, 80])
+def test_what_is_left_free_is_room_for_a_larger_picture(device: str, free: float) -> None:
+    sizes = sdxl()
+    plans = ladder(sizes, device)
+    assert {plan.max_pixels for plan in plans} == {sizes.pixels}
+    plan = choose_plan(plans, int(free * GB), device)
+    if plan.needed > free * GB * 0.95:
+        assert plan.max_pixels == sizes.pixels
+        return
+    # Painted whole, it takes no more than is free; somewhat larger, it would.
+    grown = plan.max_pixels / sizes.pixels
+    spare = free * GB * 0.95 - plan.needed
+    assert (grown - 1) * max(sizes.unet_working, sizes.vae_working) == pytest.approx(
+        spare, rel=0.01
+    )
+    assert (plan.max_pixels > 4 * sizes.pixels) == (free - plan.needed / GB > 15)

@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from banatie.store.database import Database
 from banatie.store.workers import Workers, WorkerState
+from tests.support import fuzz_hooks
 from tests.support.api_server import add_lora
 from tests.support.service import ROOT, Service, web_server_only
 
+UPLOAD = "uploadImage"
 ENDLESS = "followGeneration"
 """The events of a generation end when it ends, and without a worker it never does."""
 
@@ -35,6 +38,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         ready = WorkerState(id="w", pid=1, state="ready", device="cpu", painting_model="none")
         Workers(database).report(ready, time.time_ns() // 1_000_000 + 3_600_000)
         database.close()
+        upload = httpx.post(
+            f"{running.url}/api/v1/images/upload",
+            headers={"X-API-Key": running.key},
+            files={"file": ("a.png", fuzz_hooks.PICTURE)},
+            data={"alias": fuzz_hooks.ALIAS},
+        )
+        assert upload.status_code == 201
         yield running
     assert " ERROR " not in running.log.read_text()
 
@@ -68,8 +78,15 @@ def fuzz(service: Service, tmp_path: Path) -> Callable[..., None]:
 
 def test_whoever_has_a_key_finds_everything_as_documented(fuzz: Callable[..., None]) -> None:
     # The key is added to every request, also to those that were meant to have none.
-    options = ["--exclude-operation-id", ENDLESS, "--exclude-checks", "missing_required_header"]
-    fuzz(*options, examples=15)
+    options = ["--exclude-operation-id", ENDLESS, "--exclude-operation-id", UPLOAD]
+    fuzz(*options, "--exclude-checks", "missing_required_header", examples=15)
+
+
+def test_uploads_are_answered_as_documented(fuzz: Callable[..., None]) -> None:
+    # The hook makes forms valid that were meant not to be: a file of random bytes is no picture.
+    # What is refused is in tests/api/test_uploads.py.
+    unchecked = "missing_required_header,negative_data_rejection"
+    fuzz("--include-operation-id", UPLOAD, "--exclude-checks", unchecked, examples=15)
 
 
 def test_the_events_of_what_is_not_there_are_answered_as_documented(

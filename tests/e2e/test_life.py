@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ def test_the_first_start_says_all_that_a_picture_takes(service: Service, first_o
     assert address == f"Banatie answers at {service.url}"
     assert re.search(rf"^ +{service.key}$", rest, re.MULTILINE)
     assert re.fullmatch(r"bnt_[A-Za-z0-9_-]+", service.key)
-    command = dedent(rest[rest.index("    curl") :])
+    command = dedent(rest[rest.index("    curl") :].partition("\n\n")[0])
     pasted = subprocess.run(
         ["bash", "-c", command], capture_output=True, env=service.environment, timeout=30
     )
@@ -32,6 +33,30 @@ def test_the_first_start_says_all_that_a_picture_takes(service: Service, first_o
     assert answer["success"] is True
     assert answer["data"]["originalPrompt"] == "a red sports car on a mountain road"
     assert service.wait_until_ended(answer["data"]["id"])["status"] == "success"
+
+
+def test_the_first_request_waits_for_the_models(new_service: Callable[..., Service]) -> None:
+    service = new_service(enhancement__response_wait="3")
+    _, said = service.serve(ready=False)
+    output = service.folder / "output-0.txt"
+    assert "Ready" not in said
+    service.wait_for(
+        lambda: service.health().json()["data"]["worker"] == "starting", "the models to load"
+    )
+    # Loading alone may take longer than the settings say to wait.
+    record = service.post("a red sports car on a mountain road")
+    assert record["prompt"] != record["originalPrompt"]
+    assert record["warnings"] == []
+    service.wait_for(lambda: "\nReady: tiny-sdxl paints on cpu\n" in output.read_text(), "the line")
+    assert "\nLoading the models." in output.read_text()
+
+
+def test_a_start_that_cannot_become_ready_says_so(new_service: Callable[..., Service]) -> None:
+    service = new_service(painting__model="no-such-model")
+    service.serve(ready=False)
+    output = service.folder / "output-0.txt"
+    said = "\nNot ready: The model 'no-such-model' cannot be used"
+    service.wait_for(lambda: said in output.read_text(), "the line")
 
 
 def test_nothing_is_lost_however_the_service_ends(new_service: Callable[..., Service]) -> None:
@@ -48,7 +73,7 @@ def test_nothing_is_lost_however_the_service_ends(new_service: Callable[..., Ser
 
     # Started again, it shows no key and processes what waited.
     server, said = service.serve()
-    assert said == f"Banatie answers at {service.url}\n"
+    assert said.startswith(f"Banatie answers at {service.url}\nLoading the models.")
     for job in jobs:
         assert service.wait_until_ended(job["id"])["status"] == "success"
     assert service.get(jobs[0]["id"])["retryCount"] == 1
@@ -82,6 +107,30 @@ def test_a_server_stops_in_time_while_its_worker_loads(new_service: Callable[...
     assert server.returncode == 0
     assert service.alive() == []
     assert "Traceback" not in service.log.read_text()
+
+
+def test_a_server_stops_in_time_while_clients_send(new_service: Callable[..., Service]) -> None:
+    service = new_service()
+    server, _ = service.serve("--no-worker", ready=False)
+    head = (
+        f"POST /api/v1/generations HTTP/1.1\r\nHost: x\r\nX-API-Key: {service.key}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        for number in range(10):
+            address = ("127.0.0.1", service.port)
+            sending = stack.enter_context(socket.create_connection(address, timeout=20))
+            sending.sendall(head.encode() + b'{"prompt"')
+            if number % 2:
+                # It hangs up in the middle of its request.
+                sending.close()
+        # Requests are read in the order of their connections, so that they are all in by now.
+        assert service.health().status_code == 503
+        assert service.stop(server) < STOP_SECONDS
+    assert server.returncode == 0
+    log = service.log.read_text()
+    assert "Traceback" not in log
+    assert "ERROR" not in log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -128,7 +128,7 @@ def test_the_file_tells_how_it_was_made(service: Service) -> None:
         f"Original prompt: {PROMPT}",
     ):
         assert f", {setting}," in f", {settings},"
-    assert re.search(r"Model hash: [0-9a-f]{10}\b", settings)
+    assert re.search(r"UNet hash: [0-9a-f]{10}\b", settings)
 
 
 def test_a_deleted_generation_takes_its_file_along(service: Service) -> None:

@@ -47,3 +47,16 @@ def test_a_painting_that_never_returns_ends_its_worker_and_is_given_up(
     assert good["status"] == "success"
     assert "the painting has made no progress for 3 s" in service.log.read_text()
     service.assert_files_match_records()
+
+
+def test_a_picture_whose_saving_hangs_is_painted_by_a_new_worker(service: FaultyService) -> None:
+    service.start_worker(
+        hang_while_saving={"counter_file": service.counter_file()},
+        shorten={"module": "banatie.worker.process", "name": "HUNG_SAVING_SECONDS", "value": 3.0},
+    )
+    jobs = [service.post("a cat", **PLAIN), service.post("a dog", **PLAIN)]
+    ended = service.wait_until_all_ended(jobs, 120)
+    assert {job["status"] for job in ended} == {"success"}
+    assert max(job["retryCount"] for job in ended) == 1
+    assert "saving a picture has made no progress for 3 s" in service.log.read_text()
+    service.assert_files_match_records()

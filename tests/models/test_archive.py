@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from banatie.models import disk_space
 from banatie.models.archive import export_archive, import_archive
 from banatie.models.catalog import Catalog
 from banatie.models.import_file import import_model
-from banatie.models.manifest import file_digests, read_manifest
+from banatie.models.manifest import Manifest, file_digests, read_manifest, write_manifest
 from banatie.models.types import Entry
 from tests.support.installed_models import flip_last_bit, states
 from tests.support.single_files import write_checkpoint, write_lora
@@ -178,6 +179,9 @@ def assert_refused(file: Path, models_dir: Path, message: str) -> None:
             r"'\.\./x', which leads",
         ),
         (lambda d: d["files"].update({"/etc/x": {"bytes": 1, "sha256": ""}}), "leads out of"),
+        (lambda d: d.update(changed=7), "is invalid .a title, licence, source or change"),
+        (lambda d: d.update(original_sha256="x"), "is invalid .a SHA-256 that is none"),
+        (lambda d: d.update(original_weights_sha256=7), "is invalid"),
         (lambda d: d["files"].update({"m.BIN": {"bytes": 1, "sha256": ""}}), "could carry code"),
     ],
 )
@@ -299,8 +303,55 @@ def test_a_lora_and_a_checkpoint_are_exported_and_imported_again(tmp_path: Path)
     for name in ("ink", "nice"):
         import_model(tmp_path / f"{name}.safetensors", here, silent, configs=pipeline)
         export_archive(Catalog(here).entry(name), tmp_path / f"{name}.tar", silent)
-        imported = import_model(tmp_path / f"{name}.tar", there, silent)
+        imported = import_model(tmp_path / f"{name}.tar", there, silent, configs=pipeline)
         assert imported == read_manifest(here / name) == read_manifest(there / name)
         with pytest.raises(BanatieError, match="already"):
-            import_model(tmp_path / f"{name}.tar", there, silent)
+            import_model(tmp_path / f"{name}.tar", there, silent, configs=pipeline)
     assert Catalog(there).lora("ink") == there / "ink" / "lora.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("fifo", "a pipe"), ("dangling", "a symbolic link"), ("device", "a device")]
+)
+def test_an_archive_is_a_new_regular_file(
+    painting: Entry, tmp_path: Path, kind: str, named: str
+) -> None:
+    target = tmp_path / "stick.tar"
+    if kind == "fifo":
+        os.mkfifo(target)
+    elif kind == "device":
+        target = Path("/dev/full")
+    else:
+        target.symlink_to(tmp_path / "other")
+    before = target.lstat()
+    with pytest.raises(ModelError, match=f"{target} is {named}; name a file that does not exist"):
+        export_archive(painting, target, print)
+    after = target.lstat()
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+    assert {path.name for path in tmp_path.iterdir()} <= {"models", "stick.tar"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("unet.mid_block.attentions.0.proj_in", None),
+        ("unet.no_such_layer", "is for a layer that the unet does not have"),
+    ],
+)
+def test_a_lora_in_an_archive_is_checked_like_a_file(
+    tmp_path: Path, layer: str, message: str | None
+) -> None:
+    configs = make_tiny_sdxl(tmp_path / "configs")
+    models, other = tmp_path / "models", tmp_path / "other"
+    folder = models / "ink"
+    folder.mkdir(parents=True)
+    write_lora(folder / "lora.safetensors", {layer: torch.Size((16, 16))}, rank=2, alpha=None)
+    write_manifest(folder, Manifest("lora", "ink", "Ink", "MIT", "", files=file_digests(folder)))
+    file = tmp_path / "ink.tar"
+    export_archive(Catalog(models).entry("ink"), file, print)
+    if message is None:
+        assert import_model(file, other, print, configs=configs).name == "ink"
+        return
+    with pytest.raises(ModelBroken, match=message):
+        import_model(file, other, print, configs=configs)
+    assert [path.name for path in other.iterdir() if path.is_dir()] == []

@@ -60,7 +60,6 @@ KINDS = {
         U + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (64, 1280),
         "conditioner.embedders.0.model.positional_embedding": (7, 9),
     },
-    "a checkpoint of Stable Diffusion XL for inpainting (9 input channels)": checkpoint(channels=9),
     "a checkpoint of Stable Diffusion XL for editing images": checkpoint(channels=8),
     "a checkpoint of Stable Diffusion XL for another purpose (7 input": checkpoint(channels=7),
     "a checkpoint of a model that reads embeddings 99 wide": checkpoint(attended=99),
@@ -276,3 +275,9 @@ def test_without_trigger_words_the_most_frequent_tags_are_told(tmp_path, tags, t
     found = detect(written(file, {"ss_tag_frequency": json.dumps(tags), "ss_output_name": "fox"}))
     assert found.title == "fox"
     assert found.settings.get("frequent_tags") == told
+
+
+def test_a_checkpoint_for_inpainting_is_told(tmp_path: Path) -> None:
+    for channels, inpainting in ((4, False), (9, True)):
+        file = write_empty_file(tmp_path / f"{channels}.safetensors", checkpoint(channels=channels))
+        assert detect(file).inpainting is inpainting

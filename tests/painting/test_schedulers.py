@@ -6,14 +6,19 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
 
 from banatie.errors import ModelBroken, PaintingError
 from banatie.models.validate import SCHEDULERS
+from banatie.painting.denoising import DenoisingPass
 from banatie.painting.painter import Painter
+from banatie.painting.schedulers import fresh_schedule, steps_of
 from tests.support.tiny_models import edit_json
 from tests.support.tiny_painter import (
     FULL,
     JOB,
+    hooked,
     load,
     paint,
     recorder,
@@ -70,8 +75,51 @@ def test_a_model_s_own_sampler_is_used(original: Path) -> None:
     model = tiny_model(original, scheduler=wanted)
     painter = Painter.load(model, FULL)
     assert painter.sampler == "Euler a"
-    paint(painter)
-    assert painter._pipeline.scheduler.config.timestep_spacing == "trailing"
+    assert painter._scheduler.config.timestep_spacing == "trailing"
     unknown = dataclasses.replace(model, scheduler={"class": "CrystalBallScheduler"})
     with pytest.raises(ModelBroken, match="CrystalBallScheduler"):
         Painter.load(unknown, FULL)
+
+
+STOCHASTIC = (
+    *("DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+    *("LCMScheduler", "SASolverScheduler", "TCDScheduler"),
+)
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+@pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if "EDM" not in name])
+def test_a_model_that_knows_the_noise_finds_the_reference(folder: Path, scheduler: str) -> None:
+    use_scheduler(folder, scheduler)
+    painter = load(folder)
+    noise = torch.randn((1, 4, 8, 12), generator=torch.Generator().manual_seed(7))
+    # Some clip what they predict to this range.
+    reference = torch.rand((1, 4, 8, 12), generator=torch.Generator().manual_seed(8)) * 2 - 1
+    positive, _ = painter._encoder.encode_batch(["a cat"], [])
+    for denoise, taken in ((0.0, 1), (0.5, 4), (1.0, 8)):
+        asked = DenoisingPass(8, 12, 8, 1.0, [7], positive, None, denoise, reference)
+        done: list[int] = []
+        with torch.inference_mode(), hooked(painter._pipeline.unet, lambda *_: (noise,)):
+            found = painter._denoiser.run(asked, done.append)
+        assert done == list(range(1, taken + 1))
+        error = float((found - reference).abs().max())
+        if denoise == 1.0:
+            assert error > 1
+        elif denoise == 0.0 or scheduler not in STOCHASTIC:
+            # Some end with the noise of the first timestep. Those with noise of their own are left
+            # with it but for the last step.
+            assert error < 0.1
+
+
+@pytest.mark.parametrize(
+    ("steps", "denoise", "taken", "begin"),
+    [(30, 0.5, 15, 0.5), (30, 1.0, 30, 1.0), (4, 0.5, 2, 0.5), (4, 0.7, 3, 0.75), (4, 0.4, 2, 0.4),
+     (4, 0.1, 1, 0.1), (4, 0.0, 1, 0.1), (1, 0.5, 1, 0.5), (30, 0.01, 1, 1 / 30)],
+)  # fmt: skip
+def test_a_schedule_begins_where_the_reference_ends(
+    steps: int, denoise: float, taken: int, begin: float
+) -> None:
+    scheduler = EulerDiscreteScheduler(timestep_spacing="trailing")
+    schedule = fresh_schedule(scheduler, steps, denoise, "cpu")
+    assert schedule.steps == len(schedule.timesteps) == taken == steps_of(steps, denoise)
+    assert float(schedule.timesteps[0]) == pytest.approx(1000 * begin, abs=2)

@@ -161,7 +161,7 @@ def test_a_folder_with_something_in_it_is_not_touched_unless_it_is_to_be_replace
     with opened(data) as database:
         keys = Keys(database)
         keys.create("a later key", 8)
-        Generations(database).delete(keys.default_project_id(8), rows(data)[-1].id)
+        Generations(database).delete(keys.default_project_id(8), rows(data)[-1].id, 9)
     (data / "storage" / "stray").write_bytes(b"x")
     before = tree(data)
     with pytest.raises(DataFolderUnusable, match=r"not empty \(banatie\.db.*storage"):

@@ -108,8 +108,7 @@ def test_success_carries_the_image(submit, paint, generations):
 def test_whoever_lost_the_row_changes_nothing(ending, submit, claims, generations, project_id):
     submit(auto_enhance=False)
     taken = claims.claim("paint", 2)
-    arguments = () if ending == "delete" else (3,)
-    getattr(generations, ending)(project_id, taken.id, *arguments)
+    getattr(generations, ending)(project_id, taken.id, 3)
     before = generations.find(taken.id)
     assert not claims.holds(taken.id)
     assert not claims.record_step(taken.id, 1, 4)

@@ -79,7 +79,7 @@ def test_the_counts_follow_every_change(submit, claims, generations, paint, proj
     binned = generations.soft_delete(project_id, claims.claim("paint", 4).id, 5)
     generations.restore(project_id, binned.id, 6)
     generations.soft_delete(project_id, binned.id, 7)
-    generations.delete(project_id, painted.id)
+    generations.delete(project_id, painted.id, 50)
     counted = {
         tuple(row)[1:]
         for row in database.query("SELECT * FROM generation_counts WHERE generations > 0")
@@ -102,9 +102,10 @@ def test_another_project_sees_nothing(submit, generations, keys):
     made = submit()
     keys.create("other", 1, project_slug="other")
     other = next(key.project.id for key in keys.all() if key.project.slug == "other")
-    for refused in (generations.get, generations.delete):
-        with pytest.raises(GenerationNotFound):
-            refused(other, made.id)
+    with pytest.raises(GenerationNotFound):
+        generations.get(other, made.id)
+    with pytest.raises(GenerationNotFound):
+        generations.delete(other, made.id, 9)
     with pytest.raises(GenerationNotFound):
         generations.cancel(other, made.id, 2)
     assert generations.find(made.id).status == "pending"
@@ -120,10 +121,10 @@ def test_cancelling_ends_a_row_once(submit, generations, project_id):
 def test_deleting_names_the_file_that_is_to_go(submit, generations, paint, project_id):
     submit(auto_enhance=False)
     painted = paint("00000000-0000-4000-8000-000000000001")
-    key = generations.delete(project_id, painted.id)
+    key = generations.delete(project_id, painted.id, 50)
     assert key == f"default/{project_id}/generated/00000000-0000-4000-8000-000000000001.png"
     with pytest.raises(GenerationNotFound):
-        generations.delete(project_id, painted.id)
+        generations.delete(project_id, painted.id, 50)
 
 
 def test_the_bin_hides_restores_and_empties(submit, generations, paint, project_id):
@@ -138,8 +139,8 @@ def test_the_bin_hides_restores_and_empties(submit, generations, paint, project_
         generations.soft_delete(project_id, painted.id, 21)
     assert generations.restore(project_id, painted.id, 22).deleted_at is None
     generations.soft_delete(project_id, painted.id, 23)
-    assert generations.purge_deleted(23) == []
-    assert len(generations.purge_deleted(24)) == 1
+    assert generations.purge_deleted(23, 50) == []
+    assert len(generations.purge_deleted(24, 50)) == 1
     assert generations.find(painted.id) is None
 
 
@@ -180,5 +181,5 @@ def test_every_change_has_a_larger_revision(submit, generations, claims, project
 
 def test_the_revision_of_a_deleted_row_is_not_given_again(submit, generations, project_id):
     gone = submit()
-    generations.delete(project_id, gone.id)
+    generations.delete(project_id, gone.id, 50)
     assert submit().revision > gone.revision

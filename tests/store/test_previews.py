@@ -56,7 +56,7 @@ ENDS = {
     "binned": lambda claims, generations, made: generations.soft_delete(
         made.project_id, made.id, 9
     ),
-    "deleted": lambda claims, generations, made: generations.delete(made.project_id, made.id),
+    "deleted": lambda claims, generations, made: generations.delete(made.project_id, made.id, 9),
 }
 
 

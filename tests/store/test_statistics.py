@@ -85,7 +85,7 @@ def test_every_way_to_end_is_counted_once(claims, submit, paint, generations, pr
     claims.fail(taken(), "Unforeseen", 3)
     generations.cancel(project_id, waiting(), 3)
     generations.soft_delete(project_id, waiting(), 3)
-    generations.delete(project_id, waiting())
+    generations.delete(project_id, waiting(), 50)
     taken()
     claims.release_dead(claims.worker_id, 0, 4)
     assert measures().ended == {
@@ -103,7 +103,7 @@ def test_what_has_ended_is_not_counted_again(submit, paint, generations, project
     generations.cancel(project_id, made.id, 5)
     generations.soft_delete(project_id, made.id, 6)
     generations.restore(project_id, made.id, 7)
-    generations.delete(project_id, made.id)
+    generations.delete(project_id, made.id, 50)
     found = measures()
     assert found.ended == {("success", ""): 1}
     assert found.accepted == 1

@@ -28,11 +28,14 @@ from banatie.services import Services, open_services
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files, generated_key
+from banatie.store.generations import Generations
 from banatie.store.keys import Keys
 from tests.support.polling import wait_until_async
 
 ADDRESS = "http://banatie.test:3000"
 GENERATIONS = "/api/v1/generations"
+IMAGES = "/api/v1/images"
+FLOWS = "/api/v1/flows"
 PATIENCE = 5.0
 """Seconds after which a test that waits for something fails."""
 
@@ -81,6 +84,23 @@ class Client(httpx.AsyncClient):
         response = await self.post(GENERATIONS, json={"prompt": "a red fox", **body})
         assert response.status_code == 201, response.text
         return response.json()["data"]
+
+    async def upload(self, content: bytes | None = None, **fields: str) -> dict[str, Any]:
+        """Upload an image; its data."""
+        response = await self.try_upload(content, **fields)
+        assert response.status_code == 201, response.text
+        return response.json()["data"]
+
+    async def try_upload(self, content: bytes | None = None, **fields: str) -> httpx.Response:
+        """The answer to an upload."""
+        files = {"file": ("picture.png", picture_bytes() if content is None else content)}
+        return await self.post(f"{IMAGES}/upload", files=files, data=fields)
+
+    async def painted(self, worker: Worker, **body: Any) -> dict[str, Any]:
+        """A generation that has succeeded."""
+        created = await self.create(autoEnhance=False, **body)
+        worker.paint(created["id"])
+        return await self.record(created["id"])
 
     async def record(self, generation_id: str) -> dict[str, Any]:
         """The data of a generation as it is now."""
@@ -133,18 +153,15 @@ class Worker:
 
     def succeed(self, generation_id: str, processing_time_ms: int = 8500) -> bytes:
         """Save a picture and finish the row with it; the picture's bytes."""
-        row = self.database.first(
-            "SELECT project_id FROM generations WHERE id = ?", (generation_id,)
-        )
+        generation = Generations(self.database).find(generation_id)
         content = picture_bytes()
-        image_id = str(uuid.uuid4())
+        image_id = generation.image.id if generation.image else str(uuid.uuid4())
         storage_key = generated_key(
-            self.keys.organization_of(row["project_id"]), row["project_id"], image_id
+            self.keys.organization_of(generation.project_id), generation.project_id, image_id
         )
-        self.files.save(storage_key, content)
         image = Image(
             id=image_id,
-            project_id=row["project_id"],
+            project_id=generation.project_id,
             storage_key=storage_key,
             mime_type="image/png",
             width=48,
@@ -152,7 +169,10 @@ class Worker:
             file_size=len(content),
             created_at=self.clock(),
         )
-        assert self.claims.succeed(generation_id, image, processing_time_ms, self.clock())
+        with self.files.prepared(storage_key, content) as publish:
+            assert self.claims.succeed(
+                generation_id, image, processing_time_ms, self.clock(), publish=publish
+            )
         return content
 
     def paint(self, generation_id: str) -> bytes:

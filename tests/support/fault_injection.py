@@ -27,6 +27,7 @@ from transformers import LlamaForCausalLM
 from banatie.enhancement.enhancer import Enhancer
 from banatie.jobs import JobQueue
 from banatie.painting.painter import Painter, PaintJob
+from banatie.store import files
 from banatie.store.claims import Claims
 from banatie.worker import save
 
@@ -86,6 +87,17 @@ def hang_at_step(step: int, word: str = "") -> None:
     _patch(UNet2DConditionModel, "forward", denoise)
 
 
+def hang_while_saving(counter_file: str) -> None:
+    """Never return from flushing the first picture's file, as a disk that is gone does not."""
+
+    def fsync(original: Callable, descriptor: int) -> None:
+        if _count(counter_file) == 1:
+            threading.Event().wait()
+        original(descriptor)
+
+    _patch(os, "fsync", fsync)
+
+
 def shorten(module: str, name: str, value: float) -> None:
     """Set a module's time limit."""
     setattr(importlib.import_module(module), name, value)
@@ -105,7 +117,7 @@ def die_before_notify(counter_file: str) -> None:
 
 def die_while_encoding(counter_file: str) -> None:
     """Die when the picture is painted and not yet encoded."""
-    _patch(save, "encode_png", _before(lambda: _die(counter_file, 1)))
+    _patch(save, "encode", _before(lambda: _die(counter_file, 1)))
 
 
 def die_before_rename(counter_file: str) -> None:
@@ -116,6 +128,11 @@ def die_before_rename(counter_file: str) -> None:
         _die(counter_file, 1)
 
     _patch(os, "fsync", fsync)
+
+
+def die_between_file_and_row(counter_file: str) -> None:
+    """Die when the file has its final name and the transaction of its row is not committed."""
+    _patch(files, "sync_folder", _before(lambda: _die(counter_file, 1)))
 
 
 def die_before_success_row(counter_file: str) -> None:

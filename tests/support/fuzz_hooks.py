@@ -7,7 +7,13 @@ from typing import Any
 
 import schemathesis
 
+from tests.support.api_server import picture_bytes
+
 numbers = count()
+
+PICTURE = picture_bytes()
+ALIAS = "@fuzzed"
+"""The alias of an image that the test has uploaded."""
 
 
 @schemathesis.hook
@@ -23,8 +29,36 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
             value = case.body.get(name)
             if isinstance(value, float) and value.is_integer():
                 case.body[name] = int(value)
+        _keep_rules_of_pictures(case.body)
+        # Of a scope's images there is none: no worker makes one.
+        if isinstance(case.body.get("imageId"), str):
+            case.body["imageId"] = None
         loras = case.body.get("loras")
         # Only installed LoRAs are valid, each once; the test has installed this many.
         for number, lora in enumerate(loras if isinstance(loras, list) else ()):
             if isinstance(lora, dict) and isinstance(lora.get("name"), str):
                 lora["name"] = f"lora-{number}"
+
+
+def _keep_rules_of_pictures(body: dict[str, Any]) -> None:
+    """Of a generation's or an upload's body: references that exist, and fields that agree."""
+    if "file" in body:
+        body["file"] = PICTURE
+    if isinstance(body.get("meta"), str):
+        body["meta"] = "{}"
+    size = body.get("size")
+    if isinstance(size, str) and "x" in size:
+        # The model limits the number of pixels.
+        body["size"] = "64x64"
+        body.pop("aspectRatio", None)
+    references = body.get("referenceImages")
+    if isinstance(references, list):
+        body["referenceImages"] = [ALIAS if isinstance(r, str) else r for r in references]
+    if isinstance(body.get("mask"), str):
+        body["mask"] = ALIAS
+    if body.get("mask") is not None or body.get("referenceStrength") is not None:
+        body["referenceImages"] = body.get("referenceImages") or [ALIAS]
+    if isinstance(body.get("quality"), int | float):
+        body["outputFormat"] = "webp"
+    if body.get("flowAlias") is not None and body.get("flowId", "") is None:
+        del body["flowId"]

@@ -42,11 +42,14 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_sdxl(folder: Path, seed: int = 0, second_width: int = 16) -> Path:
+def make_tiny_sdxl(
+    folder: Path, seed: int = 0, second_width: int = 16, in_channels: int = 4
+) -> Path:
     """Write a Stable Diffusion XL pipeline in the diffusers layout into `folder`, which it returns.
 
     Its 1:1 picture is 128 × 128; it takes 0.7 MB on disk. `seed` decides every weight, and
-    `second_width` is how wide the second text encoder is.
+    `second_width` is how wide the second text encoder is. With 9 input channels its UNet is one for
+    inpainting.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -59,7 +62,7 @@ def make_tiny_sdxl(folder: Path, seed: int = 0, second_width: int = 16) -> Path:
             ),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
-            unet=_unet(second_width),
+            unet=_unet(second_width, in_channels),
             scheduler=EulerDiscreteScheduler(
                 beta_start=0.00085,
                 beta_end=0.012,
@@ -115,9 +118,10 @@ def _autoencoder() -> AutoencoderKL:
     )
 
 
-def _unet(second_width: int) -> UNet2DConditionModel:
+def _unet(second_width: int, in_channels: int) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=32,
+        in_channels=in_channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(8, 16),

@@ -18,9 +18,11 @@ from banatie.models.catalog import Catalog
 from banatie.models.types import PaintingModel
 from banatie.painting.painter import Painter
 from banatie.store.files import Files
+from banatie.store.images import Images
 from banatie.worker.claimed_rows import ClaimedRows
 from banatie.worker.enhance import EnhanceStage
-from banatie.worker.paint import JobBuilder, PaintStage
+from banatie.worker.job_builder import JobBuilder, SourcePictures
+from banatie.worker.paint import PaintStage
 from banatie.worker.placement import ModelPlacement
 from banatie.worker.save import Provenance, SaveStage
 from banatie.worker.watchdog import Activity
@@ -38,6 +40,7 @@ class Bench:
     enhance: EnhanceStage
     paint: PaintStage
     save: SaveStage
+    jobs: JobBuilder
     painter: Painter
     enhancer: Enhancer | None
     model: PaintingModel
@@ -69,7 +72,7 @@ def loaded(model_folder) -> ModelPlacement:
 
 
 @pytest.fixture
-def make_bench(model_folder, loaded, claims, keys, tmp_path):
+def make_bench(model_folder, loaded, claims, keys, database, tmp_path):
     """Makes a bench: with settings by their names, a `batch` size, `smaller` plans, an enhancer."""
     made: list[Bench] = []
 
@@ -79,15 +82,18 @@ def make_bench(model_folder, loaded, claims, keys, tmp_path):
         plan = dataclasses.replace(loaded.plan, batch=batch)
         placement = ModelPlacement(plan, smaller, RUNTIME, loaded.painter, enhancer)
         rows = ClaimedRows(claims, lambda: 1_700_000_000_000)
-        provenance = Provenance(loaded.painter, model.name) if config.storage.metadata else None
-        save = SaveStage(rows, files, keys.organization_of, provenance)
+        provenance = Provenance(loaded.painter, model) if config.storage.metadata else None
+        saving = Activity("saving a picture", 3600)
+        save = SaveStage(rows, files, keys.organization_of, provenance, saving)
         notified: list[str] = []
         painting = Activity("the painting", 3600)
+        jobs = JobBuilder(model, catalog, SourcePictures(Images(database).find, files))
         bench = Bench(
             rows,
             EnhanceStage(rows, placement, config.enhancement.time_limit, notified.append),
-            PaintStage(rows, placement, JobBuilder(model, catalog), save, painting, previews=True),
+            PaintStage(rows, placement, jobs, save, painting, previews=True),
             save,
+            jobs,
             loaded.painter,
             enhancer,
             model,

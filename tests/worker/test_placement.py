@@ -151,6 +151,19 @@ def test_stepping_down_changes_the_plan_but_not_the_picture(on, caplog) -> None:
     assert placement.plan.painter == "offload-layers"
 
 
+def test_an_enlarged_picture_that_does_not_fit_is_painted_in_tiles_from_then_on(on) -> None:
+    roomy = Plan(max_pixels=10_000_000)
+    placement = on(roomy, Plan(tiled=True))
+    assert placement.painter.max_pixels == 10_000_000
+    assert placement.step_down(4_000_000)
+    assert placement.plan == dataclasses.replace(roomy, max_pixels=0, reason=RAN_OUT_OF_MEMORY)
+    assert placement.painter.max_pixels == 0
+    # If not even that suffices, as for any other picture.
+    assert placement.step_down(4_000_000)
+    assert placement.plan.tiled
+    assert not placement.step_down(4_000_000)
+
+
 def test_tiles_and_eight_bits_give_nearly_the_same_picture(on) -> None:
     placement = on(
         Plan(), Plan("offload-layers", "cpu"), Plan("offload-layers-fp8", "cpu", tiled=True)

@@ -5,6 +5,7 @@ What a client can do with generations is in `intake`; here it becomes HTTP.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import re
@@ -22,28 +23,36 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
-from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
+from litestar.params import FromQuery, HeaderParameter, QueryParameter
 from litestar.response import ServerSentEvent
 
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread, key_of
 from banatie.api.errors import decode_body, to_response
+from banatie.api.parameters import GenerationId
 from banatie.api.query import check_query
 from banatie.api.rate_limit import reservation_of
-from banatie.api.responses import failures, json_response, options
-from banatie.api.routes.events import events
-from banatie.api.schemas import (
-    Done,
-    GenerationCreate,
-    GenerationView,
-    Page,
-    Pagination,
-    Success,
-    encode,
-    view,
+from banatie.api.requests import GenerationCreate, flow_of
+from banatie.api.responses import (
+    CHANGE_ERRORS,
+    COMMON_ERRORS,
+    failures,
+    json_response,
+    options,
+    page_response,
 )
+from banatie.api.routes.events import events
+from banatie.api.routes.generation_changes import (
+    cancel_generation,
+    regenerate_generation,
+    restore_generation,
+    retry_generation,
+    update_generation,
+)
+from banatie.api.schemas import Done, GenerationView, Page, Success, encode, view
 from banatie.api.waiters import NO_PREFERENCE, Preference, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
 from banatie.limits import (
+    LOADING_WAIT_SECONDS,
     MAX_IDEMPOTENCY_KEY_LENGTH,
     MAX_PAGE_SIZE,
     MAX_SAFE_INTEGER,
@@ -52,16 +61,11 @@ from banatie.limits import (
 from banatie.records import Generation, Key, Status, Submission
 from banatie.store.generations import IdempotentRequest
 
-COMMON_ERRORS = (
-    "VALIDATION_ERROR",
-    "UNAUTHORIZED",
-    "RATE_LIMIT_EXCEEDED",
-    "INTERNAL_ERROR",
-    "SERVICE_UNAVAILABLE",
-)
-CHANGE_ERRORS = (*COMMON_ERRORS, "GENERATION_NOT_FOUND", "UNSUPPORTED_MEDIA_TYPE")
+LOADING_CHECK_SECONDS = 1.0
+"""How often an answer that waits looks whether a worker still loads its models."""
 
-GenerationId = Annotated[str, PathParameter(schema_extra={"format": "uuid"})]
+GENERATION_ERRORS = (*CHANGE_ERRORS, "GENERATION_NOT_FOUND")
+
 PREFER = Parameter(
     name="Prefer",
     param_in="header",
@@ -99,7 +103,7 @@ class CreateOperation(WaitOperation):
     summary="Create a generation",
     response_description="The accepted generation. From here on it is never lost.",
     responses=failures(
-        *CHANGE_ERRORS,
+        *GENERATION_ERRORS,
         *("REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE", "GENERATION_FAILED", "QUEUE_FULL"),
     ),
 )
@@ -145,8 +149,7 @@ async def create_generation(
     elif preference.respond_async or not generation.auto_enhance:
         shown = generation
     else:
-        wait = app.config.enhancement.response_wait
-        latest = await app.waiters.until(generation, lambda g: g.stage != "enhance", wait)
+        latest = await _until_enhanced(app, generation)
         shown = _as_enhanced(generation, _existing(latest, generation))
 
     answer = encode(Success(data=view(shown, url)))
@@ -161,11 +164,14 @@ async def create_generation(
     summary="List the project's generations, newest first",
     response_description="A page of generations.",
     responses=failures(*COMMON_ERRORS),
-    query=("status", "limit", "offset", "includeDeleted"),
+    query=("status", "flowId", "limit", "offset", "includeDeleted"),
 )
 async def list_generations(
     request: HttpRequest,
     status: FromQuery[Status | None] = None,
+    flow_id: Annotated[
+        str | None, QueryParameter(name="flowId", schema_extra={"format": "uuid"})
+    ] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE_SIZE)] = 20,
     offset: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
     include_deleted: Annotated[bool, QueryParameter(name="includeDeleted")] = False,
@@ -182,15 +188,10 @@ async def list_generations(
         limit=limit,
         offset=offset,
         include_deleted=include_deleted,
+        flow_id=flow_of(flow_id)[0] if flow_id is not None else None,
     )
     url = app.public_url(request)
-    has_more = offset + len(generations) < total
-    return json_response(
-        Page(
-            data=[view(g, url) for g in generations],
-            pagination=Pagination(limit, offset, total, has_more),
-        )
-    )
+    return page_response([view(each, url) for each in generations], limit, offset, total)
 
 
 @get(
@@ -257,46 +258,12 @@ async def follow_generation(
     )
 
 
-@post(
-    "/{generation_id:str}/cancel",
-    operation_id="cancelGeneration",
-    summary="Cancel a generation",
-    response_description="The generation as it is now.",
-    responses=failures(*CHANGE_ERRORS),
-    status_code=200,
-)
-async def cancel_generation(
-    generation_id: GenerationId, request: HttpRequest
-) -> Response[Success[GenerationView]]:
-    """Stop it within one denoising step; one that has ended stays as it is."""
-    app, key = app_state_of(request), key_of(request)
-    generation = await app.write(app.intake.cancel, key.project.id, generation_id)
-    return json_response(Success(data=view(generation, app.public_url(request))))
-
-
-@post(
-    "/{generation_id:str}/restore",
-    operation_id="restoreGeneration",
-    summary="Restore a soft-deleted generation",
-    response_description="The generation as it is now.",
-    responses=failures(*CHANGE_ERRORS),
-    status_code=200,
-)
-async def restore_generation(
-    generation_id: GenerationId, request: HttpRequest
-) -> Response[Success[GenerationView]]:
-    """Restore a soft-deleted generation; one that is not deleted stays as it is."""
-    app, key = app_state_of(request), key_of(request)
-    generation = await app.write(app.intake.restore, key.project.id, generation_id)
-    return json_response(Success(data=view(generation, app.public_url(request))))
-
-
 @delete(
     "/{generation_id:str}",
     operation_id="deleteGeneration",
     summary="Delete a generation and its image",
     response_description="It is deleted.",
-    responses=failures(*CHANGE_ERRORS),
+    responses=failures(*GENERATION_ERRORS),
     status_code=200,
     query=("soft",),
 )
@@ -316,13 +283,16 @@ def generations_router() -> Router:
         "/api/v1/generations",
         route_handlers=[
             options("/", "GET", "POST"),
-            options("/{generation_id:str}", "DELETE", "GET"),
+            options("/{generation_id:str}", "DELETE", "GET", "PUT"),
             create_generation,
             list_generations,
             get_generation,
             follow_generation,
             cancel_generation,
             restore_generation,
+            update_generation,
+            regenerate_generation,
+            retry_generation,
             delete_generation,
         ],
         guards=[check_query],
@@ -365,6 +335,35 @@ def _idempotent(
     # Of what is meant, not of the bytes: the same request may be written in several ways.
     body_hash = hashlib.sha256(encode(submission)).hexdigest()
     return IdempotentRequest(key.id, idempotency_key, body_hash)
+
+
+async def _until_enhanced(app: AppState, generation: Generation) -> Generation | None:
+    """The generation once it is enhanced, or as it is after `enhancement.response_wait` seconds.
+
+    While a worker loads its models, that begins again, up to `LOADING_WAIT_SECONDS` in all.
+    """
+
+    def is_enhanced(latest: Generation) -> bool:
+        return latest.stage != "enhance"
+
+    wait = app.config.enhancement.response_wait
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    deadline = started + wait
+    while True:
+        seconds = min(max(0.0, deadline - loop.time()), LOADING_CHECK_SECONDS)
+        latest = await app.waiters.until(generation, is_enhanced, seconds)
+        if latest is None or is_enhanced(latest) or app.waiters.is_closed:
+            return latest
+        if await in_thread(_is_loading, app):
+            deadline = max(deadline, min(loop.time() + wait, started + LOADING_WAIT_SECONDS))
+        if loop.time() >= deadline:
+            return latest
+
+
+def _is_loading(app: AppState) -> bool:
+    """Whether a worker loads its models."""
+    return any(worker.state == "starting" for worker in app.workers.present(app.clock()))
 
 
 def _existing(latest: Generation | None, generation: Generation) -> Generation:

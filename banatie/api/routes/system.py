@@ -18,15 +18,23 @@ import banatie
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread
 from banatie.api.query import check_query
 from banatie.api.responses import failures, json_response
-from banatie.api.schemas import ErrorBody, Id, No, Success, Wire
+from banatie.api.schemas import ErrorBody, Id, No, Success, Time, Wire, timestamp
 from banatie.errors import DatabaseUnusable, DiskFull, ServiceUnavailable
-from banatie.records import ASPECT_RATIOS, TEMPLATE_NAMES, AspectRatio, TemplateName
+from banatie.limits import MAX_REFERENCES, MAX_UPLOAD_BYTES
+from banatie.records import (
+    ASPECT_RATIOS,
+    TEMPLATE_NAMES,
+    AspectRatio,
+    KeyType,
+    TemplateName,
+)
 from banatie.store.disk import is_full
 from banatie.store.locks import is_alive
 from banatie.store.workers import WorkerState, state_of
 
 logger = logging.getLogger(__name__)
 
+UPLOAD_TYPES = ("image/png", "image/jpeg", "image/webp")
 ServiceState = Literal["ready", "starting", "broken", "gone", "database gone"]
 
 
@@ -55,6 +63,7 @@ class HealthView(Wire):
     status: Literal["ok", "starting", "unavailable"]
     version: str
     uptime: float
+    timestamp: Time
     worker: ServiceState
     models: ModelsView
     device: str | None
@@ -68,22 +77,28 @@ class LimitsView(Wire):
     queue_size: int
     prompt_characters: int
     meta_bytes: int
+    max_file_size: Annotated[int, Meta(description="Of an upload, in bytes.")]
+    max_files: Annotated[int, Meta(description="Reference images of a generation.")]
+    supported_formats: Annotated[list[str], Meta(description="Media types of uploads.")]
 
 
 class KeyView(Wire):
     """The API key of the request."""
 
+    type: KeyType
     name: str
     organization: str
     project: str
     project_id: Id
     requests_per_hour: int
     requests_remaining: int
+    expires_at: Time | None
 
 
 class InfoView(Wire):
     """The capabilities of this server."""
 
+    name: str
     version: str
     aspect_ratios: list[AspectRatio]
     templates: list[TemplateName]
@@ -137,6 +152,7 @@ async def health(request: HttpRequest) -> Response[Success[HealthView]]:
         status=status,
         version=banatie.__version__,
         uptime=round(time.monotonic() - app.started, 1),
+        timestamp=timestamp(app.clock()),
         worker=state,
         models=_models(workers),
         device=workers[0].device if workers else None,
@@ -174,12 +190,14 @@ async def info(request: HttpRequest) -> Response[Success[InfoView]]:
         key = await app.authentication.key_of(text, request.scope)
         quota = app.rate_limiter.quota(key)
         key_view = KeyView(
+            type=key.type,
             name=key.name,
             organization=key.project.organization_slug,
             project=key.project.slug,
             project_id=key.project.id,
             requests_per_hour=quota.limit,
             requests_remaining=quota.remaining,
+            expires_at=None if key.expires_at is None else timestamp(key.expires_at),
         )
     workers = await in_thread(_workers, app)
     limits_view = LimitsView(
@@ -187,10 +205,14 @@ async def info(request: HttpRequest) -> Response[Success[InfoView]]:
         queue_size=app.config.limits.queue_size,
         prompt_characters=app.config.limits.prompt_characters,
         meta_bytes=app.config.limits.meta_bytes,
+        max_file_size=MAX_UPLOAD_BYTES,
+        max_files=MAX_REFERENCES,
+        supported_formats=list(UPLOAD_TYPES),
     )
     return json_response(
         Success(
             data=InfoView(
+                name="Banatie",
                 version=banatie.__version__,
                 aspect_ratios=list(ASPECT_RATIOS),
                 templates=list(TEMPLATE_NAMES),

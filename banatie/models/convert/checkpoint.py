@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from banatie.errors import ModelBroken
 from banatie.models.convert.checkpoint_names import SURPLUS, Source, part_of, sources
 from banatie.models.convert.structure import empty_models
-from banatie.models.detect import DetectedFile
+from banatie.models.detect import INPAINTING_CHANNELS, DetectedFile
 from banatie.models.safetensors_header import Tensor, read_header
 from banatie.models.sdxl import write_configs
 from banatie.models.validate import PIPELINE_CONFIGS, PIPELINE_MODELS
@@ -43,6 +43,8 @@ def convert(file: Path, detected: DetectedFile, folder: Path, configs: Path | No
     else:
         _copy_configs(configs, folder)
     _set_training(folder / "scheduler" / "scheduler_config.json", detected)
+    if detected.inpainting:
+        _change(folder / "unet" / "config.json", {"in_channels": INPAINTING_CHANNELS})
     models = empty_models(folder)
     found = read_header(file).tensors
     places = {name: _places(file, found, name, models[name]) for name in PIPELINE_MODELS}
@@ -135,5 +137,9 @@ def _set_training(scheduler: Path, detected: DetectedFile) -> None:
         # Such a model must start from pure noise (arXiv:2305.08891, section 3.3).
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     if changes:
-        config = json.loads(scheduler.read_text("utf-8")) | changes
-        scheduler.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        _change(scheduler, changes)
+
+
+def _change(file: Path, changes: Mapping[str, object]) -> None:
+    config = json.loads(file.read_text("utf-8")) | changes
+    file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -53,6 +53,11 @@ def empty_models(folder: Path) -> dict[str, torch.nn.Module]:
         ) from error
 
 
+def layers_of(configs: Path | None) -> Layers:
+    """The layers that a LoRA can change: of a folder's pipeline, or of SDXL 1.0 without one."""
+    return lora_layers(empty_models(configs)) if configs else sdxl_layers()
+
+
 @cache
 def sdxl_layers() -> Layers:
     """The layers of Stable Diffusion XL 1.0 that a LoRA can change."""

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from banatie.imaging import encode_png, parameters_text
+from banatie.imaging.parameters import parameters_text
+from banatie.imaging.png import encode_png
 
 SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """WebUI's own expression for one setting (`re_param`), by which image browsers read them."""
@@ -30,7 +31,7 @@ FACTS = {
     "width": 1344,
     "height": 768,
     "model": "banatie-small",
-    "model_hash": "0123456789",
+    "hashes": {"Model hash": "0123456789"},
     "version": "Banatie 0.1.0",
 }
 
@@ -166,9 +167,10 @@ def test_the_parameters_are_in_the_form_that_image_browsers_read() -> None:
 
 
 def test_absent_facts_are_left_out() -> None:
-    text = parameters_text(**FACTS | {"model_hash": ""})
+    text = parameters_text(**FACTS | {"hashes": {"UNet hash": ""}})
     assert "Negative prompt" not in text
-    assert "Model hash" not in text
+    assert "UNet hash" not in text
+    assert "Lora hashes" not in text
     assert "Original prompt" not in text
     assert text.startswith("a red cat\nSteps: 30")
 
@@ -176,6 +178,12 @@ def test_absent_facts_are_left_out() -> None:
 def test_loras_end_the_prompt_as_one_would_type_them() -> None:
     text = parameters_text(**FACTS | {"loras": {"pixel-art": 1.0, "ink": -0.35}})
     assert text.startswith("a red cat <lora:pixel-art:1> <lora:ink:-0.35>\nSteps: 30")
+
+
+def test_hashes_of_loras_are_one_quoted_setting() -> None:
+    loras = {"pixel-art": "0123456789ab", "ink": "ba9876543210"}
+    line = parameters_text(**FACTS | {"lora_hashes": loras}).splitlines()[-1]
+    assert ', Lora hashes: "pixel-art: 0123456789ab, ink: ba9876543210", ' in line
 
 
 def test_values_that_would_mislead_a_reader_are_quoted() -> None:
@@ -198,6 +206,7 @@ def test_guidance_is_written_as_people_write_it(guidance: float, written: str) -
 
 
 def test_imaging_needs_no_torch() -> None:
-    code = "import sys, banatie.imaging; print('torch' in sys.modules)"
+    modules = "banatie.imaging.formats, banatie.imaging.uploads, banatie.imaging.thumbnails"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

@@ -1,24 +1,21 @@
-"""Image files: a PNG encoder for generated pictures, JPEG previews, and generation parameters.
+"""A PNG encoder for generated pictures, with text chunks.
 
-The encoder does what libpng does with one filter and one strategy: each byte is replaced by its
-difference from the Paeth predictor, and the differences are compressed by Huffman coding and run
-lengths. A search for longer repeats, which makes other encoders slow, finds almost nothing in
-generated pictures. `scripts/bench png` compares it with Pillow. Knows no models, folders or jobs.
+It does what libpng does with one filter and one strategy: each byte is replaced by its difference
+from the Paeth predictor, and the differences are compressed by Huffman coding and run lengths. A
+search for longer repeats, which makes other encoders slow, finds almost nothing in generated
+pictures. `scripts/bench png` compares it with Pillow.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-PREVIEW_QUALITY = 80
+from banatie.imaging.picture import Picture
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -26,23 +23,6 @@ _COLOUR_TYPES = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
 _PAETH = 4
 # As many rows at a time as keep the filter's working set in the processor's cache.
 _ROWS = 64
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An encoded picture; width and height in pixels."""
-
-    data: bytes
-    mime_type: str
-    width: int
-    height: int
-
-
-def encode_preview(image: Image.Image) -> bytes:
-    """Encode a small picture as a JPEG of a few kilobytes, for display while a job runs."""
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=PREVIEW_QUALITY)
-    return encoded.getvalue()
 
 
 def encode_png(image: Image.Image, text: Mapping[str, str]) -> Picture:
@@ -68,52 +48,6 @@ def encode_png(image: Image.Image, text: Mapping[str, str]) -> Picture:
         _chunk(b"IEND", b""),
     ]
     return Picture(PNG_SIGNATURE + b"".join(chunks), "image/png", width, height)
-
-
-def parameters_text(
-    *,
-    prompt: str,
-    original_prompt: str,
-    negative_prompt: str,
-    steps: int,
-    sampler: str,
-    guidance_scale: float,
-    seed: int,
-    width: int,
-    height: int,
-    model: str,
-    model_hash: str,
-    version: str,
-    loras: Mapping[str, float] | None = None,
-) -> str:
-    """The generation parameters as image browsers read them from the text chunk `parameters`.
-
-    The format is that of Stable Diffusion WebUI's `create_infotext`: the prompt, the negative
-    prompt if there is one, and a last line of settings, of which readers use those that they know.
-    `loras`, weights by name, are appended to the prompt as WebUI's users type them.
-    """
-    settings = {
-        "Steps": steps,
-        "Sampler": sampler,
-        "CFG scale": f"{guidance_scale:.12g}",
-        "Seed": seed,
-        "Size": f"{width}x{height}",
-        "Model hash": model_hash,
-        "Model": model,
-        "Original prompt": "" if original_prompt == prompt else original_prompt,
-        "Version": version,
-    }
-    negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
-    line = ", ".join(
-        f"{name}: {_quoted(str(value))}" for name, value in settings.items() if value != ""
-    )
-    tags = "".join(f" <lora:{name}:{weight:.12g}>" for name, weight in (loras or {}).items())
-    return f"{prompt}{tags}{negative}\n{line}"
-
-
-def _quoted(text: str) -> str:
-    # As WebUI does, because readers split the line at commas and a setting at its colon.
-    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text
 
 
 def _filtered(pixels: np.ndarray, channels: int) -> Iterator[np.ndarray]:

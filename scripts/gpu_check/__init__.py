@@ -1,0 +1,1 @@
+"""Checks and measures Banatie on a GPU; see docs/gpu.md."""
