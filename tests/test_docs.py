@@ -388,7 +388,9 @@ def test_the_changelog_has_a_place_for_the_next_change() -> None:
     assert "## Unreleased" in TEXTS["CHANGELOG.md"]
 
 
-@pytest.mark.parametrize("name", ["start", "test", "bench", "set-up", "check-container"])
+@pytest.mark.parametrize(
+    "name", ["start", "test", "bench", "set-up", "check-container", "check-gpu", "pack-for-gpu"]
+)
 def test_a_script_can_be_run(name: str) -> None:
     assert os.access(ROOT / "scripts" / name, os.X_OK)
 

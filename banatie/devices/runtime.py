@@ -74,7 +74,9 @@ def choose_runtime(device: str = "auto", threads: int = 0, sharing: int = 1) -> 
 
 def _dtypes(device: str) -> tuple[torch.dtype, torch.dtype]:
     if device.startswith("cuda"):
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # Cards before Ampere emulate bfloat16, slowly.
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = torch.bfloat16 if has_bfloat16 else torch.float16
         return dtype, dtype
     if device == "mps":
         return torch.float16, torch.float16

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from diffusers import SchedulerMixin, StableDiffusionXLPipeline
 
+from banatie.painting.cuda_graphs import UNetGraphs
 from banatie.painting.schedulers import fresh_schedule, steps_done
 from banatie.painting.text_encoding import TextEmbedding
 from banatie.painting.tiles import Tile, tiles_of
@@ -63,6 +64,7 @@ class Denoiser:
         self._pipeline = pipeline
         self._scheduler = scheduler
         self.device = device
+        self.graphs = UNetGraphs(pipeline.unet)
         self.pred_x0: torch.Tensor | None = None
         """The prediction of the finished latents, while a pass runs."""
 
@@ -76,7 +78,7 @@ class Denoiser:
         if asked.reference is not None and asked.denoise < 1:
             latents = scheduler.add_noise(asked.reference, noise, timesteps[:1])
         options = _step_options(scheduler, generators)
-        predict = _Prediction(self._pipeline, asked, self.device)
+        predict = _Prediction(self._pipeline, self.graphs, asked, self.device)
         for index, timestep in enumerate(timesteps):
             predicted = predict(scheduler.scale_model_input(latents, timestep), timestep)
             output = scheduler.step(predicted, timestep, latents, **options)
@@ -107,9 +109,14 @@ class _Prediction:
     """What the UNet predicts for some latents, with guidance."""
 
     def __init__(
-        self, pipeline: StableDiffusionXLPipeline, asked: DenoisingPass, device: str
+        self,
+        pipeline: StableDiffusionXLPipeline,
+        graphs: UNetGraphs,
+        asked: DenoisingPass,
+        device: str,
     ) -> None:
         self._unet = pipeline.unet
+        self._graphs = graphs
         self._asked = asked
         self._factor = pipeline.vae_scale_factor
         texts = [asked.positive] if asked.negative is None else [asked.negative, asked.positive]
@@ -144,14 +151,16 @@ class _Prediction:
         inputs = [latents]
         if asked.condition is not None:
             inputs.append(asked.condition[tile.window])
-        predicted = self._unet(
-            torch.cat([torch.cat(inputs, 1)] * self._passes),
-            timestep,
-            encoder_hidden_states=self._sequence,
-            timestep_cond=self._guidance_embedding,
-            added_cond_kwargs={"text_embeds": self._pooled, "time_ids": self._time_ids(tile)},
-            return_dict=False,
-        )[0]
+        predicted = self._graphs.predict(
+            {
+                "sample": torch.cat([torch.cat(inputs, 1)] * self._passes),
+                "timestep": timestep,
+                "encoder_hidden_states": self._sequence,
+                "timestep_cond": self._guidance_embedding,
+                "text_embeds": self._pooled,
+                "time_ids": self._time_ids(tile),
+            }
+        )
         if self._passes == 1:
             return predicted
         unguided, guided = predicted.chunk(2)

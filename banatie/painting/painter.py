@@ -46,16 +46,18 @@ class Painter:
         model: PaintingModel,
         runtime: Runtime,
         weights: Sequence[Path],
+        compiled: bool = False,
     ) -> None:
         self._pipeline = pipeline
         self._runtime = runtime
-        self._offload = PipelineOffload(pipeline, runtime, self._clear_embeddings)
+        self._offload = PipelineOffload(pipeline, runtime, self._forget_places)
         self._encoder = PromptEncoder(
             (pipeline.tokenizer, pipeline.tokenizer_2),
             (pipeline.text_encoder, pipeline.text_encoder_2),
             pipeline.config.force_zeros_for_empty_prompt,
             self._offload.encoders_on_device,
         )
+        self._keeps_unet = True
         self._scheduler = configured_scheduler(pipeline.scheduler, model)
         self._checksum = Checksum(weights)
         factor = pipeline.vae_scale_factor
@@ -63,6 +65,8 @@ class Painter:
             pipeline.unet.config.out_channels, factor, max(map(max, model.sizes.values())) // factor
         )
         self._denoiser = Denoiser(pipeline, self._scheduler, runtime.device)
+        self.uses_graphs = runtime.device.startswith("cuda") and not compiled
+        """Whether the UNet's kernels may be recorded; can be changed between two pictures."""
         self._passes = PicturePasses(pipeline, self._denoiser, self._preview_map, model)
 
     @classmethod
@@ -82,7 +86,7 @@ class Painter:
         weights = check_pipeline(model.folder)
         try:
             pipeline = load_pipeline(model.folder, weights, runtime)
-            painter = cls(pipeline, model, runtime, weights["unet"])
+            painter = cls(pipeline, model, runtime, weights["unet"], compiled)
             painter.arrange(plan)
             if compiled:
                 # The blocks are alike, so that one compilation serves all of them.
@@ -101,6 +105,7 @@ class Painter:
     def arrange(self, plan: Plan) -> None:
         """Place the model's parts as the plan says; see `PipelineOffload.apply`."""
         self._offload.apply(plan)
+        self._keeps_unet = not plan.painter.startswith("offload-layers")
         self._passes.max_pixels = plan.max_pixels
 
     @property
@@ -174,6 +179,8 @@ class Painter:
     def _paint(
         self, jobs: Sequence[PaintJob], on_step: OnStep
     ) -> list[Image.Image | UnusablePicture]:
+        # A LoRA wraps layers for one job, for which recording would take longer than it saves.
+        self._denoiser.graphs.enabled = self.uses_graphs and self._keeps_unet and not jobs[0].loras
         try:
             with (
                 applied(self._pipeline, jobs[0].loras, self._clear_embeddings),
@@ -187,6 +194,7 @@ class Painter:
             self._denoiser.pred_x0 = None
         # Raised here, because the error's traceback keeps its tensors alive, and an error raised
         # inside the handler would keep that one.
+        self._denoiser.graphs.clear()
         free_memory(self._runtime.device)
         width, height = jobs[0].final_size
         raise OutOfMemory(
@@ -206,3 +214,8 @@ class Painter:
 
     def _clear_embeddings(self) -> None:
         self._encoder.clear_cache()
+
+    def _forget_places(self) -> None:
+        """Drop what refers to where the weights were."""
+        self._clear_embeddings()
+        self._denoiser.graphs.clear()

@@ -71,10 +71,6 @@ def load_pipeline(
         add_watermarker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    if runtime.device.startswith("cuda"):
-        # cuDNN's convolutions are fastest in this memory layout.
-        pipeline.unet.to(memory_format=torch.channels_last)
-        pipeline.vae.to(memory_format=torch.channels_last)
     return pipeline
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 import time
 from collections.abc import Callable
@@ -19,8 +18,12 @@ from banatie.devices.runtime import Runtime, choose_runtime, free_memory
 from banatie.models.catalog import Catalog
 from banatie.models.types import PaintingModel
 from banatie.painting.painter import Painter, PaintJob
-from scripts.gpu_check.results import Recorder
+from scripts.gpu_check.results import Recorder, wrong_unless
 
+ONE_COLOUR = 2.0
+"""The deviation of levels, of 255, below which a picture shows nothing."""
+NEAR = 5.0
+"""The mean difference of levels, of 255, that rounding in half precision may make."""
 PROMPT = "a red sports car on a mountain road"
 
 
@@ -94,20 +97,18 @@ def picture_bytes(picture: Image.Image) -> bytes:
     return picture.tobytes()
 
 
-def describe_picture(picture: Image.Image) -> dict[str, float]:
-    """The mean and the deviation of the picture's levels; a deviation near 0 is one colour."""
+def describe_picture(picture: Image.Image) -> dict[str, Any]:
+    """The mean and the deviation of the picture's levels, wrong where it is of one colour.
+
+    Values that are not finite are an error of the painter, not a picture.
+    """
     levels = np.asarray(picture).astype(np.float32)
-    return {"mean": round(float(levels.mean()), 1), "deviation": round(float(levels.std()), 1)}
+    deviation = round(float(levels.std()), 1)
+    figures = {"mean": round(float(levels.mean()), 1), "deviation": deviation}
+    return figures | wrong_unless((deviation >= ONE_COLOUR, "the picture is of one colour"))
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
     """The mean absolute difference of two pictures' levels, of 255."""
     pair = [np.asarray(picture).astype(np.float32) for picture in (one, other)]
     return round(float(np.abs(pair[0] - pair[1]).mean()), 2)
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """The picture as a PNG, by the product's own encoder where it is importable."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Results as JSON lines, each written out at once, and one step with its error caught."""
+"""Results as JSON lines, each written out at once; one step with its error caught; verdicts."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ class Recorder:
             )
             free_memory(self.device)
             return None
-        shown = result if isinstance(result, dict) else {"value": result}
-        self.record(name, **shown, took=round(time.monotonic() - started, 2))
+        took = round(time.monotonic() - started, 2)
+        shown = result if isinstance(result, dict) else {"seconds": took}
+        self.record(name, **shown, took=took)
         return result
 
     def record(self, name: str, **found: Any) -> None:
@@ -50,6 +51,17 @@ class Recorder:
         with self.file.open("a", encoding="utf-8") as opened:
             opened.write(line + "\n")
         print(line[:300], flush=True)
+
+
+def wrong_unless(*expectations: tuple[bool, str]) -> dict[str, str]:
+    """What to add to a step's figures: `wrong` with the text of each expectation not met."""
+    failures = [text for met, text in expectations if not met]
+    return {"wrong": "; ".join(failures)} if failures else {}
+
+
+def has_failed(line: dict[str, Any]) -> bool:
+    """Whether a step found something wrong or could not be done; one without time has not."""
+    return "wrong" in line or "error" in line
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
 """The devices of a machine, and the number formats for each."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from banatie.devices.runtime import choose_runtime, fastest_cpu_dtype, present_devices
+from banatie.devices.runtime import _dtypes, choose_runtime, fastest_cpu_dtype, present_devices
 from banatie.errors import ConfigError
 
 
@@ -20,6 +22,19 @@ def test_a_cpu_uses_bfloat16_only_where_it_computes_in_it() -> None:
 def test_the_capabilities_of_this_processor_are_understood() -> None:
     capabilities = torch.cpu.get_capabilities()
     assert choose_runtime("cpu").language_dtype == fastest_cpu_dtype(capabilities)
+
+
+@pytest.mark.parametrize(("major", "dtype"), [(7, torch.float16), (8, torch.bfloat16)])
+def test_a_card_that_emulates_bfloat16_uses_float16(
+    major: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What torch answers on a card of that generation: tensors of bfloat16 can always be made.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    properties = SimpleNamespace(major=major)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert _dtypes("cuda") == (dtype, dtype)
 
 
 def test_every_present_device_can_be_used() -> None:

@@ -109,7 +109,7 @@ def train(enhancer: Enhancer, answers: dict[str, str], exact: bool = True) -> No
         if not exact:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if max(losses) < (0.01 if exact else 0.05):
+        if max(losses) < (0.01 if exact else 0.02):
             break
     assert max(losses) < 0.1
     model.eval()
