@@ -82,6 +82,13 @@ class Pools:
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()
 
+    def resume(self) -> None:
+        """Receive again after `stop`."""
+        if self._stopping.is_set():
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._receive, daemon=True)
+            self._thread.start()
+
     def _receive(self) -> None:
         # On a stream of its own, so that copies do not wait behind the training's kernels.
         cuda = self._device.type == "cuda"
@@ -100,7 +107,7 @@ class Pools:
                 self.latents[delivery.aspect].publish()
                 self.pictures[delivery.aspect].publish()
                 self.seen += len(delivery.rows)
-            except Exception:
+            except Exception:  # noqa: BLE001 - the thread must go on; training would wait for ever
                 traceback.print_exc()
                 time.sleep(1)
 

@@ -23,7 +23,7 @@ STYLES = (
 SIZES = ("normal", "small", "large")
 POSITIONS = ("centre", "left", "right")
 
-# Width and height in pixels of the five aspect ratios: 55,296 to 65,536 pixels, whole latent patches.
+# Width and height in pixels of the aspect ratios: 55,296 to 65,536 pixels, whole latent patches.
 CANVASES = {
     "1:1": (256, 256),
     "16:9": (336, 192),

@@ -6,6 +6,7 @@ a machine may be lent for a few minutes only and taken away at any moment.
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
 import time
@@ -127,17 +128,19 @@ class Session:
         )
         try:
             work()
-        except Exception:
+        except Exception:  # noqa: BLE001 - a failed stage must not cost the others' weights
             print(f"the stage {name} failed", flush=True)
             traceback.print_exc()
 
     def _check(self) -> None:
         """Run every network forwards and backwards once, and write the pieces."""
         networks, device = self._networks, self._device
+        before = copy.deepcopy(networks.unet.state_dict())
         self._pools.wait("1:1", 8, 60)
         print(f"torch {torch.__version__} on {device}", flush=True)
         UNetTraining(networks.unet, networks.encoders, self._pools, 8)._step("1:1", False)
         networks.unet.zero_grad()
+        networks.unet.load_state_dict(before)
         with optimizing.autocast(device):
             tokens, _ = self._supply.captions()
             networks.encoders.encode(tokens.to(device).long())
@@ -219,6 +222,8 @@ class Session:
 
     def _train_judge(self, budget: optimizing.Budget) -> None:
         self._render_all()
+        # From pictures that stay the same it would learn the pictures, not the things.
+        self._pools.resume()
         self._pools.wait("1:1", self._sizes.judge, 60)
         seen = train_judge(self._networks.judge, self._pools, budget, self._sizes.judge)
         self._count("judge", seen)

@@ -108,7 +108,7 @@ class Maker:
         return found
 
     def scenes(self, pixels: numpy.ndarray, easy: bool) -> tuple:
-        """Render scenes of one aspect ratio into a flat array; return the delivery's other parts."""
+        """Render scenes of one aspect ratio into a flat array; return the rest of the delivery."""
         rng = self._rng
         square = easy or rng.random() < SQUARE_SHARE
         aspect = "1:1" if square else rng.choice(tuple(CANVASES)[1:])
