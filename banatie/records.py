@@ -125,7 +125,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class EnhancementNote:
-    """How a prompt was enhanced: in mode `guided` or `free`."""
+    """How a prompt was enhanced: in mode `lexicon`, `guided` or `free`."""
 
     template: str
     model: str

@@ -61,13 +61,19 @@ def build_chat(
     template: Template,
     examples: Sequence[FewShotExample],
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    facts: str = "",
 ) -> tuple[str, str]:
-    """The chat up to the user's words, and the rest from there on."""
+    """The chat up to the user's words, and the rest from there on.
+
+    `facts` are what is known of the subject; they stand right before the user's words.
+    """
     messages = []
     for example in examples:
         messages.append({"role": "user", "content": example.prompt})
         messages.append({"role": "assistant", "content": f"{example.answer}."})
-    messages.append({"role": "user", "content": PLACEHOLDER})
+    known = f"{facts}\n\n" if facts else ""
+    messages.append({"role": "user", "content": known + PLACEHOLDER})
     instruction = {"role": "system", "content": template.instruction}
     try:
         chat = _render([instruction, *messages], tokenizer)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Literal
 
 from banatie.enhancement.prompt import Subject, join_phrases, without_quotations
 from banatie.enhancement.rules import applies_to, contradiction, rejection
@@ -35,6 +36,9 @@ TokenCounter = Callable[[str], int]
 """The number of tokens of a text for the painting model."""
 
 
+TextMode = Literal["lexicon", "guided", "free"]
+
+
 @dataclass(frozen=True)
 class Composition:
     """An enhanced text, and the origin of its added phrases."""
@@ -42,6 +46,9 @@ class Composition:
     text: str
     from_model: tuple[str, ...] = ()
     from_slots: tuple[str, ...] = ()
+    from_lexicon: tuple[str, ...] = ()
+    mode: TextMode = "guided"
+    """Who wrote it: the lexicon, a small model guided by the template, or a larger one."""
 
 
 def select_phrases(

@@ -1,7 +1,8 @@
 """The enhancer: loads a language model from a folder and enriches prompts with it.
 
-The guided mode is for small models, the free mode for larger ones. This module handles the device,
-the time limit and the result for the caller; the modes write the text.
+With a small model the lexicon mode writes what it can and the guided mode the rest; larger models
+write in the free mode. This module handles the device, the time limit and the result for the
+caller.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from transformers import (
 )
 
 from banatie.devices.runtime import Runtime, free_memory, is_out_of_memory
-from banatie.enhancement.compose import Composition, TokenCounter
-from banatie.enhancement.decoding import Decoder, GenerationFailed
+from banatie.enhancement.compose import Composition, TextMode, TokenCounter
+from banatie.enhancement.decoding import Check, Decoder, GenerationFailed
 from banatie.enhancement.free import FreeMode
 from banatie.enhancement.guided import GuidedMode
-from banatie.enhancement.prompt import parse_prompt
-from banatie.enhancement.templates import load_few_shot_examples, load_templates
+from banatie.enhancement.lexicon_mode import LexiconMode
+from banatie.enhancement.prompt import Subject, parse_prompt
+from banatie.enhancement.templates import Template, load_few_shot_examples, load_templates
 from banatie.enhancement.vocabulary import Vocabulary
 from banatie.errors import BanatieError, ModelBroken, OutOfMemory
 from banatie.models.types import LanguageModel
@@ -43,12 +45,13 @@ class Enhancement:
     """The enhanced prompt, or the original one when `warning` is set."""
     template: str
     model: str
-    mode: str
+    mode: TextMode
     seconds: float
     warning: str | None
     """Why the original prompt is used, in a sentence for the user."""
     from_model: tuple[str, ...] = ()
     from_slots: tuple[str, ...] = ()
+    from_lexicon: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,16 @@ class Enhancer:
         self._templates = load_templates()
         self._vocabulary = Vocabulary.load()
         self._decoder = Decoder(model, tokenizer)
+        self._lexicon = LexiconMode(self._decoder, self._vocabulary)
         self._mode: GuidedMode | FreeMode
         if description.mode == "guided":
             # The configuration of a fine-tuned model names the adapter that was merged into it.
             fine_tuned = getattr(model.config, "merged_adapter", None) is not None
             self._mode = GuidedMode(self._decoder, self._vocabulary, fine_tuned)
         else:
-            self._mode = FreeMode(self._decoder, self._vocabulary, load_few_shot_examples())
+            self._mode = FreeMode(
+                self._decoder, self._vocabulary, load_few_shot_examples(), self._lexicon
+            )
 
     @classmethod
     def load(cls, model: LanguageModel, runtime: Runtime, place: str | None = None) -> Enhancer:
@@ -169,11 +175,11 @@ class Enhancer:
             if not subject.text:
                 raise GenerationFailed("The prompt is nothing but tags")
             with torch.inference_mode():
-                composition = self._mode.write(
+                composition = self._write(
                     subject, self._templates[template], seed, count_tokens, deadline.check
                 )
         except GenerationFailed as reason:
-            composition = Composition(prompt)
+            composition = Composition(prompt, mode=self._description.mode)
             warning = f"{reason}; the prompt is used unchanged"
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -187,9 +193,26 @@ class Enhancer:
             text=composition.text,
             template=template,
             model=self.name,
-            mode=self._description.mode,
+            mode=composition.mode,
             seconds=time.monotonic() - started,
             warning=warning,
             from_model=composition.from_model,
             from_slots=composition.from_slots,
+            from_lexicon=composition.from_lexicon,
         )
+
+    def _write(
+        self,
+        subject: Subject,
+        template: Template,
+        seed: int,
+        count_tokens: TokenCounter,
+        check: Check,
+    ) -> Composition:
+        """A small model writes only what the lexicon has nothing to say of."""
+        arguments = (subject, template, seed, count_tokens, check)
+        if isinstance(self._mode, GuidedMode):
+            composed = self._lexicon.write(*arguments)
+            if composed is not None:
+                return composed
+        return self._mode.write(*arguments)

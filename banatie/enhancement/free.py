@@ -1,4 +1,4 @@
-"""The free mode, for larger models: instruction, few-shot examples, and one sentence in reply.
+"""The free mode, for larger models: instruction, facts, few-shot examples, one sentence in reply.
 
 The reply is cut to clauses that pass the rules; the user's words are restored where the model
 dropped some. Knows no device and no time limit.
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from banatie.enhancement.chat_prompt import build_chat, extract_sentence, nearest_examples
 from banatie.enhancement.compose import Composition, TokenCounter, fit_to_chunks
 from banatie.enhancement.decoding import NOTHING_USABLE, Check, Decoder, GenerationFailed
+from banatie.enhancement.lexicon_mode import LexiconMode
 from banatie.enhancement.prompt import Subject, join_phrases, opening, parse_prompt
 from banatie.enhancement.rules import preserves_prompt, rejection, split_clauses
 from banatie.enhancement.templates import FewShotExample, Template
@@ -30,8 +31,10 @@ class FreeMode:
         decoder: Decoder,
         vocabulary: Vocabulary,
         few_shot_examples: Mapping[str, Sequence[FewShotExample]],
+        lexicon: LexiconMode,
     ) -> None:
         self._decoder = decoder
+        self._lexicon = lexicon
         self._vocabulary = vocabulary
         self._few_shot_examples = few_shot_examples
 
@@ -50,7 +53,13 @@ class FreeMode:
         examples = nearest_examples(
             subject, self._few_shot_examples[template.name], self._vocabulary
         )
-        before, after = build_chat(subject, template, examples, self._decoder.tokenizer)
+        before, after = build_chat(
+            subject,
+            template,
+            examples,
+            self._decoder.tokenizer,
+            facts=self._lexicon.facts(subject),
+        )
         sentence = extract_sentence(self._reply(before, after, seed, check))
         text = opening(subject, template, self._vocabulary)
         clauses = split_clauses(sentence, self._vocabulary)
@@ -66,7 +75,7 @@ class FreeMode:
         if not kept:
             raise GenerationFailed(NOTHING_USABLE)
         kept = fit_to_chunks(text, kept, count_tokens)
-        return Composition(join_phrases(text, kept), from_model=tuple(kept))
+        return Composition(join_phrases(text, kept), from_model=tuple(kept), mode="free")
 
     def _reply(self, before: str, after: str, seed: int, check: Check) -> str:
         """The model's reply: one line, or its thinking and one line after it."""

@@ -37,7 +37,7 @@ def describe(entry: Entry, catalog: Catalog) -> list[tuple[str, str]]:
         lines += _painting_settings(model)
     if isinstance(model, LanguageModel):
         mode = (
-            "guided (continues the template's phrases)"
+            "guided (chooses among texts of the lexicon, or continues the template's phrases)"
             if model.mode == "guided"
             else "free (writes its own sentence)"
         )

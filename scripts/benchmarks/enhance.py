@@ -223,7 +223,8 @@ def content_words(text: str) -> list[str]:
 
 def added_phrases(prompt: Prompt, result: Enhancement) -> list[str]:
     """The phrases that were added to the user's words."""
-    return [p for p in (*result.from_model, *result.from_slots) if p.lower() in result.text.lower()]
+    phrases = (*result.from_lexicon, *result.from_model, *result.from_slots)
+    return [phrase for phrase in phrases if phrase.lower() in result.text.lower()]
 
 
 def without_slots(result: Enhancement) -> Enhancement:
@@ -252,7 +253,8 @@ def jaccard(one: str, other: str) -> float:
 def report(results: Results) -> bool:
     """Print the table; returns whether every bar is met."""
     print(
-        "template       texts  clean  words    own own ok phrases model slots openings commonest "
+        "template       texts  clean  words    own own ok phrases lexicon model slots by lexicon "
+        "openings commonest "
         "prompts templates median s"
     )
     passed = True
@@ -282,12 +284,16 @@ def report(results: Results) -> bool:
         seconds = statistics.median(r.seconds for _, r in pairs)
         from_model = statistics.mean(len(r.from_model) for _, r in pairs)
         from_slots = statistics.mean(len(r.from_slots) for _, r in pairs)
+        from_lexicon = statistics.mean(len(r.from_lexicon) for _, r in pairs)
+        lexicon = statistics.mean(r.mode == "lexicon" for _, r in pairs)
         passed &= clean >= CLEAN_BAR and kept == 1 and seconds < SECONDS_BAR
         passed &= own_clean >= CLEAN_BAR and share <= SHARE_BAR
         everything += [r.seconds for _, r in pairs]
         print(
             f"{template:14} {len(pairs):5} {clean:6.1%} {kept:6.1%} {own_clean:6.1%} "
-            f"{own_right:6.1%} {from_model + from_slots:7.1f} {from_model:5.1f} {from_slots:5.1f} "
+            f"{own_right:6.1%} {from_lexicon + from_model + from_slots:7.1f} "
+            f"{from_lexicon:7.1f} {from_model:5.1f} "
+            f"{from_slots:5.1f} {lexicon:7.0%} "
             f"{len(set(firsts)) / len(firsts):8.1%} {share:9.1%} "
             f"{between_prompts:7.2f} {between_templates:9.2f} {seconds:8.2f}"
         )
@@ -328,7 +334,8 @@ def listing(results: Results) -> str:
         for prompt, result in pairs:
             wrote = " | ".join(result.from_model) or "nothing"
             by_prompt[prompt.text].append(
-                f"{template}: {result.text}\n    the model wrote: {wrote} ({result.seconds:.1f} s)"
+                f"{template}: {result.text}\n    {result.mode}; the model wrote: {wrote} "
+                f"({result.seconds:.1f} s)"
             )
     return (
         "\n\n".join(f"# {prompt}\n" + "\n".join(lines) for prompt, lines in by_prompt.items())

@@ -83,7 +83,7 @@ def test_stop_is_called_between_tokens(folder: Path, mode: Mode) -> None:
     enhancer = load(folder, mode)
     answers = iter([False, False, False, True])
     with pytest.raises(Stopped):
-        enhance(enhancer, "a cat", stop=lambda: next(answers))
+        enhance(enhancer, "a guest house", stop=lambda: next(answers))
     assert next(answers, None) is None
 
 
@@ -141,8 +141,10 @@ def test_the_embedded_model_adds_phrases_of_its_own() -> None:
         pytest.skip("the embedded language model is not installed: run scripts/start once")
     model = Catalog(models_dir).language_model("smollm2-135m-instruct")
     enhancer = Enhancer.load(model, Runtime("cpu", torch.float32, torch.bfloat16))
-    results = [enhance(enhancer, "a castle at night", seed=seed) for seed in range(4)]
+    prompt = "a tram depot at the end of the line"
+    results = [enhance(enhancer, prompt, seed=seed) for seed in range(4)]
     assert any(result.from_model for result in results)
     for result in results:
         assert result.warning is None
-        assert "a castle at night" in result.text
+        assert result.mode == "guided"
+        assert prompt in result.text

@@ -26,16 +26,16 @@ def test_the_sentence_is_taken_and_commentary_cut(tmp_path: Path, chat: str) -> 
     assert enhancer._decoder.encode(chat_text).count(0) == 1, "one token begins the text"
     train(enhancer, {chat_text: FREE_TEXT + "<|end|>"}, exact=False)
     result = enhance(enhancer, PROMPT)
-    assert result.text == "A detailed picture of a house, wet slate roof, lit by a lantern"
+    assert result.text == "A detailed picture of a guest house, wet slate roof, lit by a lantern"
     assert (result.mode, result.warning) == ("free", None)
 
 
 def test_the_medium_is_put_before_a_text_that_has_none(tmp_path: Path) -> None:
     enhancer = load(build(tmp_path), "free")
-    answer = " a house, wet slate roof, lit by a lantern<|end|>"
+    answer = " a guest house, wet slate roof, lit by a lantern<|end|>"
     train(enhancer, {chat_for(enhancer, PROMPT, "comic"): answer}, exact=False)
     text = enhance(enhancer, PROMPT, "comic").text
-    assert text == "A comic book panel of a house, wet slate roof, lit by a lantern"
+    assert text == "A comic book panel of a guest house, wet slate roof, lit by a lantern"
 
 
 def test_words_that_the_model_left_out_are_restored(tmp_path: Path) -> None:

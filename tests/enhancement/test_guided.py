@@ -49,12 +49,14 @@ def test_the_same_seed_gives_the_same_text_and_others_differ(
 def test_a_stock_model_completes_a_stem_and_no_more(folder: Path) -> None:
     enhancer = load(folder)
     template = load_templates()["general"]
-    train(enhancer, {f"{few_shot_prefix(template)}A detailed picture of a house,": GUIDED_TEXT})
+    train(
+        enhancer, {f"{few_shot_prefix(template)}A detailed picture of a guest house,": GUIDED_TEXT}
+    )
     results = [enhance(enhancer, PROMPT, seed=seed) for seed in range(8)]
     completed = [result for result in results if "lit by warm light" in result.from_model]
     assert 0 < len(completed) < len(results), "one choice among the template's phrases"
     for result in results:
-        assert result.text.startswith("A detailed picture of a house, ")
+        assert result.text.startswith("A detailed picture of a guest house, ")
         assert "sell" not in result.text
 
 

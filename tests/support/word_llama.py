@@ -32,8 +32,9 @@ SPECIAL = ["<|start|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<
 GUIDED_TEXT = " lit by warm light, and we sell stickers.\n"
 FINE_TUNED_TEXT = " weathered stone walls, two red doors, wet tiled roof, soft shadows.\n"
 NEUTRAL_TEXT = " soft shadows, pale colours.\n"
-FREE_TEXT = " A detailed picture of a house, wet slate roof, lit by a lantern, you love it"
-PROMPT = "a house"
+FREE_TEXT = " A detailed picture of a guest house, wet slate roof, lit by a lantern, you love it"
+PROMPT = "a guest house"
+"""Nothing that the lexicon knows."""
 
 
 def build(folder: Path, chat: str = CHAT) -> Path:
@@ -119,7 +120,13 @@ def chat_for(enhancer: Enhancer, prompt: str, template: str = "general") -> str:
     """The chat that the free mode builds for a prompt."""
     subject = parse_prompt(prompt, enhancer._vocabulary)
     examples = nearest_examples(subject, load_few_shot_examples()[template], enhancer._vocabulary)
-    chat = build_chat(subject, load_templates()[template], examples, enhancer._decoder.tokenizer)
+    chat = build_chat(
+        subject,
+        load_templates()[template],
+        examples,
+        enhancer._decoder.tokenizer,
+        facts=enhancer._lexicon.facts(subject),
+    )
     return "".join(chat)
 
 

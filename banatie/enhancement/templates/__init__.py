@@ -70,6 +70,10 @@ class Template:
     slots: tuple[Slot, ...]
     details_shown: int
     """How many known details of the subject to add."""
+    style_slots: tuple[str, ...]
+    """The slots whose phrases belong to the style, for texts that the lexicon composes."""
+    style_shown: int
+    """How many of them to add to such a text."""
     details: Details
 
 
@@ -117,7 +121,10 @@ def _template(entry: dict[str, Any], details: Details) -> Template:
         )
         for slot in entry.pop("slots")
     )
-    return Template(**entry, examples=examples, slots=slots, details=details)
+    style_slots = tuple(entry.pop("style_slots"))
+    return Template(
+        **entry, style_slots=style_slots, examples=examples, slots=slots, details=details
+    )
 
 
 def _phrase(entry: str | dict[str, Any]) -> Phrase:
