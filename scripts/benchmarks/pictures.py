@@ -18,7 +18,7 @@ from banatie.models.catalog import Catalog
 from banatie.painting.job import PaintJob
 from banatie.painting.painter import Painter
 
-STRENGTHS = (0.4, 0.5, 0.6, 0.7, 0.9)
+STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
 CELL = 224
 GAP = 6
 MASK_COLOUR = (255, 0, 255)

@@ -1,7 +1,7 @@
 """Says a scene in many wordings, short and long, with the filler that enhancement adds.
 
-It knows the words of `world` and nothing of pictures or models. Whatever is said first counts:
-a colour or place named later, in the filler, belongs to the filler.
+It knows the words of the catalogue and nothing of pictures or models. Whatever is said first
+counts: a colour or place named later, in the filler, belongs to the filler.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import random
 import re
 import string
 
-from training.scene_catalog import COLOURS, OBJECTS, Scene
+from training.scene_catalog import COLOURS, Scene
+from training.things import NOUNS, OBJECTS
 
 PLACES: dict[str, tuple[str, ...]] = {
     "mountain": (
@@ -219,12 +220,24 @@ SHADES = {
 PALETTE_WORDS = (
     *COLOURS, "teal", "cream", "rust", "ochre", "navy", "coral", "mint", "gold", "grey",
 )  # fmt: skip
-# Objects that it cannot paint: the scene has no object then.
-UNKNOWN_OBJECTS = (
+# What cannot be painted: the scene has no object then.
+_UNKNOWN_NOUNS = (
     "man", "woman", "girl", "boy", "zebra", "lighthouse", "violin", "bridge", "river", "freedom",
     "idea", "logo", "letter", "raccoon", "piano", "spoon", "waterfall", "pirate", "wizard", "goat",
     "leopard", "kettle", "boots", "superhero", "barista", "skeleton", "moose", "tower", "temple",
 )  # fmt: skip
+
+
+# Every name of an object, with the object.
+NAMES_OF_OBJECTS: dict[str, str] = {
+    known: name for name, thing in OBJECTS.items() for known in (name, *thing.names)
+}
+UNKNOWN_OBJECTS = tuple(
+    noun for noun in _UNKNOWN_NOUNS if noun not in NAMES_OF_OBJECTS and noun not in NOUNS
+)
+_STAND_INS: dict[str, list[str]] = {name: [] for name in OBJECTS}
+for _noun, _stand_in in NOUNS.items():
+    _STAND_INS[_stand_in.object].append(_noun)
 
 
 _LEADING = re.compile(
@@ -248,37 +261,75 @@ def _palette(rng: random.Random) -> str:
     return f"{opening} {first}, {second} and {third}" if rng.random() < 0.5 else two
 
 
-def write_caption(scene: Scene, rng: random.Random) -> str:
-    """Return a random caption of the scene."""
+def _choose_noun(scene: Scene, rng: random.Random) -> str:
+    """Return a name of the scene's object, or a noun that it stands in for."""
+    assert scene.object is not None
+    kind = rng.random()
+    stand_ins = (
+        [noun for noun in _STAND_INS[scene.object] if NOUNS[noun].colour in (None, scene.colour)]
+        if kind > 0.8
+        else []
+    )
+    others = OBJECTS[scene.object].names
+    if stand_ins:
+        return rng.choice(stand_ins)
+    return rng.choice(others) if others and kind > 0.5 else scene.object
+
+
+def _names_another(phrase: str, scene: Scene) -> bool:
+    """Return whether a phrase names another object than the scene's, or another colour of it."""
+    if phrase in NOUNS:
+        stand_in = NOUNS[phrase]
+        return stand_in.object != scene.object or stand_in.colour not in (None, scene.colour)
+    return NAMES_OF_OBJECTS.get(phrase, scene.object) != scene.object
+
+
+def _describe(scene: Scene, noun: str, rng: random.Random) -> str:
+    """Return the noun with its size, colour and adjectives, never such that it names another."""
+    colour = scene.colour
+    if noun in NOUNS and NOUNS[noun].colour == colour and rng.random() < 0.8:
+        colour = None
+    words = []
+    if scene.size == "small":
+        words.append(rng.choice(SMALL))
+    elif scene.size == "large":
+        words.append(rng.choice(LARGE))
+    adjectives = [rng.choice(ADJECTIVES) if rng.random() < share else "" for share in (0.15, 0.08)]
+    adjectives = [
+        word for word in adjectives if word and not _names_another(f"{word} {noun}", scene)
+    ]
+    words += adjectives[:1]
+    if colour:
+        shade = rng.choice(SHADES[colour])
+        if rng.random() < 0.04 or _names_another(f"{shade} {noun}", scene):
+            noun = f"{noun} in {shade}"
+        else:
+            words.append(shade)
+    elif scene.object and not OBJECTS[scene.object].dye and rng.random() < 0.15:
+        # What cannot be dyed keeps its colours, whatever is said.
+        shade = rng.choice(SHADES[rng.choice(COLOURS)])
+        words += [shade] if not _names_another(f"{shade} {noun}", scene) else []
+    return " ".join([*words, *adjectives[1:], noun])
+
+
+def write_caption(scene: Scene, rng: random.Random, noun: str | None = None) -> str:
+    """Return a random caption of the scene, with `noun` for its object if given."""
     long = rng.random() < 0.45
     if scene.object is None:
         known = rng.choice(UNKNOWN_OBJECTS) if rng.random() < 0.6 else _gibberish(rng)
         noun = known if rng.random() < 0.8 or scene.setting is None else ""
     else:
-        name, others = scene.object, OBJECTS[scene.object][1]
-        noun = rng.choice(others) if others and rng.random() < 0.3 else name
-    words = []
-    if noun:
-        if scene.size == "small":
-            words.append(rng.choice(SMALL))
-        elif scene.size == "large":
-            words.append(rng.choice(LARGE))
-        if rng.random() < 0.15:
-            words.append(rng.choice(ADJECTIVES))
-        if scene.colour:
-            words.append(rng.choice(SHADES[scene.colour]))
-        if rng.random() < 0.08:
-            words.append(rng.choice(ADJECTIVES))
-        words.append(noun)
-    subject = " ".join(words)
+        noun = noun or _choose_noun(scene, rng)
+    subject = _describe(scene, noun, rng) if noun else ""
     if subject:
         opening = rng.random()
         if opening < 0.8:
             subject = _article(subject)
         elif opening < 0.9:
             subject = "the " + subject
-        if rng.random() < 0.15:
-            subject += " " + rng.choice(ACTIONS)
+        action = rng.choice(ACTIONS)
+        if rng.random() < 0.15 and not _names_another(f"{noun} {action}", scene):
+            subject += " " + action
     where = rng.choice(PLACES[scene.setting]) if scene.setting else ""
     side = rng.choice(SIDES[scene.position]) if scene.position in SIDES else ""
     # A style is named by its medium, its name, or both.
@@ -320,20 +371,27 @@ def write_caption(scene: Scene, rng: random.Random) -> str:
 
 def known_words() -> dict[str, list[str]]:
     """Return the names of all objects and settings that captions describe, without an article."""
-    objects = [name for key, (_, others) in OBJECTS.items() for name in (key, *others)]
+    objects = [*NAMES_OF_OBJECTS, *NOUNS]
     phrases = [text for key, places in PLACES.items() for text in (key, SCENERY[key], *places)]
     settings = [_LEADING.sub("", phrase) for phrase in phrases]
     return {"objects": sorted({*objects}), "settings": sorted({*settings} - {*COLOURS})}
 
 
-def all_words() -> set[str]:
-    """Return every word that captions may contain, in lower case."""
+def base_words() -> set[str]:
+    """Return every word that captions may contain but for the stand-ins, in lower case."""
     texts: list[str] = [*COLOURS, *PALETTE_WORDS, *ADJECTIVES, *ACTIONS, *SMALL, *LARGE]
-    texts += [*UNKNOWN_OBJECTS]
-    texts += [*NEUTRAL_PHRASES, *OBJECTS, *SCENERY.values()]
-    texts += [word for _, others in OBJECTS.values() for word in others]
+    texts += [*UNKNOWN_OBJECTS, *NEUTRAL_PHRASES, *NAMES_OF_OBJECTS, *SCENERY.values()]
     for table in (PLACES, MEDIA, STYLE_NAMES, STYLE_PHRASES, SIDES, SHADES):
         texts += [text for group in table.values() for text in group]
-    texts += ["a palette of", "accents of", "with and the an of"]
+    texts += ["a palette of", "accents of", "with and the an of in"]
+    return _words(texts)
+
+
+def stand_in_words() -> set[str]:
+    """Return every word of the nouns that objects stand in for, in lower case."""
+    return _words([*NOUNS])
+
+
+def _words(texts: list[str]) -> set[str]:
     cleaned = " ".join(texts).lower()
     return set("".join(c if c.isalpha() else " " for c in cleaned).split())

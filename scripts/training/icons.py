@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
+import multiprocessing
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy
 import resvg_py
 from PIL import Image
-from training.scene_catalog import OBJECTS
+from training.things import OBJECTS
 
 PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
 ARCHIVE = "iconify-json-fluent-emoji-flat-1.2.6.tgz"
+
+_PLACES = {name: place for place, name in enumerate(OBJECTS)}
 
 # Dark, middle and light tone of each colour: an icon's luminance is laid along this ramp.
 RAMPS = {
@@ -55,23 +60,55 @@ class IconSet:
 
     def __init__(self, path: Path) -> None:
         self._bodies = json.loads(path.read_text())["icons"]
+        self._rasters: dict[int, numpy.ndarray] = {}
         self._cached = cache(self._draw)
 
     def get(self, name: str, colour: str | None, side: int) -> numpy.ndarray:
         """Return the icon of an object, `side` × `side` × 4."""
-        return self._cached(name, colour, side).astype(numpy.float32) / 255
+        if side in self._rasters:
+            raster = self._rasters[side][_PLACES[name]]
+        else:
+            raster = self._cached(name, side)
+        pixels = raster.astype(numpy.float32) / 255
+        return pixels if colour is None else recolour(pixels, colour)
 
-    def _draw(self, name: str, colour: str | None, side: int) -> numpy.ndarray:
-        body = self._bodies[OBJECTS[name][0]]["body"]
+    def rasterise_all(self, sides: Sequence[int], workers: int) -> None:
+        """Rasterise every icon, in as many processes, into memory that forked processes share."""
+        names = tuple(OBJECTS)
+        for side in sides:
+            shape = (len(names), side, side, 4)
+            shared = mmap.mmap(-1, int(numpy.prod(shape)))
+            self._rasters[side] = numpy.frombuffer(shared, numpy.uint8).reshape(shape)
+        processes = []
+        for first in range(workers):
+            context = multiprocessing.get_context("fork")
+            process = context.Process(target=self._rasterise, args=(names[first::workers],))
+            process.start()
+            processes.append(process)
+        for process in processes:
+            process.join()
+            if process.exitcode:
+                raise RuntimeError(f"rasterising the icons failed with code {process.exitcode}")
+
+    def _rasterise(self, names: Sequence[str]) -> None:
+        for name in names:
+            whole = self._vector(name, 2 * max(self._rasters))
+            for side, rasters in self._rasters.items():
+                picture = whole.resize((side, side), Image.Resampling.LANCZOS)
+                rasters[_PLACES[name]] = numpy.asarray(picture)
+
+    def _vector(self, name: str, side: int) -> Image.Image:
+        body = self._bodies[OBJECTS[name].icon]["body"]
         svg = (
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" '
-            f'width="{side * 2}" height="{side * 2}">{body}</svg>'
+            f'width="{side}" height="{side}">{body}</svg>'
         )
         picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg))))
-        box = picture.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
-        pixels = numpy.asarray(box).astype(numpy.float32) / 255
-        pixels = pixels if colour is None else recolour(pixels, colour)
-        return numpy.round(pixels * 255).astype(numpy.uint8)
+        return picture.convert("RGBA")
+
+    def _draw(self, name: str, side: int) -> numpy.ndarray:
+        whole = self._vector(name, 2 * side)
+        return numpy.asarray(whole.resize((side, side), Image.Resampling.LANCZOS))
 
 
 def recolour(pixels: numpy.ndarray, colour: str) -> numpy.ndarray:
@@ -83,7 +120,7 @@ def recolour(pixels: numpy.ndarray, colour: str) -> numpy.ndarray:
     luminance = rgb @ numpy.array([0.3, 0.55, 0.15], numpy.float32)
     saturation = rgb.max(-1) - rgb.min(-1)
     opaque = alpha[..., 0] > 0.5
-    middle = float(numpy.median(luminance[opaque]))
+    middle = float(numpy.median(luminance[opaque])) if opaque.any() else 0.5
     place = numpy.clip(0.5 + (luminance - middle) * 0.75, 0, 1)
     ramp = numpy.array(RAMPS[colour], numpy.float32) / 255
     recoloured = numpy.stack(

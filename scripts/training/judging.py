@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 from training import optimizing
-from training.codes import NAMES
+from training.codes import NAMES, SIZES_AND_VALUES
 from training.latents import random_scene, to_tensor
-from training.scene_catalog import CANVASES, Scene
+from training.pools import Pools
+from training.scene_catalog import CANVASES
 from training.scene_renderer import SceneRenderer
 
 ATTRIBUTES = ("object", "colour", "setting", "style")
-BATCH = 64
+_COLUMNS = {name: place for place, name in enumerate(SIZES_AND_VALUES)}
 
 
 class Judge(nn.Module):
@@ -69,106 +70,61 @@ def judge_pictures(judge: Judge, pixels: torch.Tensor) -> list[Verdict]:
     return [Verdict(*row) for row in zip(*columns, strict=True)]
 
 
-def _render_batch(
-    renderer: SceneRenderer, rng: random.Random
-) -> tuple[str, list[Scene], torch.Tensor]:
-    aspect = rng.choice(("1:1", "1:1", "1:1", *CANVASES))
-    width, height = CANVASES[aspect]
-    scenes = [random_scene(rng) for _ in range(BATCH // 2)]
-    pixels = [
-        to_tensor(renderer.render(scene, width, height, rng.random() < 0.5)[0]) for scene in scenes
-    ]
-    return aspect, scenes, torch.cat(pixels)
-
-
-def _labels(scenes: list[Scene]) -> dict[str, torch.Tensor]:
-    return {
-        name: torch.tensor(
-            [0 if (v := getattr(s, name)) is None else NAMES[name].index(v) + 1 for s in scenes]
-        )
-        for name in ATTRIBUTES
-    }
-
-
-def train_judge(renderer: SceneRenderer, folder: Path, minutes: float) -> None:
-    """Train the judge, resuming from its checkpoint in `folder`."""
-    judge = Judge()
-    path = folder / "judge.pt"
-    steps, spent = 0, 0.0
-    if path.exists():
-        saved = torch.load(path, weights_only=True)
-        judge.load_state_dict(saved["weights"])
-        steps, spent = saved["steps"], saved["spent"]
-    rng = random.Random(31 + steps)
-    budget = optimizing.Budget(minutes, spent)
-    optimizer = optimizing.Muon(judge, 2e-3)
-    pools: dict[str, list[tuple[list[Scene], torch.Tensor]]] = {aspect: [] for aspect in CANVASES}
-    right: dict[str, list[float]] = {name: [] for name in ATTRIBUTES}
-    begun = steps
+def train_judge(judge: Judge, pools: Pools, budget: optimizing.Budget, batch: int) -> int:
+    """Train the judge on the pools' pictures; return how many it saw."""
+    device = next(judge.parameters()).device
+    judge.train().to(memory_format=torch.channels_last)
+    optimizer = optimizing.Muon(judge, 3e-3)
+    average = optimizing.MovingAverage(judge, 0.99)
+    report = optimizing.Report("judge")
     while budget.share < 1:
-        learning_rate = 2e-3 * min(1, (steps - begun + 1) / 30) * max(0.02, 1 - budget.share)
-        optimizing.set_learning_rate(optimizer, learning_rate)
-        aspect, scenes, pixels = _render_batch(renderer, rng)
-        pool = pools[aspect]
-        if pool:
-            old_scenes, old_pixels = rng.choice(pool)
-            both, shown = scenes + old_scenes, torch.cat([pixels, old_pixels.float() / 127.5 - 1])
-        else:
-            both, shown = scenes, pixels
-        pool.append((scenes, ((pixels + 1) * 127.5).round().byte()))
-        del pool[:-60]
+        rate = 3e-3 * min(1, (report.steps + 1) / 40) * max(0.02, 1 - budget.share)
+        optimizing.set_learning_rate(optimizer, rate)
+        aspects = [a for a in CANVASES if pools.pictures[a].count >= batch] or ["1:1"]
+        aspect = aspects[0] if torch.rand(()) < 0.5 else random.choice(aspects)
+        ring = pools.pictures[aspect]
+        places = ring.draw(batch)
+        shown = ring.tensors["pixels"][places].permute(0, 3, 1, 2).float() / 127.5 - 1
         # Augmentation, since generated pictures are a little soft or uneven.
-        if rng.random() < 0.4:
+        if torch.rand(()) < 0.4:
             shown = functional.avg_pool2d(shown, 3, 1, 1, count_include_pad=False)
-        shown = shown + 0.1 * rng.random() * torch.randn_like(shown)
-        with optimizing.autocast():
-            scores = judge(shown)
-        labels = _labels(both)
-        loss = torch.zeros(())
+        shown = shown + 0.1 * torch.rand(()).item() * torch.randn_like(shown)
+        with optimizing.autocast(device):
+            scores = judge(shown.contiguous(memory_format=torch.channels_last))
+        labels = ring.tensors["rows"][places].long()
+        loss = torch.zeros((), device=device)
+        right = {}
         for name in ATTRIBUTES:
-            loss = loss + functional.cross_entropy(scores[name].float(), labels[name])
-            hits = (scores[name].argmax(1) == labels[name])[: len(scenes)].float().mean().item()
-            right[name].append(hits)
+            wanted = labels[:, _COLUMNS[name]]
+            loss = loss + functional.cross_entropy(scores[name].float(), wanted)
+            right[name] = (scores[name].argmax(1) == wanted).float().mean()
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
         optimizer.step()
-        steps += 1
-        if steps % 50 == 0:
-            summary = " ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in right.items())
-            print(f"judge step {steps} {budget.spent:.0f} s {summary}", flush=True)
-            right = {name: [] for name in ATTRIBUTES}
-        if steps % 200 == 0 or budget.share >= 1:
-            optimizing.save(
-                path, {"weights": judge.state_dict(), "steps": steps, "spent": budget.spent}
-            )
-
-
-def save_judge(judge: Judge, path: Path) -> None:
-    """Write the judge's weights in half precision, small enough to be shipped."""
-    save_file({name: value.half().contiguous() for name, value in judge.state_dict().items()}, path)
+        average.update(judge)
+        report.add(batch, **right)
+    report.write(force=True)
+    judge.load_state_dict(average.weights)
+    judge.eval()
+    return report.seen
 
 
 def load_judge(path: Path) -> Judge:
-    """Return the judge of a checkpoint or of shipped weights."""
+    """Return the judge of shipped weights."""
     judge = Judge()
-    if path.suffix == ".safetensors":
-        weights = {name: value.float() for name, value in load_file(path).items()}
-    else:
-        weights = torch.load(path, weights_only=True)["weights"]
-    judge.load_state_dict(weights)
+    judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return judge.eval()
 
 
 def check_judge(judge: Judge, renderer: SceneRenderer, number: int = 640) -> dict[str, float]:
-    """Return the judge's accuracy on unseen renders."""
+    """Return the judge's accuracy on unseen renders, held-out combinations among them."""
     rng = random.Random(9_999)
-    right = {name: 0.0 for name in ATTRIBUTES}
-    rounds = number // (BATCH // 2)
-    with torch.no_grad():
-        for _ in range(rounds):
-            _, scenes, pixels = _render_batch(renderer, rng)
-            scores, labels = judge(pixels), _labels(scenes)
-            for name in ATTRIBUTES:
-                hits = (scores[name].argmax(1) == labels[name]).float().mean().item()
-                right[name] += hits / rounds
-    return right
+    right = dict.fromkeys(ATTRIBUTES, 0)
+    for _ in range(number):
+        scene = random_scene(rng)
+        pixels, _ = renderer.render(scene, *rng.choice(tuple(CANVASES.values())))
+        verdict = judge_pictures(judge, to_tensor(pixels))[0]
+        for name in ATTRIBUTES:
+            right[name] += getattr(verdict, name) == getattr(scene, name)
+    return {name: count / number for name, count in right.items()}

@@ -8,13 +8,13 @@ Knows no networks.
 from __future__ import annotations
 
 import random
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy
 import torch
-from training import optimizing
-from training.scene_catalog import CANVASES, COLOURS, OBJECTS, SETTINGS, SIZES, STYLES, Scene
+from training.scene_catalog import CANVASES, COLOURS, SETTINGS, SIZES, STYLES, Scene
 from training.scene_renderer import SceneRenderer
+from training.things import OBJECTS
 
 FACTOR = 16
 CHANNELS = 64
@@ -22,9 +22,10 @@ CHANNELS = 64
 
 def random_scene(rng: random.Random) -> Scene:
     """Return a random scene, held out or not: latents do not depend on prompts."""
+    name = rng.choice(tuple(OBJECTS))
     return Scene(
-        object=rng.choice(tuple(OBJECTS)),
-        colour=rng.choice((*COLOURS, None)),
+        object=name,
+        colour=rng.choice((*COLOURS, None)) if OBJECTS[name].dye else None,
         setting=rng.choice((*SETTINGS, None)),
         style=rng.choice(STYLES),
         size=rng.choice(("normal", *SIZES)),
@@ -36,11 +37,18 @@ def to_patches(pixels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pixel_unshuffle(pixels, FACTOR)
 
 
+@dataclass(frozen=True)
 class PatchBasis:
     """The linear map between patches of pixels in [-1, 1] and latents of about unit variance."""
 
-    def __init__(self, mean: torch.Tensor, components: torch.Tensor, gain: torch.Tensor) -> None:
-        self.mean, self.components, self.gain = mean, components, gain
+    mean: torch.Tensor
+    components: torch.Tensor
+    gain: torch.Tensor
+
+    def to(self, device: torch.device) -> PatchBasis:
+        """Return the basis on a device."""
+        moved = (each.to(device) for each in (self.mean, self.components, self.gain))
+        return replace(self, **dict(zip(("mean", "components", "gain"), moved, strict=True)))
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the latents of pictures, N × 3 × H × W."""
@@ -53,42 +61,34 @@ class PatchBasis:
         return torch.nn.functional.pixel_shuffle(patches.movedim(-1, 1), FACTOR)
 
 
-def find_basis(renderer: SceneRenderer, folder: Path, pictures: int = 900) -> PatchBasis:
-    """Return the basis stored in `folder`, or compute it from random scenes and store it."""
-    path = folder / "basis.pt"
-    if not path.exists():
-        rng = random.Random(1)
-        rows = []
-        for _ in range(pictures):
-            scene = random_scene(rng)
-            width, height = rng.choice(tuple(CANVASES.values()))
-            pixels, mask = renderer.render(scene, width, height, rng.random() < 0.5)
-            patches = to_patches(_tensor(pixels))[0].flatten(1).T
-            object_mask = torch.nn.functional.avg_pool2d(
-                torch.from_numpy(mask)[None, None], FACTOR
-            ).flatten()
-            # Backgrounds repeat, so a few of their patches are enough.
-            kept = (object_mask > 0.02) | torch.from_numpy(
-                numpy.array([rng.random() < 0.15 for _ in range(len(object_mask))])
-            )
-            rows.append(patches[kept])
-        patches = torch.cat(rows)
-        mean = patches.mean(0)
-        values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
-        values, vectors = values.flip(0)[:CHANNELS], vectors.flip(1)[:, :CHANNELS]
-        # The square root of whitening: coarse shapes keep more variance than details, and are
-        # denoised first.
-        gain = values**-0.25
-        gain = gain / (values * gain.square()).mean().sqrt()
-        optimizing.save(path, {"mean": mean, "components": vectors.contiguous(), "gain": gain})
-    saved = torch.load(path, weights_only=True)
-    return PatchBasis(saved["mean"], saved["components"], saved["gain"])
-
-
-def _tensor(pixels: numpy.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None] * 2 - 1
+def find_basis(renderer: SceneRenderer, pictures: int) -> PatchBasis:
+    """Return the basis of the patches of random scenes."""
+    rng = random.Random(1)
+    rows = []
+    for _ in range(pictures):
+        scene = random_scene(rng)
+        width, height = rng.choice(tuple(CANVASES.values()))
+        pixels, mask = renderer.render(scene, width, height)
+        patches = to_patches(to_tensor(pixels))[0].flatten(1).T
+        object_mask = torch.nn.functional.avg_pool2d(
+            torch.from_numpy(mask)[None, None], FACTOR
+        ).flatten()
+        # Backgrounds repeat, so a few of their patches are enough.
+        kept = (object_mask > 0.02) | torch.from_numpy(
+            numpy.array([rng.random() < 0.15 for _ in range(len(object_mask))])
+        )
+        rows.append(patches[kept])
+    patches = torch.cat(rows)
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    values, vectors = values.flip(0)[:CHANNELS], vectors.flip(1)[:, :CHANNELS]
+    # The square root of whitening: coarse shapes keep more variance than details, and are
+    # denoised first.
+    gain = values**-0.25
+    gain = gain / (values * gain.square()).mean().sqrt()
+    return PatchBasis(mean, vectors.contiguous(), gain)
 
 
 def to_tensor(pixels: numpy.ndarray) -> torch.Tensor:
     """Return a rendered scene as 1 × 3 × H × W from -1 to 1."""
-    return _tensor(pixels)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None] * 2 - 1

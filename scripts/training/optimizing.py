@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import functools
 import time
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from banatie.devices.runtime import fastest_cpu_dtype
-
-BFLOAT16 = fastest_cpu_dtype(torch.cpu.get_capabilities()) == torch.bfloat16
+BEGUN = time.monotonic()
 
 
-def autocast() -> torch.autocast:
+def autocast(device: torch.device) -> torch.autocast:
     """Return the context in which networks compute, in bfloat16 where that is fast."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16)
+    fast = device.type == "cuda" or (torch.backends.mkldnn.is_available() and _has_matrix_units())
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+@functools.cache
+def _has_matrix_units() -> bool:
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and any(unit in flags.read_text() for unit in ("amx_bf16", "avx512_bf16"))
 
 
 class Muon(torch.optim.Optimizer):
@@ -29,63 +36,90 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, module: nn.Module, rate: float, decay: float = 0.01) -> None:
         matrices, others = [], []
+        tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
         for parameter in module.parameters():
             if parameter.requires_grad:
                 wide = parameter.ndim >= 2 and min(parameter.flatten(1).shape) >= 16
-                (matrices if wide else others).append(parameter)
+                orthogonal = wide and id(parameter) not in tables
+                (matrices if orthogonal else others).append(parameter)
         groups = [
             {"params": matrices, "orthogonal": True},
             {"params": others, "orthogonal": False},
         ]
         super().__init__([g for g in groups if g["params"]], {"lr": rate, "decay": decay})
+        # Tensors on the device, so that a captured graph of kernels reads their present values.
+        device = next(module.parameters()).device
+        self._count = torch.zeros((), device=device)
+        for group in self.param_groups:
+            group["lr"] = torch.full((), rate, device=device)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Move every parameter that has a gradient."""
+        self._count += 1
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            rate = group["lr"]
+            parameters = [each for each in group["params"] if each.grad is not None]
+            if not parameters:
+                continue
+            for parameter in parameters:
                 state = self.state[parameter]
                 if not state:
-                    state["step"] = 0
                     state["momentum"] = torch.zeros_like(parameter)
                     if not group["orthogonal"]:
                         state["square"] = torch.zeros_like(parameter)
-                state["step"] += 1
-                momentum, gradient = state["momentum"], parameter.grad
-                parameter.mul_(1 - group["lr"] * group["decay"])
-                if group["orthogonal"]:
-                    momentum.lerp_(gradient, 0.05)
-                    update = orthogonal(gradient.lerp(momentum, 0.95).flatten(1))
-                    scale = 0.2 * max(update.shape) ** 0.5
-                    parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
-                else:
-                    count, square = state["step"], state["square"]
-                    momentum.lerp_(gradient, 0.1)
-                    square.lerp_(gradient.square(), 0.01)
-                    size = (square / (1 - 0.99**count)).sqrt_().add_(1e-8)
-                    parameter.addcdiv_(momentum, size, value=-group["lr"] / (1 - 0.9**count))
+            gradients = [each.grad for each in parameters]
+            momenta = [self.state[each]["momentum"] for each in parameters]
+            torch._foreach_mul_(parameters, 1 - rate * group["decay"])
+            if group["orthogonal"]:
+                torch._foreach_lerp_(momenta, gradients, 0.05)
+                self._move_matrices(rate, parameters, torch._foreach_lerp(gradients, momenta, 0.95))
+            else:
+                squares = [self.state[each]["square"] for each in parameters]
+                torch._foreach_lerp_(momenta, gradients, 0.1)
+                torch._foreach_mul_(squares, 0.99)
+                torch._foreach_addcmul_(squares, gradients, gradients, 0.01)
+                sizes = torch._foreach_div(squares, 1 - 0.99**self._count)
+                torch._foreach_sqrt_(sizes)
+                torch._foreach_add_(sizes, 1e-8)
+                steps = torch._foreach_div(momenta, sizes)
+                torch._foreach_mul_(steps, -rate / (1 - 0.9**self._count))
+                torch._foreach_add_(parameters, steps)
+
+    @staticmethod
+    def _move_matrices(
+        rate: torch.Tensor, parameters: list[torch.Tensor], updates: list[torch.Tensor]
+    ) -> None:
+        # Matrices of one shape are orthogonalised together: single ones are too small for a GPU.
+        alike: dict[torch.Size, list[int]] = {}
+        for place, update in enumerate(updates):
+            alike.setdefault(update.flatten(1).shape, []).append(place)
+        for shape, places in alike.items():
+            found = orthogonal(torch.stack([updates[place].flatten(1) for place in places]))
+            found = found * (-rate * 0.2 * max(shape) ** 0.5)
+            moved = [parameters[place] for place in places]
+            steps = [step.view_as(each) for step, each in zip(found, moved, strict=True)]
+            torch._foreach_add_(moved, steps)
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Return roughly the nearest matrix with orthonormal rows or columns (Newton-Schulz).
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Return roughly the nearest matrices with orthonormal rows or columns (Newton-Schulz).
 
     Every step multiplies by a polynomial of the small Gram matrix, so the polynomials are
     multiplied there, and the long side takes part in two products only.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    gram = x @ x.T
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    gram = x @ x.mT
     whole = None
     for _ in range(4):
         factor = -4.7750 * gram + 2.0315 * gram @ gram
-        factor.diagonal().add_(3.4445)
+        factor.diagonal(dim1=-2, dim2=-1).add_(3.4445)
         gram = factor @ gram @ factor
         whole = factor if whole is None else factor @ whole
     x = whole @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 class MovingAverage:
@@ -93,59 +127,164 @@ class MovingAverage:
 
     def __init__(self, module: nn.Module, keep: float) -> None:
         self._keep = keep
-        self._count = 0
+        self._count = torch.zeros((), device=next(module.parameters()).device)
         self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Update the average with the module's weights."""
         self._count += 1
-        share = 1 - min(self._keep, (1 + self._count) / (10 + self._count))
-        now = module.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [now[n] for n in self.weights], share)
+        share = 1 - ((1 + self._count) / (10 + self._count)).clamp(max=self._keep)
+        now, averages = module.state_dict(), list(self.weights.values())
+        moves = torch._foreach_sub([now[name] for name in self.weights], averages)
+        torch._foreach_mul_(moves, share)
+        torch._foreach_add_(averages, moves)
 
-    def restore(self, weights: dict[str, torch.Tensor], count: int) -> None:
-        """Restore saved averages after `count` updates."""
-        self._count = count
-        for name, value in weights.items():
-            self.weights[name].copy_(value)
+    @contextlib.contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Give the module the averaged weights for a while."""
+        trained = {name: value.clone() for name, value in module.state_dict().items()}
+        module.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            module.load_state_dict(trained)
 
 
-def save(path: Path, state: dict) -> None:
-    """Write a checkpoint atomically."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+Values = dict[str, torch.Tensor]
 
 
-def to_half(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights in half precision, for a small checkpoint."""
-    return {name: value.half() for name, value in weights.items()}
+class Graphed:
+    """Work on tensors of fixed shapes, captured as a CUDA graph at its first call and replayed.
+
+    What it returns is overwritten by the next call. If it cannot be captured, it runs as it is.
+    """
+
+    def __init__(self, work: Callable[[Values], tuple[torch.Tensor, ...]]) -> None:
+        self._work = work
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._failed = False
+        self._inputs: Values = {}
+        self._outputs: tuple[torch.Tensor, ...] = ()
+
+    def __call__(self, values: Values) -> tuple[torch.Tensor, ...]:
+        """Do the work with these values."""
+        if self._failed:
+            return self._work(values)
+        if self._graph is None:
+            try:
+                return self._capture(values)
+            except RuntimeError:
+                traceback.print_exc()
+                self._failed = True
+                torch.cuda.synchronize()
+                return self._work(values)
+        for name, value in self._inputs.items():
+            value.copy_(values[name])
+        self._graph.replay()
+        return self._outputs
+
+    def _capture(self, values: Values) -> tuple[torch.Tensor, ...]:
+        self._inputs = {name: value.clone() for name, value in values.items()}
+        # The first run fills the libraries' caches, which must not happen while it is captured.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            first = tuple(each.clone() for each in self._work(self._inputs))
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        begun = time.monotonic()
+        # Another thread copies pictures to the device meanwhile.
+        with torch.cuda.graph(graph, pool=_POOL.handle(), capture_error_mode="thread_local"):
+            self._outputs = self._work(self._inputs)
+        self._graph = graph
+        print(f"captured a graph in {time.monotonic() - begun:.1f} s", flush=True)
+        return first
+
+
+class _Pool:
+    """The memory that all graphs share, since only one runs at a time."""
+
+    def __init__(self) -> None:
+        self._handle: tuple[int, int] | None = None
+
+    def handle(self) -> tuple[int, int]:
+        if self._handle is None:
+            self._handle = torch.cuda.graph_pool_handle()
+        return self._handle
+
+
+_POOL = _Pool()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 class Budget:
-    """The processor time that a training may use, over all its runs."""
+    """The seconds that a training may use, from now on."""
 
-    def __init__(self, minutes: float, spent: float = 0.0) -> None:
-        self._seconds = minutes * 60
-        self._spent = spent
-        self._start = time.process_time()
-
-    @property
-    def spent(self) -> float:
-        """Seconds used so far."""
-        return self._spent + time.process_time() - self._start
+    def __init__(self, seconds: float) -> None:
+        self.seconds = max(seconds, 1e-3)
+        self._start = time.monotonic()
 
     @property
     def share(self) -> float:
         """How much of the budget is used, from 0 to 1."""
-        return min(1.0, self.spent / self._seconds)
+        return min(1.0, (time.monotonic() - self._start) / self.seconds)
+
+
+class Report:
+    """Prints the means of what a training measures, and its throughput, every few seconds.
+
+    Measures are added as tensors and read only when printed, because reading waits for the device.
+    """
+
+    def __init__(self, stage: str, seconds: float = 5.0) -> None:
+        self._stage, self._seconds = stage, seconds
+        self._start = self._last = time.monotonic()
+        self._seen = self._seen_before = self._steps = 0
+        self._sums: dict[str, torch.Tensor] = {}
+        self._added = 0
+
+    @property
+    def seen(self) -> int:
+        """How many samples were added."""
+        return self._seen
+
+    @property
+    def steps(self) -> int:
+        """How many steps were added."""
+        return self._steps
+
+    def add(self, samples: int, **measures: torch.Tensor) -> None:
+        """Add a step's samples and measures."""
+        self._seen += samples
+        self._steps += 1
+        self._added += 1
+        for name, value in measures.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self.write()
+
+    def write(self, force: bool = False) -> None:
+        """Print, if it is time or forced."""
+        now = time.monotonic()
+        if not self._added or (now - self._last < self._seconds and not force):
+            return
+        means = " ".join(f"{n} {v.item() / self._added:.4f}" for n, v in self._sums.items())
+        now = time.monotonic()
+        speed = (self._seen - self._seen_before) / max(now - self._last, 1e-6)
+        print(
+            f"[{time.monotonic() - BEGUN:5.0f} s] {self._stage} step {self._steps} seen "
+            f"{self._seen} ({speed:.0f}/s) {means}",
+            flush=True,
+        )
+        self._last, self._seen_before, self._added, self._sums = now, self._seen, 0, {}
 
 
 def count(parameters: Iterable[torch.Tensor]) -> float:

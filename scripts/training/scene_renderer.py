@@ -15,6 +15,11 @@ from training.icons import IconSet
 from training.scene_catalog import Scene
 
 OVERSAMPLING = 2
+# The side of an object's box in pixels, by size.
+SIDES = {"normal": 144, "small": 80, "large": 192}
+MINIMALIST_SIDES = {"normal": 112, "small": 64, "large": 144}
+# Every side that occurs: a large object is smaller in a low picture.
+ALL_SIDES = (64, 80, 112, 144, 176, 192)
 
 
 def _gradient(width: int, height: int, top: tuple, bottom: tuple) -> Image.Image:
@@ -224,9 +229,9 @@ def place_object(scene: Scene, width: int, height: int) -> tuple[int, int, int]:
     All are multiples of 8, and of 16 where possible, so that an icon is aligned to the latent grid
     in the same way in every picture.
     """
-    side = {"normal": 112, "small": 64, "large": min(144, min(width, height) - 16)}[scene.size]
-    if scene.style == "minimalist":
-        side = {"normal": 80, "small": 48, "large": 112}[scene.size]
+    sides = MINIMALIST_SIDES if scene.style == "minimalist" else SIDES
+    # Whole latent patches, with a margin of half a patch at least.
+    side = min(sides[scene.size], (min(width, height) - 16) // 16 * 16)
     room_across, room_down = width - side, height - side
     left = room_across // 2 // 16 * 16
     if scene.position == "left":

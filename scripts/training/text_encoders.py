@@ -15,9 +15,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from torch.nn import functional
 from training import optimizing
-from training.captions import all_words, write_caption
-from training.codes import LENGTH, NAMES, Codes
-from training.scene_catalog import COLOURS, OBJECTS, POSITIONS, SETTINGS, SIZES, STYLES, Scene
+from training.captions import NAMES_OF_OBJECTS, base_words, stand_in_words
+from training.codes import LENGTH, Codes
+from training.scene_catalog import COLOURS, POSITIONS, SETTINGS, SIZES, STYLES, Scene
+from training.supply import Supply
+from training.things import NOUNS, OBJECTS
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -26,7 +28,9 @@ from transformers import (
 )
 
 TOKENS = 77
-BATCH = 64
+VOCABULARY = 6000
+WIDTHS = (64, 320)
+LEARNING_RATE = 3e-3
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -40,15 +44,17 @@ def _byte_letters() -> list[str]:
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write a small vocabulary in CLIP's file format and return its tokenizer.
 
-    Every word of the captions is one token; other text is split into pieces and bytes.
+    Every word of the captions is one token but for rare nouns; other text is split into pieces
+    and bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     trainer = trainers.BpeTrainer(
-        vocab_size=6000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=VOCABULARY, min_frequency=1, end_of_word_suffix="</w>", show_progress=False
     )
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    bpe.train_from_iterator(sorted(all_words()), trainer)
+    base = sorted(base_words())
+    bpe.train_from_iterator([*sorted(stand_in_words()), *base * 50], trainer)
     merges = [
         tuple(pair) if not isinstance(pair, str) else tuple(pair.split(" "))
         for pair in json.loads(bpe.to_str())["model"]["merges"]
@@ -95,110 +101,108 @@ def build_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextMod
             pad_token_id=tokenizer.pad_token_id,
         )
 
-    return CLIPTextModel(settings(64, 2, 2)), CLIPTextModelWithProjection(settings(192, 3, 4))
+    return CLIPTextModel(settings(WIDTHS[0], 2, 2)), CLIPTextModelWithProjection(
+        settings(WIDTHS[1], 3, 5)
+    )
 
 
-def random_caption_scene(rng: random.Random) -> Scene:
-    """Return a random scene for a caption."""
-    name = rng.choice(tuple(OBJECTS)) if rng.random() < 0.93 else None
-    return Scene(
+def random_caption_scene(rng: random.Random) -> tuple[Scene, str | None]:
+    """Return a random scene for a caption, and the noun to say for its object, if one is given.
+
+    Half of the scenes are drawn by noun, so that rare ones are learned too.
+    """
+    noun, colour = None, None
+    name = rng.choice(_OBJECT_NAMES) if rng.random() < 0.94 else None
+    if name and rng.random() < 0.55:
+        noun = rng.choice(_ALL_NOUNS)
+        stand_in = NOUNS.get(noun)
+        name = stand_in.object if stand_in else NAMES_OF_OBJECTS[noun]
+        colour = stand_in.colour if stand_in else None
+    if name and OBJECTS[name].dye and rng.random() < (0.3 if colour else 0.65):
+        colour = rng.choice(COLOURS)
+    scene = Scene(
         object=name,
-        colour=rng.choice(COLOURS) if name and rng.random() < 0.7 else None,
+        colour=colour,
         setting=rng.choice(SETTINGS) if rng.random() < 0.8 else None,
         style=rng.choice(STYLES) if rng.random() < 0.75 else "general",
         size=rng.choice(SIZES) if name and rng.random() < 0.4 else "normal",
         position=rng.choice(POSITIONS) if name and rng.random() < 0.4 else "centre",
     )
+    return scene, noun
 
 
-def _length(pair: tuple[str, Scene]) -> int:
-    return len(pair[0])
+_OBJECT_NAMES = tuple(OBJECTS)
+_ALL_NOUNS = (*NAMES_OF_OBJECTS, *NOUNS)
+
+
+class TextEncoders(nn.Module):
+    """Both encoders with their tokenizer, and the head by which the first is trained."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.first, self.second = build_encoders(tokenizer)
+        self.head = nn.Linear(WIDTHS[0], LENGTH)
+
+    def tokenize(self, captions: list[str]) -> torch.Tensor:
+        """Return the tokens of captions, N × 77."""
+        return self.tokenizer(
+            captions,
+            padding="max_length",
+            truncation=True,
+            max_length=TOKENS,
+            return_tensors="pt",
+        ).input_ids
+
+    @torch.no_grad()
+    def encode(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return hidden states, N × 77 × both widths, and pooled vectors, N × LENGTH."""
+        one = self.first(tokens, output_hidden_states=True).hidden_states[-2]
+        two = self.second(tokens, output_hidden_states=True)
+        return torch.cat([one, two.hidden_states[-2]], -1), two.text_embeds
+
+
+def caption_loss(
+    vectors: torch.Tensor, rows: torch.Tensor, codes: Codes
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of vectors that should be the rows' codes, and whether objects are right."""
+    loss = functional.mse_loss(vectors, codes.encode(rows))
+    right = torch.zeros(())
+    for place, (name, part) in enumerate(codes.split(vectors).items()):
+        table, count = codes.tables[name], part.shape[-1]
+        # The squared distances, by a matrix product: a thousand objects are too many to subtract.
+        distances = (table.square().sum(1) - 2 * part @ table.T) / count
+        loss = loss + 0.2 * functional.cross_entropy(-4 * distances, rows[:, place])
+        if name == "object":
+            right = (distances.detach().argmin(1) == rows[:, place]).float().mean()
+    return loss, right
 
 
 def train_encoders(
-    folder: Path, minutes: float, seed: int = 3
-) -> tuple[CLIPTokenizer, CLIPTextModel, CLIPTextModelWithProjection]:
-    """Train both encoders, resuming from the checkpoint in `folder`."""
-    tokenizer = build_tokenizer(folder / "tokenizer")
-    first, second = build_encoders(tokenizer)
-    head = nn.Linear(first.config.hidden_size, LENGTH)
-    encoders = nn.ModuleList([first, second, head])
-    path = folder / "encoders.pt"
-    steps, spent = 0, 0.0
-    if path.exists():
-        saved = torch.load(path, weights_only=True)
-        encoders.load_state_dict(saved["weights"])
-        steps, spent = saved["steps"], saved["spent"]
-    codes, rng = Codes(), random.Random(seed + steps)
-    optimizer = optimizing.Muon(encoders, 3e-3)
-    budget = optimizing.Budget(minutes, spent)
-    begun = steps
-    batches: list[list[tuple[str, Scene]]] = []
+    encoders: TextEncoders, supply: Supply, codes: Codes, budget: optimizing.Budget
+) -> int:
+    """Train both encoders until the budget is spent; return the number of captions."""
+    device = next(encoders.parameters()).device
+    optimizer = optimizing.Muon(encoders, LEARNING_RATE)
+    encoders.requires_grad_(True).train()
+    report = optimizing.Report("encoders")
+    steps = 0
     while budget.share < 1:
-        learning_rate = 3e-3 * min(1, (steps - begun + 1) / 50) * max(0.02, 1 - budget.share)
-        optimizing.set_learning_rate(optimizer, learning_rate)
-        if not batches:
-            # Captions of similar length share a batch, because padding is computed in vain.
-            drawn = [random_caption_scene(rng) for _ in range(BATCH * 6)]
-            captioned = sorted(((write_caption(scene, rng), scene) for scene in drawn), key=_length)
-            batches = [captioned[i : i + BATCH] for i in range(0, len(captioned), BATCH)]
-            rng.shuffle(batches)
-        captions, scenes = zip(*batches.pop(), strict=True)
-        tokens = tokenizer(
-            list(captions), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
-        ).input_ids
-        target = codes.encode(list(scenes))
-        with optimizing.autocast():
-            given_second = second(tokens).text_embeds
-            given_first = head(first(tokens).pooler_output)
-        loss = torch.zeros(())
-        rows = [codes.indices(scene) for scene in scenes]
-        for vectors in (given_second.float(), given_first.float()):
-            loss = loss + functional.mse_loss(vectors, target)
-            for name, part in codes.split(vectors).items():
-                if name in NAMES:
-                    table = codes.tables[name][: len(NAMES[name]) + 1]
-                    distances = torch.cdist(part, table).square() / part.shape[-1]
-                    labels = torch.tensor([row[name] for row in rows])
-                    loss = loss + 0.2 * functional.cross_entropy(-4 * distances, labels)
+        tokens, rows = supply.captions()
+        tokens, rows = tokens.to(device, non_blocking=True).long(), rows.to(device).long()
+        steps += 1
+        rate = LEARNING_RATE * min(1, steps / 60) * max(0.02, 1 - budget.share)
+        optimizing.set_learning_rate(optimizer, rate)
+        with optimizing.autocast(device):
+            pooled = encoders.second(tokens).text_embeds
+            summary = encoders.head(encoders.first(tokens).pooler_output)
+        loss, right = caption_loss(pooled.float(), rows, codes)
+        loss = loss + caption_loss(summary.float(), rows, codes)[0]
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoders.parameters(), 1.0)
         optimizer.step()
-        steps += 1
-        if steps % 50 == 0:
-            print(f"encoders step {steps} {budget.spent:.0f} s loss {loss.item():.4f}", flush=True)
-    optimizing.save(path, {"weights": encoders.state_dict(), "steps": steps, "spent": budget.spent})
-    return tokenizer, first.eval(), second.eval()
-
-
-def load_encoders(
-    folder: Path,
-) -> tuple[CLIPTokenizer, CLIPTextModel, CLIPTextModelWithProjection]:
-    """Return the tokenizer and the encoders of the checkpoint in `folder`, frozen."""
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    first, second = build_encoders(tokenizer)
-    encoders = nn.ModuleList([first, second, nn.Linear(first.config.hidden_size, LENGTH)])
-    encoders.load_state_dict(torch.load(folder / "encoders.pt", weights_only=True)["weights"])
-    encoders.requires_grad_(False)
-    return tokenizer, first.eval(), second.eval()
-
-
-@torch.no_grad()
-def attribute_accuracies(
-    tokenizer: CLIPTokenizer,
-    second: CLIPTextModelWithProjection,
-    captions: list[str],
-    scenes: list[Scene],
-) -> dict[str, float]:
-    """Return for each attribute the share of captions whose code is decoded correctly."""
-    codes = Codes()
-    tokens = tokenizer(
-        captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
-    ).input_ids
-    decoded = codes.decode(second(tokens).text_embeds)
-    rows = [codes.indices(scene) for scene in scenes]
-    return {
-        name: sum(int(v) == row[name] for v, row in zip(values, rows, strict=True)) / len(rows)
-        for name, values in decoded.items()
-    }
+        report.add(len(tokens), loss=loss.detach(), object=right)
+    encoders.eval()
+    report.write(force=True)
+    return report.seen

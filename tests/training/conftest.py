@@ -15,9 +15,11 @@ sys.path.insert(0, str(SCRIPTS))
 @pytest.fixture(scope="session")
 def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an icon file that has a two-coloured disc under every name."""
-    from training.scene_catalog import OBJECTS
+    from training.things import OBJECTS
 
     body = '<circle cx="16" cy="16" r="14" fill="#c83"/><circle cx="12" cy="12" r="3" fill="#fff"/>'
     path = tmp_path_factory.mktemp("icons") / "icons.json"
-    path.write_text(json.dumps({"icons": {icon: {"body": body} for icon, _ in OBJECTS.values()}}))
+    path.write_text(
+        json.dumps({"icons": {thing.icon: {"body": body} for thing in OBJECTS.values()}})
+    )
     return path
