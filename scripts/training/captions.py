@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 import re
 import string
+import tomllib
+from pathlib import Path
 
 from training.scene_catalog import COLOURS, Scene
 from training.things import NOUNS, OBJECTS
@@ -203,6 +205,7 @@ ADJECTIVES = (
 ACTIONS = (
     "standing", "sitting", "waiting", "resting", "looking at the camera", "seen from the side",
     "smiling", "parked", "placed", "posing", "walking", "running", "flying", "moving",
+    "playing", "sleeping", "jumping", "eating", "leaning against a wall", "lying down",
 )  # fmt: skip
 SMALL = ("small", "tiny", "little")
 LARGE = ("large", "big", "huge", "giant")
@@ -232,6 +235,7 @@ _UNKNOWN_NOUNS = (
 NAMES_OF_OBJECTS: dict[str, str] = {
     known: name for name, thing in OBJECTS.items() for known in (name, *thing.names)
 }
+_ALL_NAMES = tuple(NAMES_OF_OBJECTS)
 UNKNOWN_OBJECTS = tuple(
     noun for noun in _UNKNOWN_NOUNS if noun not in NAMES_OF_OBJECTS and noun not in NOUNS
 )
@@ -312,9 +316,45 @@ def _describe(scene: Scene, noun: str, rng: random.Random) -> str:
     return " ".join([*words, *adjectives[1:], noun])
 
 
+def _read_phrases() -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """What the enhancement adds: the lexicon's phrases, and each template's by its name.
+
+    They name parts and surroundings, which are not the thing that is painted.
+    """
+    folder = Path(__file__).resolve().parents[2] / "banatie" / "enhancement"
+    details: set[str] = set()
+    for file in sorted((folder / "lexicon" / "things").glob("*.toml")):
+        for entry in tomllib.loads(file.read_text(encoding="utf-8")).values():
+            for name in ("details", "poses", "around", "light"):
+                details |= {part.strip() for part in entry.get(name, "").split(";")} - {""}
+    styles = {}
+    for file in sorted((folder / "templates").glob("*.toml")):
+        slots = tomllib.loads(file.read_text(encoding="utf-8")).get("slots", [])
+        phrases = [each for slot in slots for each in slot.get("phrases", [])]
+        texts = [each if isinstance(each, str) else each.get("text", "") for each in phrases]
+        styles[file.stem] = tuple(text for text in texts if text)
+    return tuple(sorted(details)), styles
+
+
+DETAILS, TEMPLATE_PHRASES = _read_phrases()
+
+SECOND_THINGS = (
+    "on", "beside", "next to", "with", "in front of", "under", "holding", "near", "behind",
+    "leaning against", "chasing", "looking at", "sitting on", "sleeping on", "playing with",
+)  # fmt: skip
+
+
+def _enhanced(scene: Scene, rng: random.Random) -> list[str]:
+    """Return phrases as the enhancement adds them."""
+    chosen = rng.sample(DETAILS, rng.randint(1, 4))
+    if style := TEMPLATE_PHRASES.get(scene.style):
+        chosen += rng.sample(style, min(len(style), rng.randint(0, 3)))
+    return chosen
+
+
 def write_caption(scene: Scene, rng: random.Random, noun: str | None = None) -> str:
     """Return a random caption of the scene, with `noun` for its object if given."""
-    long = rng.random() < 0.45
+    long = rng.random() < 0.55
     if scene.object is None:
         known = rng.choice(UNKNOWN_OBJECTS) if rng.random() < 0.6 else _gibberish(rng)
         noun = known if rng.random() < 0.8 or scene.setting is None else ""
@@ -330,6 +370,10 @@ def write_caption(scene: Scene, rng: random.Random, noun: str | None = None) -> 
         action = rng.choice(ACTIONS)
         if rng.random() < 0.15 and not _names_another(f"{noun} {action}", scene):
             subject += " " + action
+        elif rng.random() < 0.12:
+            # The first thing is what is painted.
+            other = rng.choice(_ALL_NAMES)
+            subject += f" {rng.choice(SECOND_THINGS)} {_article(other)}"
     where = rng.choice(PLACES[scene.setting]) if scene.setting else ""
     side = rng.choice(SIDES[scene.position]) if scene.position in SIDES else ""
     # A style is named by its medium, its name, or both.
@@ -351,7 +395,9 @@ def write_caption(scene: Scene, rng: random.Random, noun: str | None = None) -> 
     parts = [body]
     if manner:
         parts.append(manner)
-    if long:
+    if long and scene.object and DETAILS and rng.random() < 0.6:
+        parts += _enhanced(scene, rng)
+    elif long:
         neutral = NEUTRAL_PHRASES if scene.object else NEUTRAL_PHRASES[:4]
         pool = STYLE_PHRASES[scene.style] + neutral
         parts += rng.sample(pool, rng.randint(1, 6))
