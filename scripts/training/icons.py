@@ -51,7 +51,8 @@ def fetch_icons(folder: Path, archive: Path | None = None) -> Path:
     if not archive.exists():
         subprocess.run(["npm", "pack", PACKAGE], cwd=folder, check=True, capture_output=True)
     with tarfile.open(archive) as files:
-        files.extractall(folder, filter="data")
+        # Python before 3.11.4 has no filters; only the one file is wanted.
+        files.extract("package/icons.json", folder)
     return icons
 
 

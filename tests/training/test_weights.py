@@ -52,7 +52,6 @@ def test_fixed_prompts_give_the_right_object_and_colour(
         for result in evaluate(pipeline, judge, prompts)
         if not (result.right("object") and result.right("colour"))
     ]
-    # The judge itself errs, and the model may in one of them.
     # The judge takes a dyed house for an undyed one, and it reads the frog as another thing.
     assert len(wrong) <= 2, wrong
 
