@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from training.evaluation import EvaluationPrompt, evaluate
+from training.evaluation import EvaluationPrompt, EvaluationResult, evaluate
+from training.icons import RAMPS
 from training.judging import load_judge
 from training.scene_catalog import CANVASES, Scene
 
@@ -50,10 +51,19 @@ def test_fixed_prompts_give_the_right_object_and_colour(
     wrong = [
         (result.prompt.text, result.verdict)
         for result in evaluate(pipeline, judge, prompts)
-        if not (result.right("object") and result.right("colour"))
+        if not (result.right("object") and (result.right("colour") or shows_its_colour(result)))
     ]
-    # The judge takes a dyed house for an undyed one, and it reads the frog as another thing.
-    assert len(wrong) <= 2, wrong
+    # The model may err in one of them.
+    assert len(wrong) <= 1, wrong
+
+
+def shows_its_colour(result: EvaluationResult) -> bool:
+    """Whether the middle of the picture has the colour, which the judge often takes for none."""
+    middle = result.pixels.reshape(3, *result.pixels.shape[-2:])[:, 96:176, 96:176]
+    mean = (middle.clamp(-1, 1).mean((1, 2)) + 1) * 127.5
+    tones = {name: torch.tensor(ramp[1], dtype=mean.dtype) for name, ramp in RAMPS.items()}
+    nearest = min(tones, key=lambda name: float((tones[name] - mean).norm()))
+    return result.verdict.colour is None and nearest == result.prompt.scene.colour
 
 
 @pytest.mark.parametrize("aspect", CANVASES)
