@@ -179,7 +179,7 @@ class Painter:
     def _paint(
         self, jobs: Sequence[PaintJob], on_step: OnStep
     ) -> list[Image.Image | UnusablePicture]:
-        # A LoRA wraps layers for one job, for which recording would take longer than it saves.
+        # A LoRA wraps layers for one job. Recording wrapped layers has not been tried on a card.
         self._denoiser.graphs.enabled = self.uses_graphs and self._keeps_unet and not jobs[0].loras
         try:
             with (
