@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 MAX_GRAPHS = 8
 """Of different shapes; all share their memory, as only one runs at a time."""
 ROOM = 3 * 2**30
-"""Bytes that must be free to record two pictures of 1024×1024; all graphs of a trial took 1.6 GB."""
+"""Bytes that must be free to record two pictures of 1024×1024; a trial's graphs took 1.6 GB."""
 PLANNED_LATENTS = 2 * 128 * 128
 
 Inputs = Mapping[str, torch.Tensor | None]
