@@ -80,9 +80,11 @@ def serve(context: click.Context, no_worker: bool) -> None:
     config = config_of(context)
 
     def announce(url: str, first_key: str | None, warning: str | None) -> None:
-        click.echo(f"Banatie answers at {url}")
+        lines = [f"Banatie answers at {url}"]
         if first_key is not None:
-            click.echo(_welcome(url, first_key))
+            lines.append(_welcome(url, first_key))
+        # In one piece: a program that waits for the address finds the key beside it.
+        click.echo("\n".join(lines))
         if warning is not None:
             click.secho(f"WARNING: {warning}", fg="red", bold=True, err=True)
         sys.stdout.flush()

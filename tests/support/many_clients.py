@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -70,26 +70,43 @@ def disconnect(service: FaultyService, requests: Sequence[bytes]) -> None:
 
 def connections(process: int) -> int:
     """How many sockets the process has open."""
-    count = 0
+    return len(list(_sockets(process)))
+
+
+def _accepted(process: int, port: int) -> set[int]:
+    """The clients' ports of the connections to `port` that the process has accepted.
+
+    Counting its sockets instead would count one that an earlier client is about to close.
+    """
+    sockets = set(_sockets(process))
+    accepted = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, *_, inode = line.split()[:10]
+        if int(local.split(":")[1], 16) == port and f"socket:[{inode}]" in sockets:
+            accepted.add(int(remote.split(":")[1], 16))
+    return accepted
+
+
+def _sockets(process: int) -> Iterator[str]:
     for entry in Path(f"/proc/{process}/fd").iterdir():
         # A descriptor that is listed may be closed before it is read.
         with contextlib.suppress(FileNotFoundError):
-            count += str(entry.readlink()).startswith("socket:")
-    return count
+            if (target := str(entry.readlink())).startswith("socket:"):
+                yield target
 
 
 @asynccontextmanager
 async def _connected(
     service: FaultyService, requests: Sequence[bytes]
 ) -> AsyncIterator[list[Connection]]:
-    before = connections(service.server.pid)
     opened: list[Connection] = []
     try:
         for request in requests:
             opened.append(await asyncio.open_connection("127.0.0.1", service.port))
             opened[-1][1].write(request)
+        ours = {writer.get_extra_info("sockname")[1] for _, writer in opened}
         await wait_until_async(
-            lambda: connections(service.server.pid) >= before + len(requests),
+            lambda: ours <= _accepted(service.server.pid, service.port),
             "all clients to be connected",
             TIMEOUT_SECONDS,
         )
