@@ -7,7 +7,7 @@ unknown here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -38,7 +38,8 @@ from banatie.store.aliases import check_alias
 class SubmissionChecks:
     """Checks submissions against the limits, the painting model and what is installed."""
 
-    def __init__(self, limits: Limits, catalog: Catalog, painting_model: str) -> None:
+    def __init__(self, limits: Limits, catalog: Catalog, painting_model: Callable[[], str]) -> None:
+        """`painting_model` returns the name or folder of the model that paints."""
         self._limits = limits
         self._catalog = catalog
         self._painting_model = painting_model
@@ -98,7 +99,8 @@ class SubmissionChecks:
                     f"1216x832, not {width}x{height}",
                 )
         try:
-            square = self._catalog.painting_model(self._painting_model).sizes["1:1"]
+            name = self._painting_model()
+            square = self._catalog.painting_model(name).sizes["1:1"]
         except ModelError:
             # Without a model nothing is painted; the worker says so.
             return
@@ -106,7 +108,7 @@ class SubmissionChecks:
         if width * height > most:
             raise ValidationError.of(
                 "size",
-                f"{width}x{height} has {width * height} pixels; the model {self._painting_model} "
+                f"{width}x{height} has {width * height} pixels; the model {name} "
                 f"paints at most {most}",
             )
 

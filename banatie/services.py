@@ -12,6 +12,7 @@ from banatie.intake import Intake
 from banatie.jobs import JobQueue, Stage
 from banatie.library import Library
 from banatie.live import Live
+from banatie.model_choice import PaintingModelChoice
 from banatie.models.catalog import Catalog
 from banatie.store.backup import finish_restore
 from banatie.store.database import Database
@@ -21,6 +22,7 @@ from banatie.store.flows import Flows
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
 from banatie.store.live_images import LiveImages
+from banatie.store.model_choices import ModelChoices
 from banatie.store.project_images import ProjectImages
 from banatie.store.projects import Projects
 from banatie.store.regeneration import Regeneration
@@ -43,6 +45,7 @@ class Services:
     intake: Intake
     library: Library
     live: Live
+    painting_model: PaintingModelChoice
     clock: Callable[[], int]
 
     def close(self) -> None:
@@ -62,7 +65,10 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
     fill_reserve(data)
     generations, files = Generations(database), Files(data / "storage")
     keys, catalog = Keys(database), Catalog(config.storage.models)
-    checks = SubmissionChecks(config.limits, catalog, config.painting.model)
+    painting_model = PaintingModelChoice(
+        ModelChoices(database), catalog, config.painting.model, clock
+    )
+    checks = SubmissionChecks(config.limits, catalog, painting_model.reference)
     stages: tuple[Stage, ...] = get_args(Stage)
     queues = {stage: JobQueue(stage, data) for stage in stages}
     projects = Projects(database)
@@ -80,6 +86,7 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
         queues=queues,
         intake=intake,
         live=Live(intake, checks, projects, scopes, live_images, config.live, clock),
+        painting_model=painting_model,
         library=Library(
             ProjectImages(database),
             Flows(database),

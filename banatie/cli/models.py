@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from banatie.cli.options import config_of, global_options
+from banatie.cli.options import config_of, global_options, now
 from banatie.cli.progress import DownloadProgress
 from banatie.config import Config, environment_name, write_setting
 from banatie.errors import ModelError, ModelNotFound
@@ -242,17 +242,26 @@ def remove_model(context: click.Context, name: str, force: bool) -> None:
 @click.pass_context
 def use_model(context: click.Context, name: str) -> None:
     """Select a model in the settings file."""
-    config, catalog = _catalog(context)
+    from banatie.model_choice import choose_for_running_server
+
+    config, catalog = config_of(context), _catalog(context)[1]
     kind, note = _usable(catalog, name)
     setting = SETTINGS[kind]
     options = global_options(context)
     path, overrides = options.path or Path("config.toml"), options.overrides
     write_setting(path, setting, name)
-    click.echo(f"{path}: {setting} is {name}; restart a running server to use it")
+    stronger = environment_name(setting)
+    is_overridden = stronger in os.environ or setting in overrides
+    then = "restart a running server to use it"
+    if kind == "painting" and not is_overridden:
+        folder = Path(name).expanduser()
+        reference = str(folder.absolute()) if folder.is_dir() else name
+        if choose_for_running_server(config, reference, now()):
+            then = "a running server loads it now"
+    click.echo(f"{path}: {setting} is {name}; {then}")
     if note:
         click.echo(f"Its licence: {note}")
-    stronger = environment_name(setting)
-    if stronger in os.environ or setting in overrides:
+    if is_overridden:
         given = stronger if stronger in os.environ else f"--set {setting}"
         click.echo(f"But {given} is {_setting(config, kind)}, which takes precedence", err=True)
 
@@ -302,9 +311,11 @@ def _download(catalog: Catalog, name: str, revision: str, local_name: str | None
 
 
 def _catalog(context: click.Context) -> tuple[Config, Catalog]:
+    """The settings, with the model that was chosen at run time, and the catalog."""
+    from banatie.model_choice import chosen_config
     from banatie.models.catalog import Catalog
 
-    config = config_of(context)
+    config = chosen_config(config_of(context))
     return config, Catalog(config.storage.models)
 
 
@@ -323,13 +334,9 @@ def _setting(config: Config, kind: str) -> str:
 
 
 def _in_use(entry: Entry, config: Config) -> bool:
-    if entry.kind not in SETTINGS:
-        return False
-    reference = _setting(config, entry.kind)
-    folder = Path(reference).expanduser()
-    return reference == entry.name or (
-        folder.is_dir() and folder.resolve() == entry.folder.resolve()
-    )
+    from banatie.model_choice import is_reference_to
+
+    return entry.kind in SETTINGS and is_reference_to(_setting(config, entry.kind), entry)
 
 
 def _usable(catalog: Catalog, name: str) -> tuple[str, str]:

@@ -113,6 +113,15 @@ def add_live_images(db: sqlite_utils.Database) -> None:
     _execute_all(db, _LIVE_IMAGES)
 
 
+@migrations()
+def add_model_choices(db: sqlite_utils.Database) -> None:
+    """Add the painting model that was chosen at run time."""
+    db.execute(
+        "CREATE TABLE model_choices (setting TEXT PRIMARY KEY, chosen TEXT NOT NULL, "
+        "configured TEXT NOT NULL, chosen_at INTEGER NOT NULL)"
+    )
+
+
 def _execute_all(db: sqlite_utils.Database, statements: str) -> None:
     # Not executescript, which commits the migration's transaction before it begins.
     for statement in statements.split(";\n\n"):
