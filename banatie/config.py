@@ -187,6 +187,15 @@ def load_config(
     return _merge(config, _nest(overrides or {}), "the command line")
 
 
+def arguments_of(config: Config) -> list[str]:
+    """The options that give another command exactly these settings, wherever they came from."""
+    return [
+        f"--set={section}.{key}={','.join(value) if isinstance(value, list | tuple) else value}"
+        for section, settings in msgspec.to_builtins(config).items()
+        for key, value in settings.items()
+    ]
+
+
 def write_setting(path: Path, setting: str, value: str) -> None:
     """Set `section.key` to a string in the file at `path`, which is created if it does not exist.
 

