@@ -28,7 +28,7 @@ const EMPTY = {
   upscale: "",
   /** @type {{ id: string, storageUrl: string, width?: number, height?: number }[]} */
   references: [],
-  referenceStrength: 0.5,
+  referenceStrength: 0.6,
   /** @type {null | { id: string, storageUrl: string }} */
   mask: null,
 };
@@ -48,6 +48,11 @@ export function change(part) {
 /** The settings as the model has them, with the prompt kept. */
 export function reset() {
   draft.value = { ...EMPTY, prompt: draft.value.prompt };
+}
+
+/** Take settings that were read from a picture into the draft. @param {Partial<Draft>} settings */
+export function recallSettings(settings) {
+  draft.value = { ...EMPTY, ...settings };
 }
 
 /** A seed that nobody has asked for. */

@@ -2,6 +2,7 @@
 import { Icon } from "../parts/icons.js";
 import { html, live } from "../parts/html.js";
 import { Ratios, Templates } from "../parts/choices.js";
+import { DropHint, References } from "../parts/reference.js";
 import { Settings } from "../parts/settings.js";
 import { info } from "../store.js";
 import { change, draft, requestsOf } from "../stores/draft.js";
@@ -62,8 +63,10 @@ export const Make = live(
     <div class="foldable">
       <${Templates} />
       <${Ratios} />
+      <${References} />
       <${Settings} />
     </div>
+    <${DropHint} />
     <div class="row go">
       <button type="button" class="quiet unfold" aria-expanded=${isOpen.value}
         onClick=${() => (isOpen.value = !isOpen.value)}>
