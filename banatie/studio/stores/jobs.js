@@ -154,7 +154,8 @@ function follow(job) {
   const patch = (part) => change(key, { generation: { ...current(), ...part } });
   return listen(`api/v1/generations/${job.generation.id}/events`, {
     status: ({ status }) => {
-      patch({ status });
+      // How it ended comes with its own event.
+      if (status !== "success" && status !== "failed") patch({ status });
       if (status === "processing") change(key, { position: 0 });
     },
     prompt: (data) => patch({ ...data, enhancement: current()?.enhancement ?? {} }),
