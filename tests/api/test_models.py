@@ -36,6 +36,12 @@ def hub(monkeypatch):
         yield hub
 
 
+@pytest.fixture
+def master(server):
+    """A client with a master key."""
+    return server.client(type="master")
+
+
 def settings(folder: Path) -> dict[str, object]:
     """A models folder of its own, and no limit on polling."""
     return {"storage__models_dir": str(folder / "models"), "limits__requests_per_hour": 0}
