@@ -30,6 +30,7 @@ from banatie.store.project_images import ProjectImages
 from banatie.store.projects import Projects
 from banatie.store.regeneration import Regeneration
 from banatie.store.scopes import Scopes
+from banatie.store.sessions import Sessions
 from banatie.store.workers import Workers
 
 
@@ -41,6 +42,7 @@ class Services:
     database: Database
     generations: Generations
     keys: Keys
+    sessions: Sessions
     projects: Projects
     workers: Workers
     files: Files
@@ -87,6 +89,7 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
         database=database,
         generations=generations,
         keys=keys,
+        sessions=Sessions(database),
         projects=projects,
         workers=Workers(database),
         files=files,

@@ -30,6 +30,7 @@ from banatie.api.routes.scopes import (
     ScopeRegenerate,
     ScopeView,
 )
+from banatie.api.routes.sessions import SessionCreate, SessionView
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
 from banatie.api.schemas import Done, Failure, GenerationView, Page, Success
 from banatie.config import Limits
@@ -58,6 +59,9 @@ SCHEMAS = [
     KeyCreate,
     Success[CreatedKeyView],
     Page[AdminKeyView],
+    SessionCreate,
+    Success[SessionView],
+    Success[list[SessionView]],
     Success[HealthView],
     Success[InfoView],
     Unhealthy,
