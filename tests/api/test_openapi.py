@@ -106,6 +106,14 @@ async def test_the_document_lists_every_route(document):
         "GET /api/admin/keys",
         "DELETE /api/admin/keys/{key_id}",
         "POST /api/bootstrap/initial-key",
+        "GET /api/admin/models",
+        "PUT /api/admin/models/painting",
+        "GET /api/admin/models/installations",
+        "POST /api/admin/models/installations",
+        "GET /api/admin/models/installations/{installation_id}",
+        "POST /api/admin/models/installations/{installation_id}/cancel",
+        "GET /api/admin/machine",
+        "GET /api/admin/doctor",
         "PUT /api/v1/generations/{generation_id}",
         "POST /api/v1/generations/{generation_id}/regenerate",
         "POST /api/v1/generations/{generation_id}/retry",
@@ -228,6 +236,17 @@ async def test_the_answers_of_administration_are_as_documented(server, client, d
     ]:
         assert response.status_code == status
         assert_documented(document, response, method, path)
+    models, missing = "/api/admin/models", f"/{UNKNOWN_ID}"
+    installations, one = f"{models}/installations", f"{models}/installations/{{installation_id}}"
+    for path in (models, installations, "/api/admin/machine"):
+        response = await master.get(path)
+        assert response.status_code == 200
+        assert_documented(document, response, "GET", path)
+    gone = await master.get(installations + missing)
+    assert_documented(document, gone, "GET", one)
+    switched = await master.put(f"{models}/painting", json={"name": "banatie-small"})
+    assert switched.status_code == 200
+    assert_documented(document, switched, "PUT", f"{models}/painting")
     bootstrap = "/api/bootstrap/initial-key"
     assert_documented(document, await client.post(bootstrap), "POST", bootstrap)
 
@@ -372,6 +391,14 @@ STATUSES = {
     "createKey": READING - {"404"} | {"201", "403", "408", "413", "415"},
     "listKeys": READING - {"404"} | {"200", "403"},
     "revokeKey": READING | {"200", "403", "415"},
+    "listModels": READING - {"404"} | {"200", "403"},
+    "switchPaintingModel": READING - {"404"} | {"200", "403", "408", "413", "415"},
+    "listInstallations": READING - {"404"} | {"200", "403"},
+    "installModel": READING - {"404"} | {"201", "403", "408", "413", "415"},
+    "getInstallation": READING | {"200", "403"},
+    "cancelInstallation": READING | {"200", "403", "415"},
+    "machine": READING - {"404"} | {"200", "403"},
+    "doctor": READING - {"404"} | {"200", "403"},
     "createInitialKey": {"201", "400", "403", "500", "503"},
     "health": {"200", "400", "503"},
     "info": READING - {"404"} | {"200"},
