@@ -27,6 +27,7 @@ from banatie.live import Live
 from banatie.records import Key
 from banatie.services import Services
 from banatie.store.files import Files
+from banatie.store.gallery import Gallery
 from banatie.store.keys import Keys
 from banatie.store.previews import Previews
 from banatie.store.projects import Projects
@@ -56,6 +57,7 @@ class AppState:
     projects: Projects
     live: Live
     files: Files
+    gallery: Gallery
     addresses: ClientAddresses
     new_images: AddressCounter
     """By live URLs."""
@@ -91,6 +93,7 @@ class AppState:
             projects=services.projects,
             live=services.live,
             files=services.files,
+            gallery=Gallery(services.database),
             addresses=addresses,
             new_images=AddressCounter(config.live.new_per_hour_address, HOUR_MILLISECONDS, clock),
             workers=services.workers,
