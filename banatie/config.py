@@ -45,6 +45,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     cors_origins: tuple[Origin, ...] = ()
     metrics: bool = True
     first_key: bool = True
+    studio: bool = True
 
     def __post_init__(self) -> None:
         for proxy in self.trusted_proxies:

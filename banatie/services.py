@@ -25,6 +25,7 @@ from banatie.store.project_images import ProjectImages
 from banatie.store.projects import Projects
 from banatie.store.regeneration import Regeneration
 from banatie.store.scopes import Scopes
+from banatie.store.sessions import Sessions
 from banatie.store.workers import Workers
 
 
@@ -36,6 +37,7 @@ class Services:
     database: Database
     generations: Generations
     keys: Keys
+    sessions: Sessions
     projects: Projects
     workers: Workers
     files: Files
@@ -74,6 +76,7 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
         database=database,
         generations=generations,
         keys=keys,
+        sessions=Sessions(database),
         projects=projects,
         workers=Workers(database),
         files=files,

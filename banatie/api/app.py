@@ -29,6 +29,8 @@ from banatie.api.routes.live import LiveFiles, live_router
 from banatie.api.routes.project_images import project_images_router
 from banatie.api.routes.public_images import public_images_router
 from banatie.api.routes.scopes import scopes_router
+from banatie.api.routes.sessions import sessions_router
+from banatie.api.routes.studio import studio_router
 from banatie.api.routes.system import system_router
 from banatie.records import Generation
 from banatie.services import Services
@@ -102,6 +104,7 @@ def _routes(services: Services, state: AppState) -> Litestar:
             bootstrap_router(),
             system_router(),
             docs_router(),
+            *([sessions_router(), studio_router()] if services.config.server.studio else []),
         ],
         state=State({"app_state": state}),
         exception_handlers={Exception: to_response},

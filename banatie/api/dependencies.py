@@ -24,13 +24,14 @@ from banatie.config import Config
 from banatie.intake import Intake
 from banatie.library import Library
 from banatie.live import Live
-from banatie.records import Key
+from banatie.records import Key, Session
 from banatie.services import Services
 from banatie.store.files import Files
 from banatie.store.gallery import Gallery
 from banatie.store.keys import Keys
 from banatie.store.previews import Previews
 from banatie.store.projects import Projects
+from banatie.store.sessions import Sessions
 from banatie.store.workers import Workers
 
 HOUR_MILLISECONDS = 3_600_000
@@ -53,7 +54,9 @@ class AppState:
     waiters: Waiters
     rate_limiter: RateLimiter
     authentication: Authentication
+    failed_keys: FailedKeyLimiter
     keys: Keys
+    sessions: Sessions
     projects: Projects
     live: Live
     files: Files
@@ -88,8 +91,10 @@ class AppState:
             library=services.library,
             waiters=Waiters(services.generations.find),
             rate_limiter=RateLimiter(services.keys, config.limits.requests_per_hour, clock),
-            authentication=Authentication(services.keys, failed_keys, clock),
+            authentication=Authentication(services.keys, services.sessions, failed_keys, clock),
+            failed_keys=failed_keys,
             keys=services.keys,
+            sessions=services.sessions,
             projects=services.projects,
             live=services.live,
             files=services.files,
@@ -142,6 +147,12 @@ def key_of(request: HttpRequest) -> Key:
     """The key that the middleware has authenticated."""
     key: Key = request.scope["state"]["key"]
     return key
+
+
+def session_of(request: HttpRequest) -> Session | None:
+    """The browser's session, if the request came with one and not with a key."""
+    session: Session | None = request.scope["state"].get("session")
+    return session
 
 
 async def in_thread(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:

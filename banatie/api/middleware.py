@@ -27,6 +27,7 @@ from litestar.types import (
 )
 
 from banatie.api.auth import NEW_MASTER_KEY, Authentication
+from banatie.api.browser import SAFE_METHODS, cookie_of, require_own_page
 from banatie.api.cors import PREFLIGHT_HEADERS, CorsPolicy
 from banatie.api.errors import send_failure
 from banatie.api.metrics import Metrics
@@ -35,12 +36,16 @@ from banatie.api.request_bodies import RequestBodies
 from banatie.config import Config
 from banatie.errors import BanatieError, Forbidden, UnsupportedMediaType, ValidationError
 from banatie.logs import log_context
+from banatie.records import Key
 
 logger = logging.getLogger(__name__)
 
 API_PREFIX = "/api/v1"
 ADMIN_PREFIX = "/api/admin"
 """Paths under these prefixes require an API key, under the second a master key."""
+
+SIGN_IN_PATH = f"{API_PREFIX}/sessions"
+"""Where a POST carries the key in its body, and needs none in a header."""
 
 JSON, FORM = b"application/json", b"multipart/form-data"
 FORM_PATHS = {f"{API_PREFIX}/images/upload"}
@@ -77,6 +82,8 @@ class RequestMiddleware:
         self._rate_limiter = rate_limiter
         self._metrics = metrics
         self._bodies = bodies
+        self._has_sessions = config.server.studio
+        self._base_url = config.server.base_url
         origins = config.server.cors_origins
         self._cors = CorsPolicy(origins) if origins else None
 
@@ -157,17 +164,37 @@ class RequestMiddleware:
         state = scope["state"]
         _require_host(scope)
         state["headers"] = headers = dict(scope["headers"])
-        text = headers.get(b"x-api-key", b"").decode("latin-1")
-        state["key"] = key = await self._authentication.key_of(text, scope)
-        state["reservation"] = reservation = self._rate_limiter.reserve(key)
-        if not may_be_poll(scope):
-            reservation.require()
+        if self._has_sessions and _signs_in(scope):
+            _require_media_type(headers, JSON)
+            return self._bodies.limited(receive)
+        key = await self._authenticate(scope, headers)
         if key.type != "master" and _is_below(scope["path"], ADMIN_PREFIX):
             raise Forbidden(f"This takes a master key; {NEW_MASTER_KEY}")
         if scope["method"] == "GET":
             return receive
         _require_media_type(headers, FORM if scope["path"] in FORM_PATHS else JSON)
         return self._bodies.limited(receive)
+
+    async def _authenticate(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> Key:
+        """The key of the request, by its header or its session, after counting the request.
+
+        Raises Unauthorized, TooManyFailedKeys, RateLimitExceeded or Forbidden.
+        """
+        state = scope["state"]
+        text = headers.get(b"x-api-key", b"").decode("latin-1")
+        cookie = cookie_of(headers) if self._has_sessions and not text else None
+        if cookie is not None:
+            if scope["method"] not in SAFE_METHODS:
+                require_own_page(headers, self._base_url, needed=True)
+            state["session"] = session = await self._authentication.session_of(cookie)
+            # The limit is for programs; a page asks for many things at once.
+            state["key"], state["reservation"] = session.key, self._rate_limiter.exempt(session.key)
+            return session.key
+        state["key"] = key = await self._authentication.key_of(text, scope)
+        state["reservation"] = reservation = self._rate_limiter.reserve(key)
+        if not may_be_poll(scope):
+            reservation.require()
+        return key
 
     def _complete(self, message: HTTPResponseStartEvent, scope: HTTPScope, started: float) -> None:
         """Add the headers of every response, and count it."""
@@ -176,7 +203,7 @@ class RequestMiddleware:
         present = {name for name, _ in headers}
         headers += [pair for pair in DEFAULT_HEADERS if pair[0] not in present]
         headers.append((b"x-request-id", state["request_id"].encode()))
-        if "key" in state:
+        if "key" in state and "session" not in state:
             headers += self._rate_limiter.quota(state["key"]).headers()
         if self._cors is not None:
             headers += self._cors.headers(scope)
@@ -197,6 +224,10 @@ class RequestMiddleware:
 def needs_key(path: str) -> bool:
     """Whether requests for this path must carry an API key."""
     return _is_below(path, API_PREFIX) or _is_below(path, ADMIN_PREFIX)
+
+
+def _signs_in(scope: HTTPScope) -> bool:
+    return scope["method"] == "POST" and scope["path"].rstrip("/") == SIGN_IN_PATH
 
 
 def _is_below(path: str, prefix: str) -> bool:

@@ -59,6 +59,34 @@ def list_models(context: click.Context) -> None:
         click.echo(f"{name:<{width}}  {kind:<8}  {state:<9}  {shown_size:>8}  {used:<6}  {licence}")
 
 
+@models.command("recommend")
+@click.pass_context
+def recommend_models(context: click.Context) -> None:
+    """Name the models of the catalog that fit this machine's device and memory."""
+    from banatie.devices.recommendation import recommend
+    from banatie.devices.runtime import choose_runtime, memory_for_models
+    from banatie.models.disk_space import format_bytes
+
+    config, catalog = _catalog(context)
+    device = choose_runtime(config.painting.devices[0]).device
+    free = memory_for_models(device)
+    advice = recommend(device, free, catalog.language_models)
+    click.echo(f"{device}: {format_bytes(free)} free for models\n")
+    commands: list[str] = []
+    for kind, name, reason in (
+        ("painting", advice.painting, advice.painting_reason),
+        ("language", advice.language, advice.language_reason),
+    ):
+        entry = catalog.entry(name)
+        used = _in_use(entry, config)
+        state = ", in use" if entry.installed and used else ", installed" if entry.installed else ""
+        click.echo(f"{kind}  {name}{state}: {reason}")
+        commands += [] if entry.installed else [f"banatie models pull {name}"]
+        commands += [] if used else [f"banatie models use {name}"]
+    if commands:
+        click.echo("\n" + "\n".join(f"    {command}" for command in commands))
+
+
 @models.command("show")
 @click.argument("name")
 @click.pass_context

@@ -115,6 +115,12 @@ def add_live_images(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
+def add_sessions(db: sqlite_utils.Database) -> None:
+    """Add the sessions of browsers, the tokens to sign in with, and the owner's key."""
+    _execute_all(db, _SESSIONS)
+
+
+@migrations()
 def add_gallery(db: sqlite_utils.Database) -> None:
     """Add favourites, full-text search of prompts, and the indexes of the gallery's filters."""
     _execute_all(db, GALLERY)
@@ -363,6 +369,27 @@ CREATE TABLE live_images (
 ) WITHOUT ROWID;
 
 CREATE INDEX live_images_of_scope ON live_images (scope_id)
+"""
+
+_SESSIONS = """
+ALTER TABLE keys ADD COLUMN is_owner INTEGER NOT NULL DEFAULT 0;
+
+CREATE UNIQUE INDEX keys_of_owner ON keys (is_owner) WHERE is_owner;
+
+CREATE TABLE sessions (
+    id TEXT PRIMARY KEY,
+    key_id TEXT NOT NULL REFERENCES keys(id),
+    hash TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    revoked_at INTEGER
+);
+
+CREATE TABLE sign_in_tokens (
+    hash TEXT PRIMARY KEY,
+    expires_at INTEGER NOT NULL
+) WITHOUT ROWID
 """
 
 _RENAME_WAY_TO_MODE = """

@@ -26,7 +26,14 @@ from litestar.openapi.spec import (
 from litestar.params import FromQuery, HeaderParameter
 from litestar.response import ServerSentEvent
 
-from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread, key_of
+from banatie.api.dependencies import (
+    AppState,
+    HttpRequest,
+    app_state_of,
+    in_thread,
+    key_of,
+    session_of,
+)
 from banatie.api.errors import decode_body, to_response
 from banatie.api.parameters import GenerationId
 from banatie.api.query import check_query
@@ -216,7 +223,14 @@ async def follow_generation(
         # A browser's EventSource reconnects until it gets a 204.
         return Response(None, status_code=204)
     return ServerSentEvent(
-        events(generation.id, app, key_of(request), seen, app.public_url(request))
+        events(
+            generation.id,
+            app,
+            key_of(request),
+            session_of(request),
+            seen,
+            app.public_url(request),
+        )
     )
 
 
