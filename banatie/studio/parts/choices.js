@@ -1,6 +1,7 @@
 /** Choices that are seen rather than read: templates as chips, ratios as shapes. */
 import { info } from "../store.js";
 import { change, draft } from "../stores/draft.js";
+import { samples } from "../stores/samples.js";
 import { html, live } from "./html.js";
 
 const WORDS = {
@@ -14,18 +15,25 @@ const WORDS = {
 };
 const SHAPE_AREA = 380;
 
-const capital = (text) => text[0].toUpperCase() + text.slice(1);
+const SHORT = { photorealistic: "Photo" };
+
+const title = (text) => SHORT[text] ?? text[0].toUpperCase() + text.slice(1);
 
 export const Templates = live(() => {
   const { template, enhance } = draft.value;
   return html`<fieldset class="templates" disabled=${!enhance}>
     <legend>Style</legend>
-    <div class="chips">
+    <div class="tiles">
       ${info.value.templates.map(
-        (name) => html`<label class="chip" title=${WORDS[name]}>
+        (name) => html`<label class="chip tile" title=${`${name}: ${WORDS[name]}`}>
           <input type="radio" name="template" value=${name} checked=${template === name}
             onChange=${() => change({ template: name })} />
-          <span>${capital(name)}</span>
+          <span>
+            ${samples.value[name]
+              ? html`<img src=${samples.value[name]} alt="" width="72" height="72" loading="lazy" />`
+              : html`<i class="blank" aria-hidden="true"></i>`}
+            ${title(name)}
+          </span>
         </label>`,
       )}
     </div>

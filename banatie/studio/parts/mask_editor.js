@@ -8,6 +8,8 @@ import { Icon } from "./icons.js";
 export const isPaintingMask = signal(false);
 
 const MAX_SIDE = 1024;
+/** What is covered; in the mask itself it is white. */
+const PAINT = "#0d9488";
 /** The brush's diameter, in hundredths of the picture's longer side. */
 const brush = signal(10);
 const isErasing = signal(false);
@@ -21,7 +23,7 @@ const canvas = () => /** @type {HTMLCanvasElement} */ (document.getElementById("
 function draw(onto = canvas()) {
   const context = /** @type {CanvasRenderingContext2D} */ (onto.getContext("2d"));
   context.clearRect(0, 0, onto.width, onto.height);
-  Object.assign(context, { lineCap: "round", lineJoin: "round", strokeStyle: "white" });
+  Object.assign(context, { lineCap: "round", lineJoin: "round", strokeStyle: PAINT });
   for (const stroke of strokes.value) {
     context.globalCompositeOperation = stroke.isErasing ? "destination-out" : "source-over";
     context.lineWidth = stroke.width;
@@ -64,8 +66,13 @@ async function done() {
   const whole = document.createElement("canvas");
   [whole.width, whole.height] = [canvas().width, canvas().height];
   const context = /** @type {CanvasRenderingContext2D} */ (whole.getContext("2d"));
-  context.fillRect(0, 0, whole.width, whole.height);
   context.drawImage(canvas(), 0, 0);
+  context.globalCompositeOperation = "source-in";
+  context.fillStyle = "white";
+  context.fillRect(0, 0, whole.width, whole.height);
+  context.globalCompositeOperation = "destination-over";
+  context.fillStyle = "black";
+  context.fillRect(0, 0, whole.width, whole.height);
   isPaintingMask.value = false;
   whole.toBlob((blob) => blob && keepMask(blob));
 }

@@ -22,11 +22,11 @@ const Size = () => {
   const set = (across, down) => change({ size: across || down ? `${across}x${down}` : "" });
   return html`<fieldset class="field pair">
     <legend>Size in pixels</legend>
-    <input type="number" aria-label="Width" min="64" max="2048" step="8" placeholder="width"
+    <div><input type="number" aria-label="Width" min="64" max="2048" step="8" placeholder="width"
       required=${Boolean(height)} value=${width} onInput=${(event) => set(event.target.value, height)} />
     <span aria-hidden="true">×</span>
     <input type="number" aria-label="Height" min="64" max="2048" step="8" placeholder="height"
-      required=${Boolean(width)} value=${height} onInput=${(event) => set(width, event.target.value)} />
+      required=${Boolean(width)} value=${height} onInput=${(event) => set(width, event.target.value)} /></div>
   </fieldset>`;
 };
 

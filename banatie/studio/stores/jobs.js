@@ -1,7 +1,7 @@
 /** The generations that wait or are painted, and what has become of them since the page opened. */
 import { listen, request } from "../api.js";
-import { hush, reconnections, say, sayError, session } from "../store.js";
-import { effect, signal } from "../vendor/signals-core.js";
+import { hush, info, loadInfo, reconnections, say, sayError, session } from "../store.js";
+import { effect, signal, untracked } from "../vendor/signals-core.js";
 
 const BUSY_MILLISECONDS = 2000;
 const IDLE_MILLISECONDS = 10_000;
@@ -53,7 +53,7 @@ export async function submit(bodies) {
     }
   }
   tabs.postMessage({ isSubmitted: true });
-  await refresh();
+  await keepFresh();
 }
 
 /** Stop a job; its card goes at once and comes back if the server refuses. @param {Job} job */
@@ -75,7 +75,7 @@ export async function again(job) {
     const generation = await request("POST", `api/v1/generations/${job.generation.id}/regenerate`);
     dismiss(job);
     jobs.value = [...jobs.value, newJob(job.key, generation, true)];
-    await refresh();
+    await keepFresh();
   } catch (error) {
     sayError(error);
   }
@@ -139,7 +139,9 @@ function update(key, generation, position) {
   if (generation.status === "success") return finish(key, generation);
   if (generation.errorMessage === "Cancelled") return dismiss(/** @type {Job} */ ({ key }));
   const { step, steps } = generation.progress ?? {};
-  change(key, { generation, position, ...(steps ? { step, steps } : {}) });
+  // What was painted before a worker died is gone.
+  const painted = generation.status === "pending" ? { step: 0, preview: null } : {};
+  change(key, { generation, position, ...painted, ...(steps ? { step, steps } : {}) });
 }
 
 function finish(key, generation) {
@@ -154,6 +156,8 @@ function follow(job) {
   const patch = (part) => change(key, { generation: { ...current(), ...part } });
   return listen(`api/v1/generations/${job.generation.id}/events`, {
     status: ({ status }) => {
+      // How it ended comes with its own event.
+      if (status === "success" || status === "failed") return;
       patch({ status });
       if (status === "processing") change(key, { position: 0 });
     },
@@ -179,18 +183,21 @@ effect(() => {
 });
 
 const isBusy = () => jobs.value.some(isRunning);
+const isReady = () => info.value.workers.some((worker) => worker.state === "ready");
 let timer = 0;
 
 async function keepFresh() {
   clearTimeout(timer);
-  if (session.value !== "in" || document.hidden) return;
+  if (session.value !== "in" || !info.value || document.hidden) return;
+  // A worker that loads its models tells nobody when it is ready.
+  if (isBusy() && !isReady()) await loadInfo().catch(() => {});
   await refresh();
   clearTimeout(timer);
   timer = setTimeout(keepFresh, isBusy() ? BUSY_MILLISECONDS : IDLE_MILLISECONDS);
 }
 
 effect(() => {
-  if (session.value === "in" && reconnections.value >= 0) keepFresh();
+  if (session.value === "in" && reconnections.value >= 0) untracked(keepFresh);
 });
 document.addEventListener("visibilitychange", () => {
   jobs.value = [...jobs.value];

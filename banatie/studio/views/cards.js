@@ -3,7 +3,7 @@ import { Icon } from "../parts/icons.js";
 import { html, live } from "../parts/html.js";
 import { Marked, Prompts } from "../parts/prompts.js";
 import { ratioStyle } from "../parts/ratio.js";
-import { navigate, pictureUrl } from "../store.js";
+import { info, navigate, pictureUrl } from "../store.js";
 import { again, cancel, dismiss, isRunning, jobs, latest } from "../stores/jobs.js";
 
 const isEnhanced = ({ generation }) =>
@@ -13,6 +13,9 @@ function stateOf(job) {
   const { generation, position, step, steps } = job;
   if (generation.status === "failed") return "Failed";
   if (generation.status === "processing") return steps ? `Painting ${step} of ${steps}` : "Painting";
+  if (position <= 1 && info.value.workers.every((worker) => worker.state === "starting")) {
+    return info.value.workers.length ? "The model is loading" : "No worker is running";
+  }
   if (generation.autoEnhance && !isEnhanced(job) && position <= 1) return "Enhancing the prompt";
   return position > 1 ? `#${position} in the queue` : "Next";
 }

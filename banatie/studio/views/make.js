@@ -55,6 +55,14 @@ const Prompt = live(() => {
   </div>`;
 });
 
+/** `/` leads to the prompt from wherever nothing is being typed. */
+function toPrompt(event) {
+  const isTyping = event.target.closest?.("input, textarea, select, [contenteditable], dialog");
+  if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  document.getElementById("prompt")?.focus();
+}
+
 export const Make = live(
   () => html`<form class=${`make ${isOpen.value ? "open" : ""}`} aria-label="Make" onSubmit=${make}
     onKeyDown=${onKeyDown}>
@@ -75,4 +83,10 @@ export const Make = live(
         <kbd aria-hidden="true">${SHORTCUT}</kbd></button>
     </div>
   </form>`,
+  {
+    mounted: () => {
+      document.addEventListener("keydown", toPrompt);
+      return () => document.removeEventListener("keydown", toPrompt);
+    },
+  },
 );
