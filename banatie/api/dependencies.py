@@ -30,6 +30,7 @@ from banatie.records import Key, Session
 from banatie.services import Services
 from banatie.store.database import Database
 from banatie.store.files import Files
+from banatie.store.gallery import Gallery
 from banatie.store.keys import Keys
 from banatie.store.overview import Overview
 from banatie.store.previews import Previews
@@ -63,6 +64,7 @@ class AppState:
     projects: Projects
     live: Live
     files: Files
+    gallery: Gallery
     addresses: ClientAddresses
     new_images: AddressCounter
     """By live URLs."""
@@ -108,6 +110,7 @@ class AppState:
             projects=services.projects,
             live=services.live,
             files=services.files,
+            gallery=Gallery(services.database),
             addresses=addresses,
             new_images=AddressCounter(config.live.new_per_hour_address, HOUR_MILLISECONDS, clock),
             workers=services.workers,
