@@ -28,7 +28,8 @@ from litestar.types import (
 
 from banatie.api.auth import NEW_MASTER_KEY, Authentication
 from banatie.api.cors import PREFLIGHT_HEADERS, CorsPolicy
-from banatie.api.errors import send_failure
+from banatie.api.dialects import dialect_of
+from banatie.api.errors import encoded_answer, send_failure
 from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter, may_be_poll
 from banatie.api.request_bodies import RequestBodies
@@ -110,18 +111,20 @@ class RequestMiddleware:
         # Litestar's router collapses repeated slashes.
         if "//" in scope["path"]:
             scope["path"] = re.sub("/{2,}", "/", scope["path"])
+        dialect = dialect_of(scope["path"])
+        answer = encoded_answer if dialect is None else dialect.answer
         if needs_key(scope["path"]):
             try:
                 receive = await self._admit(scope, receive)
             except BanatieError as error:
-                await send_failure(error, scope, send_with_headers)
+                await send_failure(error, scope, send_with_headers, answer)
                 return
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception as error:
             if has_answered:
                 raise
-            await send_failure(error, scope, send_with_headers)
+            await send_failure(error, scope, send_with_headers, answer)
 
     async def _answer_head(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Answer HEAD as GET without the body (RFC 9110, section 9.3.2)."""
@@ -157,7 +160,11 @@ class RequestMiddleware:
         state = scope["state"]
         _require_host(scope)
         state["headers"] = headers = dict(scope["headers"])
-        text = headers.get(b"x-api-key", b"").decode("latin-1")
+        dialect = dialect_of(scope["path"])
+        if dialect is None:
+            text = headers.get(b"x-api-key", b"").decode("latin-1")
+        else:
+            text = dialect.key_text(headers)
         state["key"] = key = await self._authentication.key_of(text, scope)
         state["reservation"] = reservation = self._rate_limiter.reserve(key)
         if not may_be_poll(scope):
@@ -166,7 +173,8 @@ class RequestMiddleware:
             raise Forbidden(f"This takes a master key; {NEW_MASTER_KEY}")
         if scope["method"] == "GET":
             return receive
-        _require_media_type(headers, FORM if scope["path"] in FORM_PATHS else JSON)
+        form_paths = FORM_PATHS if dialect is None else dialect.form_paths
+        _require_media_type(headers, FORM if scope["path"] in form_paths else JSON)
         return self._bodies.limited(receive)
 
     def _complete(self, message: HTTPResponseStartEvent, scope: HTTPScope, started: float) -> None:
@@ -196,7 +204,9 @@ class RequestMiddleware:
 
 def needs_key(path: str) -> bool:
     """Whether requests for this path must carry an API key."""
-    return _is_below(path, API_PREFIX) or _is_below(path, ADMIN_PREFIX)
+    return (
+        _is_below(path, API_PREFIX) or _is_below(path, ADMIN_PREFIX) or dialect_of(path) is not None
+    )
 
 
 def _is_below(path: str, prefix: str) -> bool:
