@@ -249,6 +249,7 @@ class Generation:
     updated_at: int
     enhanced_at: int | None
     deleted_at: int | None
+    favourite: bool
     request_id: str | None
     """The id of the HTTP request that submitted it, for the logs."""
 

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
@@ -15,11 +16,14 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import Receive, Scope, Send
 
 import banatie
-from banatie.api.dependencies import AppState
+from banatie.api.dependencies import AppState, HttpRequest
+from banatie.api.dialects import dialect_of
+from banatie.api.dialects.openai.routes import openai_router
 from banatie.api.errors import to_response
 from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
 from banatie.api.request_bodies import RequestBodies
+from banatie.api.responses import JsonResponse
 from banatie.api.routes.admin import admin_router, bootstrap_router
 from banatie.api.routes.docs_page import docs_router
 from banatie.api.routes.flows import flows_router
@@ -109,9 +113,10 @@ def _routes(services: Services, state: AppState) -> Litestar:
             system_router(),
             docs_router(),
             *([sessions_router(), studio_router()] if services.config.server.studio else []),
+            openai_router(),
         ],
         state=State({"app_state": state}),
-        exception_handlers={Exception: to_response},
+        exception_handlers={Exception: _failure},
         lifespan=[lifespan],
         request_max_body_size=limits.body_bytes,
         openapi_config=OpenAPIConfig(
@@ -131,6 +136,15 @@ def _routes(services: Services, state: AppState) -> Litestar:
         ),
         logging_config=None,
     )
+
+
+def _failure(request: HttpRequest, error: Exception) -> Response[Any]:
+    """The answer to a request that ended in `error`, in the shape of its dialect."""
+    dialect = dialect_of(request.scope["path"])
+    if dialect is None:
+        return to_response(request, error)
+    status, content, headers = dialect.answer(error, request.scope)
+    return JsonResponse(content, status_code=status, headers=headers)
 
 
 @asynccontextmanager

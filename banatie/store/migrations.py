@@ -12,6 +12,7 @@ import sqlite3
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
+from banatie.store.gallery_schema import GALLERY
 from banatie.store.pictures_schema import FLOWS_AND_ALIASES, GENERATION_COLUMNS, WITHOUT_CHECK
 
 migrations = Migrations("banatie")
@@ -137,6 +138,12 @@ def add_installations(db: sqlite_utils.Database) -> None:
 def add_sessions(db: sqlite_utils.Database) -> None:
     """Add the sessions of browsers, the tokens to sign in with, and the owner's key."""
     _execute_all(db, _SESSIONS)
+
+
+@migrations()
+def add_gallery(db: sqlite_utils.Database) -> None:
+    """Add favourites, full-text search of prompts, and the indexes of the gallery's filters."""
+    _execute_all(db, GALLERY)
 
 
 def _execute_all(db: sqlite_utils.Database, statements: str) -> None:
