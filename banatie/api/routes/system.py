@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -15,16 +16,18 @@ from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import banatie
+from banatie.api.browser import cookie_of
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread
 from banatie.api.query import check_query
 from banatie.api.responses import failures, json_response
 from banatie.api.schemas import ErrorBody, Id, No, Success, Time, Wire, timestamp
-from banatie.errors import DatabaseUnusable, DiskFull, ServiceUnavailable
+from banatie.errors import DatabaseUnusable, DiskFull, ServiceUnavailable, Unauthorized
 from banatie.limits import MAX_REFERENCES, MAX_UPLOAD_BYTES
 from banatie.records import (
     ASPECT_RATIOS,
     TEMPLATE_NAMES,
     AspectRatio,
+    Key,
     KeyType,
     TemplateName,
 )
@@ -183,11 +186,10 @@ async def health(request: HttpRequest) -> Response[Success[HealthView]]:
     ),
 )
 async def info(request: HttpRequest) -> Response[Success[InfoView]]:
-    """The capabilities of this server; with a key, also its remaining requests."""
+    """The capabilities of this server; with a key or a session, also its remaining requests."""
     app, key_view = app_state_of(request), None
-    text = request.headers.get("x-api-key")
-    if text:
-        key = await app.authentication.key_of(text, request.scope)
+    key = await _known_key(request)
+    if key is not None:
         quota = app.rate_limiter.quota(key)
         key_view = KeyView(
             type=key.type,
@@ -238,6 +240,21 @@ async def metrics(request: HttpRequest) -> Response[bytes]:
 def system_router() -> Router:
     """The routes that need no API key."""
     return Router("/", route_handlers=[health, info, metrics], tags=["System"])
+
+
+async def _known_key(request: HttpRequest) -> Key | None:
+    """The key of the request, or of its session if that has not ended. Raises Unauthorized."""
+    app = app_state_of(request)
+    text = request.headers.get("x-api-key")
+    if text:
+        return await app.authentication.key_of(text, request.scope)
+    cookie = cookie_of(dict(request.scope["headers"])) if app.config.server.studio else None
+    if cookie is None:
+        return None
+    # The page asks whether it has to sign in: an ended session is an answer and no error.
+    with contextlib.suppress(Unauthorized):
+        return (await app.authentication.session_of(cookie)).key
+    return None
 
 
 def _workers(app: AppState) -> list[WorkerState]:
