@@ -13,7 +13,7 @@ const TRIES = [
   "an old house in the forest",
   "a wizard at night",
   "a guitar on the beach",
-  "a lighthouse at sunset",
+  "a castle at sunset",
   "a yellow duck",
 ];
 
