@@ -30,6 +30,7 @@ from banatie.api.routes.project_images import project_images_router
 from banatie.api.routes.public_images import public_images_router
 from banatie.api.routes.scopes import scopes_router
 from banatie.api.routes.system import system_router
+from banatie.api.webhook_sender import WebhookSender
 from banatie.records import Generation
 from banatie.services import Services
 from banatie.store.change_watcher import ChangeWatcher
@@ -128,7 +129,7 @@ def _routes(services: Services, state: AppState) -> Litestar:
 
 @asynccontextmanager
 async def _background_work(services: Services, state: AppState) -> AsyncIterator[None]:
-    """Watch the database for those who wait, and save the request counts."""
+    """Watch the database for those who wait, save the request counts, and send webhooks."""
     loop = asyncio.get_running_loop()
 
     def on_change(changed: list[Generation]) -> None:
@@ -140,10 +141,13 @@ async def _background_work(services: Services, state: AppState) -> AsyncIterator
     watcher = ChangeWatcher(services.database, state.waiters.anyone, on_change, on_keys)
     watcher.start()
     saving = asyncio.create_task(_save_request_counts(state))
+    sending = asyncio.create_task(WebhookSender(services, state).run())
     try:
         yield
     finally:
         saving.cancel()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
         await asyncio.to_thread(watcher.stop)
         await state.write(state.rate_limiter.save)
         state.close()
