@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -40,7 +40,8 @@ from banatie.store.aliases import check_alias
 class SubmissionChecks:
     """Checks submissions against the limits, the painting model and what is installed."""
 
-    def __init__(self, limits: Limits, catalog: Catalog, painting_model: str) -> None:
+    def __init__(self, limits: Limits, catalog: Catalog, painting_model: Callable[[], str]) -> None:
+        """`painting_model` returns the name or folder of the model that paints."""
         self._limits = limits
         self._catalog = catalog
         self._painting_model = painting_model
@@ -107,14 +108,14 @@ class SubmissionChecks:
         if width * height > most:
             raise ValidationError.of(
                 "size",
-                f"{width}x{height} has {width * height} pixels; the model {self._painting_model} "
+                f"{width}x{height} has {width * height} pixels; the model {self._painting_model()} "
                 f"paints at most {most}",
             )
 
     def painting_model(self) -> PaintingModel | None:
         """The model that paints; None while it is not installed."""
         try:
-            return self._catalog.painting_model(self._painting_model)
+            return self._catalog.painting_model(self._painting_model())
         except ModelError:
             return None
 

@@ -1,4 +1,4 @@
-"""What a client can do with generations: submit, get, list, change, cancel, delete, restore them.
+"""What a client can do with generations: submit, get, change, cancel, delete, restore them.
 
 The web's side, whatever the protocol: HTTP and the command line both call it. Every method may wait
 for the disk, so the API calls them in threads.
@@ -125,26 +125,6 @@ class Intake:
     def get(self, project_id: str, generation_id: str) -> Generation:
         """The project's generation. Raises GenerationNotFound, also for what is no UUID."""
         return self._generations.get(project_id, _uuid(generation_id))
-
-    def page(
-        self,
-        project_id: str,
-        *,
-        status: str | None,
-        limit: int,
-        offset: int,
-        include_deleted: bool,
-        flow_id: str | None = None,
-    ) -> tuple[list[Generation], int]:
-        """A page of the project's generations, newest first, and their number in all."""
-        return self._generations.page(
-            project_id,
-            status=status,
-            limit=limit,
-            offset=offset,
-            include_deleted=include_deleted,
-            flow_id=flow_id,
-        )
 
     def cancel(self, project_id: str, generation_id: str) -> Generation:
         """Stop the generation within one denoising step; one that has ended stays as it is."""

@@ -30,9 +30,13 @@ from banatie.api.routes.flows import flows_router
 from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
 from banatie.api.routes.live import LiveFiles, live_router
+from banatie.api.routes.machine import machine_router
+from banatie.api.routes.models import models_router
 from banatie.api.routes.project_images import project_images_router
 from banatie.api.routes.public_images import public_images_router
 from banatie.api.routes.scopes import scopes_router
+from banatie.api.routes.sessions import sessions_router
+from banatie.api.routes.studio import studio_router
 from banatie.api.routes.system import system_router
 from banatie.records import Generation
 from banatie.services import Services
@@ -104,8 +108,11 @@ def _routes(services: Services, state: AppState) -> Litestar:
             scopes_router(),
             admin_router(),
             bootstrap_router(),
+            models_router(),
+            machine_router(),
             system_router(),
             docs_router(),
+            *([sessions_router(), studio_router()] if services.config.server.studio else []),
             openai_router(),
         ],
         state=State({"app_state": state}),
@@ -154,10 +161,13 @@ async def _background_work(services: Services, state: AppState) -> AsyncIterator
     watcher = ChangeWatcher(services.database, state.waiters.anyone, on_change, on_keys)
     watcher.start()
     saving = asyncio.create_task(_save_request_counts(state))
+    installing = asyncio.create_task(services.installer.run())
     try:
         yield
     finally:
         saving.cancel()
+        installing.cancel()
+        await asyncio.wait({installing})
         await asyncio.to_thread(watcher.stop)
         await state.write(state.rate_limiter.save)
         state.close()

@@ -12,6 +12,7 @@ import sqlite3
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
+from banatie.store.gallery_schema import GALLERY
 from banatie.store.pictures_schema import FLOWS_AND_ALIASES, GENERATION_COLUMNS, WITHOUT_CHECK
 
 migrations = Migrations("banatie")
@@ -111,6 +112,38 @@ def add_key_types(db: sqlite_utils.Database) -> None:
 def add_live_images(db: sqlite_utils.Database) -> None:
     """Add the scopes and images of live URLs, and whether a project takes new scopes."""
     _execute_all(db, _LIVE_IMAGES)
+
+
+@migrations()
+def add_model_choices(db: sqlite_utils.Database) -> None:
+    """Add the painting model that was chosen at run time."""
+    db.execute(
+        "CREATE TABLE model_choices (setting TEXT PRIMARY KEY, chosen TEXT NOT NULL, "
+        "configured TEXT NOT NULL, chosen_at INTEGER NOT NULL)"
+    )
+
+
+@migrations()
+def add_installations(db: sqlite_utils.Database) -> None:
+    """Add the installations of models that the server was asked for."""
+    db.execute(
+        "CREATE TABLE installations (id TEXT PRIMARY KEY, kind TEXT NOT NULL, "
+        "source TEXT NOT NULL, name TEXT, state TEXT NOT NULL, message TEXT NOT NULL, "
+        "bytes_done INTEGER NOT NULL, bytes_total INTEGER NOT NULL, "
+        "created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL)"
+    )
+
+
+@migrations()
+def add_sessions(db: sqlite_utils.Database) -> None:
+    """Add the sessions of browsers, the tokens to sign in with, and the owner's key."""
+    _execute_all(db, _SESSIONS)
+
+
+@migrations()
+def add_gallery(db: sqlite_utils.Database) -> None:
+    """Add favourites, full-text search of prompts, and the indexes of the gallery's filters."""
+    _execute_all(db, GALLERY)
 
 
 def _execute_all(db: sqlite_utils.Database, statements: str) -> None:
@@ -356,6 +389,27 @@ CREATE TABLE live_images (
 ) WITHOUT ROWID;
 
 CREATE INDEX live_images_of_scope ON live_images (scope_id)
+"""
+
+_SESSIONS = """
+ALTER TABLE keys ADD COLUMN is_owner INTEGER NOT NULL DEFAULT 0;
+
+CREATE UNIQUE INDEX keys_of_owner ON keys (is_owner) WHERE is_owner;
+
+CREATE TABLE sessions (
+    id TEXT PRIMARY KEY,
+    key_id TEXT NOT NULL REFERENCES keys(id),
+    hash TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    revoked_at INTEGER
+);
+
+CREATE TABLE sign_in_tokens (
+    hash TEXT PRIMARY KEY,
+    expires_at INTEGER NOT NULL
+) WITHOUT ROWID
 """
 
 _RENAME_WAY_TO_MODE = """
