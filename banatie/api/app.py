@@ -38,6 +38,7 @@ from banatie.api.routes.scopes import scopes_router
 from banatie.api.routes.sessions import sessions_router
 from banatie.api.routes.studio import studio_router
 from banatie.api.routes.system import system_router
+from banatie.api.webhook_sender import WebhookSender
 from banatie.records import Generation
 from banatie.services import Services
 from banatie.store.change_watcher import ChangeWatcher
@@ -149,7 +150,7 @@ def _failure(request: HttpRequest, error: Exception) -> Response[Any]:
 
 @asynccontextmanager
 async def _background_work(services: Services, state: AppState) -> AsyncIterator[None]:
-    """Watch the database for those who wait, and save the request counts."""
+    """Watch the database for those who wait, save the request counts, and send webhooks."""
     loop = asyncio.get_running_loop()
 
     def on_change(changed: list[Generation]) -> None:
@@ -162,12 +163,15 @@ async def _background_work(services: Services, state: AppState) -> AsyncIterator
     watcher.start()
     saving = asyncio.create_task(_save_request_counts(state))
     installing = asyncio.create_task(services.installer.run())
+    sending = asyncio.create_task(WebhookSender(services, state).run())
     try:
         yield
     finally:
         saving.cancel()
         installing.cancel()
         await asyncio.wait({installing})
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
         await asyncio.to_thread(watcher.stop)
         await state.write(state.rate_limiter.save)
         state.close()

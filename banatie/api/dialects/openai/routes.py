@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Response, Router, get, post
+from litestar.params import FromPath
 from msgspec import Struct
 
 from banatie.api.dependencies import HttpRequest, app_state_of, in_thread, key_of
@@ -91,7 +92,7 @@ async def list_models(request: HttpRequest) -> Response[Any]:
 
 
 @get("/models/{model_id:str}")
-async def get_model(request: HttpRequest, model_id: str) -> Response[Any]:
+async def get_model(request: HttpRequest, model_id: FromPath[str]) -> Response[Any]:
     """The model of this id."""
     for model in await in_thread(_models, app_state_of(request).intake):
         if model.id == model_id:
