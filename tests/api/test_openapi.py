@@ -174,6 +174,7 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
         "upscale",
         "outputFormat",
         "quality",
+        "webhook",
     }
     ratio, nothing = body["properties"]["aspectRatio"]["anyOf"]
     assert nothing == {"type": "null"}
