@@ -152,7 +152,7 @@ def test_a_failed_job_says_why_and_is_made_again(page: Page, service: Service) -
     unfold(page)
     page.locator("input[type=file]").set_input_files(png())
     expect(page.get_by_role("img", name="Reference")).to_be_visible()
-    uploads = (service.data / "storage").rglob("uploads/*.png")
+    uploads = (service.data / "storage").rglob("uploaded/*.png")
     file = max(uploads, key=lambda path: path.stat().st_mtime_ns)
     content = file.read_bytes()
     file.unlink()

@@ -19,6 +19,7 @@ import banatie
 from banatie.api.browser import cookie_of
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread
 from banatie.api.query import check_query
+from banatie.api.rate_limit import UNLIMITED, Quota
 from banatie.api.responses import failures, json_response
 from banatie.api.schemas import ErrorBody, Id, No, Success, Time, Wire, timestamp
 from banatie.errors import DatabaseUnusable, DiskFull, ServiceUnavailable, Unauthorized
@@ -186,11 +187,13 @@ async def health(request: HttpRequest) -> Response[Success[HealthView]]:
     ),
 )
 async def info(request: HttpRequest) -> Response[Success[InfoView]]:
-    """The capabilities of this server; with a key or a session, also its remaining requests."""
+    """The capabilities of this server; with a key, also its remaining requests.
+
+    A session that has ended is no error here: the page asks whether it is signed in.
+    """
     app, key_view = app_state_of(request), None
-    key = await _known_key(request)
-    if key is not None:
-        quota = app.rate_limiter.quota(key)
+    if (found := await _key_and_quota(app, request)) is not None:
+        key, quota = found
         key_view = KeyView(
             type=key.type,
             name=key.name,
@@ -242,18 +245,17 @@ def system_router() -> Router:
     return Router("/", route_handlers=[health, info, metrics], tags=["System"])
 
 
-async def _known_key(request: HttpRequest) -> Key | None:
-    """The key of the request, or of its session if that has not ended. Raises Unauthorized."""
-    app = app_state_of(request)
-    text = request.headers.get("x-api-key")
-    if text:
-        return await app.authentication.key_of(text, request.scope)
-    cookie = cookie_of(dict(request.scope["headers"])) if app.config.server.studio else None
+async def _key_and_quota(app: AppState, request: HttpRequest) -> tuple[Key, Quota] | None:
+    """The key of the request or of its session, if there is one, and its remaining requests."""
+    headers = dict(request.scope["headers"])
+    if text := headers.get(b"x-api-key", b"").decode("latin-1"):
+        key = await app.authentication.key_of(text, request.scope)
+        return key, app.rate_limiter.quota(key)
+    cookie = cookie_of(headers) if app.config.server.studio else None
     if cookie is None:
         return None
-    # The page asks whether it has to sign in: an ended session is an answer and no error.
     with contextlib.suppress(Unauthorized):
-        return (await app.authentication.session_of(cookie)).key
+        return (await app.authentication.session_of(cookie)).key, UNLIMITED
     return None
 
 
