@@ -61,7 +61,7 @@ SCHEMAS = [
     Page[AdminKeyView],
     SessionCreate,
     Success[SessionView],
-    Success[list[SessionView]],
+    Page[SessionView],
     Success[HealthView],
     Success[MonthsView],
     Success[InfoView],
