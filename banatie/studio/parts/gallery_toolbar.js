@@ -1,6 +1,6 @@
 /** Search, filters and the jump to a month; all of it stands in the address. */
 import { info, navigate, route } from "../store.js";
-import { filter, isFiltered, months, total } from "../stores/gallery.js";
+import { filter, isFiltered, months, pictures, total } from "../stores/gallery.js";
 import { html, live } from "./html.js";
 import { Icon } from "./icons.js";
 
@@ -26,7 +26,7 @@ export const Toolbar = live(() => {
   const query = route.value.query;
   const get = (name) => query.get(name) ?? "";
   const same = (names) => names.map((name) => [name, name]);
-  const models = (info.value.models ?? []).map((model) => model.name ?? model);
+  const models = [...new Set([get("model"), ...pictures.value.map(({ model }) => model)])].filter(Boolean);
   const count = total.value ?? 0;
   return html`<form class="toolbar" role="search" aria-label="Find pictures" onSubmit=${(event) => event.preventDefault()}>
     <label class="search"><${Icon} name="search" /><span class="hidden-label">Search prompts</span>
@@ -34,7 +34,7 @@ export const Toolbar = live(() => {
     <button type="button" class="quiet" aria-pressed=${get("favourite") === "true"}
       onClick=${() => filter("favourite", get("favourite") ? "" : "true")}><${Icon} name="star" />Favourites</button>
     <${Choice} name="template" label="Any template" value=${get("template")} options=${same(info.value.templates)} />
-    ${models.length > 1 &&
+    ${(models.length > 1 || get("model")) &&
     html`<${Choice} name="model" label="Any model" value=${get("model")} options=${same(models)} />`}
     ${(months.value.length > 1 || get("month")) &&
     html`<${Choice} name="month" label="Newest" value=${get("month")}
