@@ -46,6 +46,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     cors_origins: tuple[Origin, ...] = ()
     metrics: bool = True
     first_key: bool = True
+    studio: bool = True
 
     def __post_init__(self) -> None:
         for proxy in self.trusted_proxies:
@@ -209,6 +210,15 @@ def load_config(
     settings = _nest(_from_environment(environment))
     config = _merge(config, settings, "the environment")
     return _merge(config, _nest(overrides or {}), "the command line")
+
+
+def arguments_of(config: Config) -> list[str]:
+    """The options that give another command exactly these settings, wherever they came from."""
+    return [
+        f"--set={section}.{key}={','.join(value) if isinstance(value, list | tuple) else value}"
+        for section, settings in msgspec.to_builtins(config).items()
+        for key, value in settings.items()
+    ]
 
 
 def write_setting(path: Path, setting: str, value: str) -> None:

@@ -230,7 +230,7 @@ async def open_mcp(application: ASGIApp) -> AsyncIterator[ASGIApp]:
     async def connect(context: Context) -> AsyncIterator[AsyncClient]:
         request: Any = context.request_context.request
         # With the host that the client knows, from which the URLs of pictures are made.
-        url = f"{request.url.scheme}://{request.headers['host']}"
+        url = f"{request.url.scheme}://{request.headers.get('host', '127.0.0.1')}"
         transport = httpx2.ASGITransport(whole)
         async with AsyncClient(url, key_text(request.scope), transport=transport) as client:
             yield client

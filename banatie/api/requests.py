@@ -117,6 +117,7 @@ class GenerationUpdate(WireIn):
     aspect_ratio: AspectRatio | None = None
     flow_id: FlowId | UnsetType | None = UNSET
     meta: dict[str, Any] | None = None
+    favourite: bool | None = None
 
     def to_changes(self) -> Changes:
         """Convert to a record. Raises ValidationError."""
@@ -125,6 +126,7 @@ class GenerationUpdate(WireIn):
             prompt=self.prompt,
             aspect_ratio=self.aspect_ratio,
             meta=self.meta,
+            favourite=self.favourite,
             flow_id=flow_id,
             moves=self.flow_id is not UNSET,
         )

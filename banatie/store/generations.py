@@ -5,7 +5,7 @@
            └──────────────── cancel, fail ───────┴─────────────────────────┴──▶ failed/done
                                                                    succeed ──▶ success/done
 
-The client's side: submit, find, list, cancel, delete. The worker's side is in `claims`. Each change
+The client's side: submit, find, cancel, delete. The worker's side is in `claims`. Each change
 is one transaction. Files and queues are unknown here.
 """
 
@@ -158,41 +158,6 @@ class Generations:
         if generation is None or generation.project_id != project_id:
             raise GenerationNotFound(generation_id)
         return generation
-
-    def page(
-        self,
-        project_id: str,
-        *,
-        status: str | None,
-        limit: int,
-        offset: int,
-        include_deleted: bool,
-        flow_id: str | None = None,
-    ) -> tuple[list[Generation], int]:
-        """A page of the project's generations, newest first, and the total number."""
-        where, parameters = "project_id = ?", [project_id]
-        if status is not None:
-            where, parameters = f"{where} AND status = ?", [*parameters, status]
-        counted = where if include_deleted else f"{where} AND deleted = 0"
-        listed = where if include_deleted else f"{where} AND deleted_at IS NULL"
-        if flow_id is None:
-            total = self._database.scalar(
-                f"SELECT coalesce(sum(generations), 0) FROM generation_counts WHERE {counted}",
-                parameters,
-            )
-        else:
-            listed, parameters = f"{listed} AND flow_id = ?", [*parameters, flow_id]
-            total = self._database.scalar(
-                f"SELECT count(*) FROM generations WHERE {listed}", parameters
-            )
-        # The inner select is answered by an index alone, so skipped rows are not read.
-        rows = self._database.query(
-            f"{SELECT} WHERE number IN (SELECT number FROM generations WHERE {listed} "
-            "ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?) "
-            "ORDER BY generations.created_at DESC, generations.id DESC",
-            (*parameters, limit, offset),
-        )
-        return [to_generation(row) for row in rows], total
 
     def count(self) -> int:
         """The number of generations of all projects."""
