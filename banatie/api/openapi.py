@@ -77,7 +77,7 @@ SCHEMAS = [
     Success[DoctorView],
     SessionCreate,
     Success[SessionView],
-    Success[list[SessionView]],
+    Page[SessionView],
     Success[HealthView],
     Success[MonthsView],
     Success[InfoView],

@@ -2,7 +2,8 @@
 import { Icon } from "./parts/icons.js";
 import { FirstMinutes } from "./parts/first_minutes.js";
 import { html, live } from "./parts/html.js";
-import { hush, info, isOnline, route, session, start, theme, toast, view } from "./store.js";
+import { Toast } from "./parts/toast.js";
+import { info, isOnline, route, session, start, theme, view } from "./store.js";
 import { Gallery } from "./views/gallery.js";
 import { Cards } from "./views/cards.js";
 import { Machine } from "./views/machine.js";
@@ -28,19 +29,6 @@ const Bar = live(() => {
       <${Icon} name="sun-moon" />
     </button>
   </header>`;
-});
-
-const Toast = live(() => {
-  const said = toast.value;
-  return html`<div class="toast-place" role="status" aria-live="polite">
-    ${said &&
-    html`<div class="toast">
-      <span>${said.text}</span>
-      ${said.action &&
-      html`<button class="quiet" onClick=${() => { hush(); said.act?.(); }}>${said.action}</button>`}
-      <button class="quiet icon-only" aria-label="Close" onClick=${hush}><${Icon} name="x" /></button>
-    </div>`}
-  </div>`;
 });
 
 const Home = live(() => {
