@@ -11,10 +11,11 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, Reference, SecurityScheme
 from litestar.types import Receive, Scope, Send
 
 import banatie
+from banatie.api.browser import COOKIE
 from banatie.api.dependencies import AppState
 from banatie.api.errors import to_response
 from banatie.api.middleware import RequestMiddleware
@@ -32,6 +33,7 @@ from banatie.api.routes.scopes import scopes_router
 from banatie.api.routes.sessions import sessions_router
 from banatie.api.routes.studio import studio_router
 from banatie.api.routes.system import system_router
+from banatie.config import Config
 from banatie.records import Generation
 from banatie.services import Services
 from banatie.store.change_watcher import ChangeWatcher
@@ -117,16 +119,19 @@ def _routes(services: Services, state: AppState) -> Litestar:
             path="/openapi.json",
             use_handler_docstrings=True,
             render_plugins=[OpenApiDocument(limits)],
-            components=Components(
-                security_schemes={
-                    "apiKey": SecurityScheme(
-                        type="apiKey", name="X-API-Key", security_scheme_in="header"
-                    )
-                }
-            ),
+            components=Components(security_schemes=_security_schemes(services.config)),
         ),
         logging_config=None,
     )
+
+
+def _security_schemes(config: Config) -> dict[str, SecurityScheme | Reference]:
+    schemes: dict[str, SecurityScheme | Reference] = {
+        "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header")
+    }
+    if config.server.studio:
+        schemes["session"] = SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie")
+    return schemes
 
 
 @asynccontextmanager
