@@ -32,7 +32,7 @@ from banatie.api.routes.scopes import (
 )
 from banatie.api.routes.sessions import SessionCreate, SessionView
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
-from banatie.api.schemas import Done, Failure, GenerationView, Page, Success
+from banatie.api.schemas import Done, Failure, GenerationView, MonthsView, Page, Success
 from banatie.config import Limits
 
 SCHEMAS = [
@@ -63,6 +63,7 @@ SCHEMAS = [
     Success[SessionView],
     Page[SessionView],
     Success[HealthView],
+    Success[MonthsView],
     Success[InfoView],
     Unhealthy,
 ]
