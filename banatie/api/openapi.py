@@ -23,6 +23,14 @@ from banatie.api.requests import (
     ImageUpdate,
 )
 from banatie.api.routes.admin import AdminKeyView, CreatedKeyView, KeyCreate
+from banatie.api.routes.machine import DoctorView, MachineView
+from banatie.api.routes.models import (
+    InstallationCreate,
+    InstallationView,
+    ModelChoiceView,
+    ModelList,
+    ModelSwitch,
+)
 from banatie.api.routes.scopes import (
     RegeneratedView,
     ScopeChange,
@@ -59,6 +67,14 @@ SCHEMAS = [
     KeyCreate,
     Success[CreatedKeyView],
     Page[AdminKeyView],
+    Success[ModelList],
+    ModelSwitch,
+    Success[ModelChoiceView],
+    InstallationCreate,
+    Success[InstallationView],
+    Success[list[InstallationView]],
+    Success[MachineView],
+    Success[DoctorView],
     SessionCreate,
     Success[SessionView],
     Page[SessionView],

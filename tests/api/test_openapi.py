@@ -108,6 +108,14 @@ async def test_the_document_lists_every_route(document):
         "GET /api/admin/keys",
         "DELETE /api/admin/keys/{key_id}",
         "POST /api/bootstrap/initial-key",
+        "GET /api/admin/models",
+        "PUT /api/admin/models/painting",
+        "GET /api/admin/models/installations",
+        "POST /api/admin/models/installations",
+        "GET /api/admin/models/installations/{installation_id}",
+        "POST /api/admin/models/installations/{installation_id}/cancel",
+        "GET /api/admin/machine",
+        "GET /api/admin/doctor",
         "POST /api/v1/sessions",
         "GET /api/v1/sessions",
         "DELETE /api/v1/sessions/{session_id}",
@@ -240,6 +248,17 @@ async def test_the_answers_of_administration_are_as_documented(server, client, d
     ]:
         assert response.status_code == status
         assert_documented(document, response, method, path)
+    models, missing = "/api/admin/models", f"/{UNKNOWN_ID}"
+    installations, one = f"{models}/installations", f"{models}/installations/{{installation_id}}"
+    for path in (models, installations, "/api/admin/machine"):
+        response = await master.get(path)
+        assert response.status_code == 200
+        assert_documented(document, response, "GET", path)
+    gone = await master.get(installations + missing)
+    assert_documented(document, gone, "GET", one)
+    switched = await master.put(f"{models}/painting", json={"name": "banatie-small"})
+    assert switched.status_code == 200
+    assert_documented(document, switched, "PUT", f"{models}/painting")
     bootstrap = "/api/bootstrap/initial-key"
     assert_documented(document, await client.post(bootstrap), "POST", bootstrap)
 
@@ -349,9 +368,9 @@ CODES = {
 }
 READING = {"400", "401", "404", "429", "500", "503"}
 STATUSES = {
-    "createGeneration": READING | {"201", "403", "408", "413", "415"},
     "listGenerationMonths": READING - {"404"} | {"200"},
     "downloadGenerations": READING - {"404"} | {"200"},
+    "createGeneration": READING | {"201", "403", "408", "413", "415"},
     "listGenerations": READING - {"404"} | {"200"},
     "getGeneration": READING | {"200"},
     "deleteGeneration": READING | {"200", "403", "415"},
@@ -386,6 +405,14 @@ STATUSES = {
     "createKey": READING - {"404"} | {"201", "403", "408", "413", "415"},
     "listKeys": READING - {"404"} | {"200", "403"},
     "revokeKey": READING | {"200", "403", "415"},
+    "listModels": READING - {"404"} | {"200", "403"},
+    "switchPaintingModel": READING - {"404"} | {"200", "403", "408", "413", "415"},
+    "listInstallations": READING - {"404"} | {"200", "403"},
+    "installModel": READING - {"404"} | {"201", "403", "408", "413", "415"},
+    "getInstallation": READING | {"200", "403"},
+    "cancelInstallation": READING | {"200", "403", "415"},
+    "machine": READING - {"404"} | {"200", "403"},
+    "doctor": READING - {"404"} | {"200", "403"},
     "createInitialKey": {"201", "400", "403", "500", "503"},
     "createSession": READING - {"404"} | {"201", "403", "408", "413", "415"},
     "listSessions": READING - {"404"} | {"200"},
