@@ -120,6 +120,7 @@ class Painting(Struct, frozen=True, forbid_unknown_fields=True):
     """The painting model: which, on which devices, and how it uses their memory."""
 
     model: str = "banatie-small"
+    ip_adapter: str = "auto"
     devices: tuple[str, ...] = ("auto",)
     threads: NotNegative = 0
     memory: Literal[

@@ -1,5 +1,6 @@
 /** The page: the bar at the top, the view that the address names, and the word at the bottom. */
 import { Icon } from "./parts/icons.js";
+import { FirstMinutes } from "./parts/first_minutes.js";
 import { html, live } from "./parts/html.js";
 import { Toast } from "./parts/toast.js";
 import { info, isOnline, route, session, start, theme, view } from "./store.js";
@@ -36,6 +37,7 @@ const Home = live(() => {
     <${Make} />
     <div class="pictures">
       <${Cards} />
+      <${FirstMinutes} />
       <${Gallery} query=${route.value.query} />
     </div>
     ${kind === "picture" && id && html`<${Viewer} id=${id} />`}
