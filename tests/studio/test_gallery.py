@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import io
-import shutil
-import uuid
 import zipfile
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from banatie.store.database import Database
 from tests.support.service import Service
 from tests.support.studio_browser import accessibility_violations
-
-MANY = 200
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +61,8 @@ def test_the_keyboard_alone_marks_deletes_and_takes_back(
     expect(pictures(page)).to_have_count(1)
     deleted = "deletedAt"
     service.wait_for(
-        lambda: service.get(library["a blue boat"])[deleted] is None, "the picture to be back"
+        lambda: service.get(library["a blue boat"])[deleted] is None or None,
+        "the picture to be back",
     )
 
 
@@ -90,58 +85,3 @@ def test_a_filtered_gallery_is_accessible(page: Page, library: dict[str, str]) -
     picture(page, "a blue boat").focus()
     page.keyboard.press(" ")
     assert accessibility_violations(page) == []
-
-
-def test_far_pictures_are_left_out_of_the_page(
-    page: Page, library: dict[str, str], service: Service
-) -> None:
-    copy_picture(service, library["a red apple on a table"], MANY)
-    page.goto("/#/?q=copied")
-    expect(pictures(page)).to_have_count(60)
-    expect(page.get_by_text(f"{MANY} pictures")).to_be_visible()
-    reach_the_end = "scrollTo(0, document.documentElement.scrollHeight)"
-    service.wait_for(
-        lambda: page.evaluate(reach_the_end) or picture(page, "copied 0 ").count(),
-        "the oldest picture",
-    )
-    expect(page.locator(".gallery .spacer")).not_to_have_count(0)
-    assert pictures(page).count() < MANY
-    page.evaluate("scrollTo(0, 0)")
-    expect(picture(page, f"copied {MANY - 1} ")).to_be_visible()
-
-
-def copy_picture(service: Service, generation_id: str, count: int) -> None:
-    """More pictures like this one, each of another minute and prompt, with a file of its own."""
-    with closing(Database(service.data / "banatie.db")) as database:
-        generation = dict(
-            database.first("SELECT * FROM generations WHERE id = ?", (generation_id,)) or {}
-        )
-        image = dict(
-            database.first("SELECT * FROM images WHERE id = ?", (generation["image_id"],)) or {}
-        )
-        if database.scalar("SELECT count(*) FROM generations WHERE prompt LIKE 'copied%'"):
-            return
-        source = service.data / "storage" / image["storage_key"]
-        del generation["number"]
-        for index in range(count):
-            new_id = str(uuid.uuid4())
-            key = image["storage_key"].replace(image["id"], new_id)
-            shutil.copy(source, service.data / "storage" / key)
-            copied = {
-                **generation,
-                "id": str(uuid.uuid4()),
-                "image_id": new_id,
-                "prompt": f"copied {index} times",
-                "original_prompt": f"copied {index} times",
-                "created_at": generation["created_at"] - (count - index) * 60_000,
-            }
-            with database.writing() as connection:
-                for table, row in (
-                    ("images", {**image, "id": new_id, "storage_key": key}),
-                    ("generations", copied),
-                ):
-                    marks = ", ".join("?" for _ in row)
-                    connection.execute(
-                        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})",
-                        tuple(row.values()),
-                    )

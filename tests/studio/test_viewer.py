@@ -66,9 +66,9 @@ def test_it_is_marked_named_and_recalled(
     # The browser itself reports the refused name.
     problems.allow("400")
     viewer.get_by_role("button", name="Favourite", exact=True).click()
-    service.wait_for(lambda: service.get(ducks[0])["favourite"], "the mark")
+    service.wait_for(lambda: service.get(ducks[0])["favourite"] or None, "the mark")
     viewer.get_by_role("button", name="Favourite", exact=True).click()
-    service.wait_for(lambda: not service.get(ducks[0])["favourite"], "the mark to go")
+    service.wait_for(lambda: not service.get(ducks[0])["favourite"] or None, "the mark to go")
     name = viewer.get_by_label("Name, for prompts that refer to it")
     name.fill("not a name")
     viewer.get_by_role("button", name="Save").click()
@@ -83,7 +83,7 @@ def test_a_variation_is_made(viewer: Page, service: Service) -> None:
     viewer.get_by_role("button", name="Vary").click()
     expect(viewer.get_by_text("A variation is being made")).to_be_visible()
     records = service.wait_for(
-        lambda: len(found := service.records()) > before and found, "the variation"
+        lambda: (len(found := service.records()) > before and found) or None, "the variation"
     )
     assert any(record["originalPrompt"] == PROMPT and record["seed"] != 7 for record in records)
 
