@@ -45,6 +45,7 @@ const Toast = live(() => {
 const Home = live(() => {
   const [kind, id] = route.value.parts;
   return html`<main class="home">
+    <h1 class="hidden-label">Make pictures</h1>
     <${Make} />
     <div class="pictures">
       <${Cards} />
