@@ -126,6 +126,8 @@ class Submission:
     upscale: float | None = None
     output_format: ImageFormat = "png"
     quality: int | None = None
+    webhook: str | None = None
+    """A URL that is told of the end."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ class Generation:
     updated_at: int
     enhanced_at: int | None
     deleted_at: int | None
+    favourite: bool
     request_id: str | None
     """The id of the HTTP request that submitted it, for the logs."""
 

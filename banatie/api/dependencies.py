@@ -7,6 +7,7 @@ which costs more than reading a generation does (`scripts/bench service` shows i
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,17 +22,25 @@ from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter
 from banatie.api.waiters import Waiters
 from banatie.config import Config
+from banatie.errors import BanatieError
+from banatie.installer import Installer
 from banatie.intake import Intake
 from banatie.library import Library
 from banatie.live import Live
+from banatie.model_choice import PaintingModelChoice
 from banatie.records import Key, Session
 from banatie.services import Services
+from banatie.store.database import Database
 from banatie.store.files import Files
+from banatie.store.gallery import Gallery
 from banatie.store.keys import Keys
+from banatie.store.overview import Overview
 from banatie.store.previews import Previews
 from banatie.store.projects import Projects
 from banatie.store.sessions import Sessions
 from banatie.store.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 HOUR_MILLISECONDS = 3_600_000
 COPY_THREADS = 2
@@ -59,14 +68,23 @@ class AppState:
     projects: Projects
     live: Live
     files: Files
+    gallery: Gallery
     addresses: ClientAddresses
     new_images: AddressCounter
     """By live URLs."""
     workers: Workers
     previews: Previews
     metrics: Metrics | None
+    database: Database
+    overview: Overview
+    painting_model: PaintingModelChoice
+    installer: Installer
+    command: tuple[str, ...]
+    """Starts the command line with the server's settings."""
     clock: Callable[[], int]
     started: float = field(default_factory=time.monotonic)
+    doctor: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """One examination at a time: it takes a processor for seconds."""
     _write_threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
     )
@@ -96,11 +114,17 @@ class AppState:
             projects=services.projects,
             live=services.live,
             files=services.files,
+            gallery=Gallery(services.database),
             addresses=addresses,
             new_images=AddressCounter(config.live.new_per_hour_address, HOUR_MILLISECONDS, clock),
             workers=services.workers,
             previews=Previews(services.database),
             metrics=metrics,
+            database=services.database,
+            overview=Overview(services.database, config.storage.data),
+            painting_model=services.painting_model,
+            installer=services.installer,
+            command=services.command,
             clock=clock,
         )
 
@@ -111,6 +135,20 @@ class AppState:
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._write_threads, lambda: work(*arguments, **options))
+
+    def write_detached(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> None:
+        """Call what changes the database without waiting; a failure is logged.
+
+        For what has to happen although the request that asks for it is being cancelled.
+        """
+
+        def logged() -> None:
+            try:
+                work(*arguments, **options)
+            except BanatieError as error:
+                logger.warning("a change that nobody waits for failed: %s", error)
+
+        self._write_threads.submit(logged)
 
     async def copy(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Call what may make a smaller copy of a picture, in threads of their own.

@@ -28,6 +28,7 @@ from banatie.services import Services, open_services
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files, generated_key
+from banatie.store.gallery import Filters, Gallery
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
 from tests.support.polling import wait_until_async
@@ -219,9 +220,9 @@ class Server:
 
     def generations_of(self, client: Client) -> list[Generation]:
         """The rows of the client's project, straight from the database."""
-        return self.services.generations.page(
-            client.project_id, status=None, limit=100, offset=0, include_deleted=True
-        )[0]
+        gallery = Gallery(self.services.database)
+        filters = Filters(include_deleted=True)
+        return gallery.page(client.project_id, filters, limit=100).generations
 
     async def accepted(self, client: Client) -> str:
         """The id of the project's only generation, as soon as its row is there."""
