@@ -35,13 +35,21 @@ from banatie.models.catalog import Catalog
 from banatie.models.types import PaintingModel, Size
 from banatie.records import ASPECT_RATIOS, AspectRatio, LoraUse, Submission
 from banatie.store.aliases import check_alias
+from banatie.webhooks import WebhookRules
 
 
 class SubmissionChecks:
     """Checks submissions against the limits, the painting model and what is installed."""
 
-    def __init__(self, limits: Limits, catalog: Catalog, painting_model: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        catalog: Catalog,
+        painting_model: Callable[[], str],
+        webhooks: WebhookRules,
+    ) -> None:
         """`painting_model` returns the name or folder of the model that paints."""
+        self._webhooks = webhooks
         self._limits = limits
         self._catalog = catalog
         self._painting_model = painting_model
@@ -57,6 +65,8 @@ class SubmissionChecks:
         self._check_picture(submission)
         self.check_meta(submission.meta)
         _check_names(submission)
+        if submission.webhook is not None:
+            self._webhooks.check(submission.webhook)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise ValidationError for a prompt that is blank, or would not be read whole."""

@@ -358,8 +358,11 @@ def _memory(
         if with_language:
             with contextlib.suppress(BanatieError):
                 language_model = catalog.language_model(config.enhancement.model)
+        ip_adapter = None
+        with contextlib.suppress(BanatieError):
+            ip_adapter = catalog.choose_ip_adapter(config.painting.ip_adapter, model)
         plan = plan_placement(
-            model, language_model, runtime, PlacementPreferences.of(config), free
+            model, language_model, runtime, PlacementPreferences.of(config), free, ip_adapter
         )[2]
     except BanatieError:
         return

@@ -7,7 +7,7 @@ for the disk, so the API calls them in threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from banatie.checks import SubmissionChecks
@@ -40,7 +40,10 @@ class Intake:
         checks: SubmissionChecks,
         regeneration: Regeneration,
         clock: Callable[[], int],
+        webhooks: Sequence[str] = (),
     ) -> None:
+        """`webhooks` are told of the end of every generation."""
+        self._webhooks = webhooks
         self._generations = generations
         self._files = files
         self._queues = queues
@@ -73,6 +76,7 @@ class Intake:
             live=live,
             request_id=request_id,
             warnings=warnings,
+            webhooks=self._webhooks,
         )
         generation = submitted.generation
         if submitted.is_new and generation is not None:

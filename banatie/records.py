@@ -126,6 +126,8 @@ class Submission:
     upscale: float | None = None
     output_format: ImageFormat = "png"
     quality: int | None = None
+    webhook: str | None = None
+    """A URL that is told of the end."""
 
 
 @dataclass(frozen=True)

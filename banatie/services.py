@@ -31,7 +31,9 @@ from banatie.store.projects import Projects
 from banatie.store.regeneration import Regeneration
 from banatie.store.scopes import Scopes
 from banatie.store.sessions import Sessions
+from banatie.store.webhooks import Webhooks
 from banatie.store.workers import Workers
+from banatie.webhooks import WebhookRules
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,15 @@ class Services:
     installer: Installer
     command: tuple[str, ...]
     """Starts the command line with these settings."""
+    webhooks: Webhooks
+    webhook_rules: WebhookRules
     clock: Callable[[], int]
 
     def close(self) -> None:
         """Close the database connection, queue files and sockets of the calling thread."""
         for queue in self.queues.values():
             queue.close()
+        self.webhook_rules.close()
         self.database.close()
 
 
@@ -77,12 +82,23 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
     painting_model = PaintingModelChoice(
         ModelChoices(database), catalog, config.painting.model, clock
     )
-    checks = SubmissionChecks(config.limits, catalog, painting_model.reference)
+    webhook_rules = WebhookRules(config.webhooks)
+    checks = SubmissionChecks(config.limits, catalog, painting_model.reference, webhook_rules)
     stages: tuple[Stage, ...] = get_args(Stage)
     queues = {stage: JobQueue(stage, data) for stage in stages}
     projects = Projects(database)
     regeneration = Regeneration(database)
-    intake = Intake(generations, files, queues, config.limits, catalog, checks, regeneration, clock)
+    intake = Intake(
+        generations,
+        files,
+        queues,
+        config.limits,
+        catalog,
+        checks,
+        regeneration,
+        clock,
+        config.webhooks.urls,
+    )
     scopes, live_images = Scopes(database), LiveImages(database)
     return Services(
         config=config,
@@ -108,5 +124,7 @@ def open_services(config: Config, clock: Callable[[], int]) -> Services:
             clock,
             keep_metadata=config.images.keep_metadata,
         ),
+        webhooks=Webhooks(database),
+        webhook_rules=webhook_rules,
         clock=clock,
     )

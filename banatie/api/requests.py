@@ -38,6 +38,7 @@ from banatie.records import (
 )
 from banatie.store.aliases import as_uuid
 from banatie.store.regeneration import Changes
+from banatie.webhooks import MAX_URL_LENGTH
 
 ALIAS_PATTERN = "^@[A-Za-z0-9_-]+$"
 DEFAULTS = Submission(prompt="")
@@ -230,6 +231,17 @@ class GenerationCreate(WireIn):
     upscale: Annotated[float, Meta(ge=1, le=MAX_UPSCALE)] | None = None
     output_format: ImageFormat | None = None
     quality: Quality | None = None
+    webhook: (
+        Annotated[
+            str,
+            Meta(
+                description="A URL that gets the generation when it has ended.",
+                examples=["https://example.org/hook"],
+                extra_json_schema={"format": "uri", "maxLength": MAX_URL_LENGTH},
+            ),
+        ]
+        | None
+    ) = None
 
     def to_submission(self) -> Submission:
         """Convert to a record, filling in the defaults. Raises ValidationError."""
@@ -267,4 +279,5 @@ class GenerationCreate(WireIn):
             upscale=self.upscale,
             output_format=self.output_format or DEFAULTS.output_format,
             quality=None if self.quality is None else int(self.quality),
+            webhook=self.webhook,
         )

@@ -19,14 +19,14 @@ from banatie.cli.options import config_of, global_options, now
 from banatie.cli.progress import DownloadProgress, ProgressLines, end_with_standard_input
 from banatie.config import Config, environment_name, write_setting
 from banatie.errors import ModelError, ModelNotFound
+from banatie.models.manifest import SETTINGS
 
 if TYPE_CHECKING:
     from banatie.models.catalog import Catalog
     from banatie.models.import_file import Prediction
     from banatie.models.types import Entry
-
-SETTINGS = {"painting": "painting.model", "language": "enhancement.model"}
-"""The setting that names the model in use, by the model's kind."""
+NO_NAMES = ("auto", "off")
+"""Values of a setting that name no model."""
 
 
 @click.group()
@@ -51,12 +51,16 @@ def list_models(context: click.Context) -> None:
         rows.append((entry.name, entry.kind, state, shown_size, used, entry.licence))
     for kind, setting in SETTINGS.items():
         reference = _setting(config, kind)
+        if reference in NO_NAMES:
+            continue
         if not any(row[1] == kind and row[4] for row in rows):
             state = "installed" if Path(reference).expanduser().is_dir() else "missing"
             rows.append((reference, kind, state, "", "in use", f"as {setting}"))
     width = max(len(row[0]) for row in rows)
     for name, kind, state, shown_size, used, licence in rows:
-        click.echo(f"{name:<{width}}  {kind:<8}  {state:<9}  {shown_size:>8}  {used:<6}  {licence}")
+        click.echo(
+            f"{name:<{width}}  {kind:<10}  {state:<9}  {shown_size:>8}  {used:<6}  {licence}"
+        )
 
 
 @models.command("recommend")
@@ -163,6 +167,11 @@ def pull_model(
     help="What a checkpoint predicts, where its file does not say it.",
 )
 @click.option("--for-server", is_flag=True, hidden=True)
+@click.option(
+    "--image-encoder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Of an IP-Adapter: the folder of its CLIP image encoder, where it is not beside the file.",
+)
 @click.pass_context
 def import_model(
     context: click.Context,
@@ -171,8 +180,9 @@ def import_model(
     configs: Path | None,
     prediction: Prediction | None,
     for_server: bool,
+    image_encoder: Path | None,
 ) -> None:
-    """Import a folder, a checkpoint, a LoRA or an exported archive, without a network."""
+    """Import a folder, a checkpoint, a LoRA, an IP-Adapter or an exported archive, offline."""
     from banatie.models.import_file import import_model as run
     from banatie.offline import stay_offline
 
@@ -181,10 +191,19 @@ def import_model(
     stay_offline()
     folder = config_of(context).storage.models
     report = partial(click.echo, err=True)
-    manifest = run(path, folder, report, name=name, configs=configs, prediction=prediction)
+    manifest = run(
+        path,
+        folder,
+        report,
+        name=name,
+        configs=configs,
+        prediction=prediction,
+        image_encoder=image_encoder,
+    )
     use = {
         "painting": f"paint with it: painting.model = {manifest.name!r}",
         "language": f"enhance with it: enhancement.model = {manifest.name!r}",
+        "ip-adapter": "references are combined by it after a restart, if it fits the model",
         "lora": f'name it in a request: "loras": [{{"name": "{manifest.name}"}}]',
     }[manifest.kind]
     click.echo(f"{manifest.name} is ready; {use}", err=True)
@@ -344,6 +363,8 @@ def _state(entry: Entry, catalog: Catalog) -> str:
 
 
 def _setting(config: Config, kind: str) -> str:
+    if kind == "ip-adapter":
+        return config.painting.ip_adapter
     return config.painting.model if kind == "painting" else config.enhancement.model
 
 
@@ -355,6 +376,7 @@ def _in_use(entry: Entry, config: Config) -> bool:
 
 def _usable(catalog: Catalog, name: str) -> tuple[str, str]:
     """The kind of a model that can be used, and its licence's note. Raises ModelError."""
+    from banatie.models.ip_adapter import check_ip_adapter
     from banatie.models.validate import check_language_model, check_pipeline
 
     kind: str
@@ -369,6 +391,10 @@ def _usable(catalog: Catalog, name: str) -> tuple[str, str]:
         kind = "painting" if (folder / "model_index.json").is_file() else "language"
     if kind == "lora":
         raise ModelError(f"{name} is a LoRA: name it in a request's `loras`")
+    if kind == "ip-adapter":
+        adapter = catalog.ip_adapter(name)
+        check_ip_adapter(adapter.folder)
+        return kind, adapter.note
     if kind == "painting":
         painting_model = catalog.painting_model(name)
         check_pipeline(painting_model.folder)

@@ -43,6 +43,7 @@ from banatie.store.generation_rows import (
     update,
 )
 from banatie.store.image_removal import remove_image
+from banatie.store.webhooks import add_webhooks
 
 IDEMPOTENCY_HOURS = 24
 SECONDS_PER_WAITING_JOB = 5
@@ -98,10 +99,12 @@ class Generations:
         live: LiveSubmission | None = None,
         request_id: str | None = None,
         warnings: Sequence[str] = (),
+        webhooks: Sequence[str] = (),
     ) -> Submitted:
         """Insert a pending row, unless the same request came before.
 
-        `warnings` tell what of the request is not carried out. Raises QueueFull if `queue_size`
+        `warnings` tell what of the request is not carried out. `webhooks` are told of the end,
+        beside the submission's own. Raises QueueFull if `queue_size`
         rows are pending already, DiskFull, ValidationError if the idempotency key was used with
         another body or a reference means no image, and what `live` raises.
         """
@@ -122,6 +125,7 @@ class Generations:
             more_warnings = [] if is_open else _resolve(connection, project_id, submission, row)
             row["warnings"] = json.dumps([*warnings, *more_warnings])
             _insert(connection, row)
+            add_webhooks(connection, row["id"], submission.webhook, webhooks)
             if idempotent is not None:
                 connection.execute(
                     "INSERT INTO idempotent_requests VALUES (?, ?, ?, ?, NULL, ?)",

@@ -28,7 +28,7 @@ from banatie.jobs import remove_stale_sockets
 from banatie.logs import capture_library_logs
 from banatie.model_choice import RELOAD_STATUS, with_chosen_model
 from banatie.models.catalog import Catalog
-from banatie.models.types import LanguageModel, PaintingModel
+from banatie.models.types import IpAdapter, LanguageModel, PaintingModel
 from banatie.offline import stay_offline
 from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims
@@ -224,7 +224,9 @@ class Worker:
         with _blaming(f"The device {device!r}"):
             runtime = choose_runtime(device, painting.threads, sharing)
         self._heartbeat.device_memory = partial(device_memory, runtime.device)
-        placement = self._load_models(model, runtime, sharing)
+        placement = self._load_models(
+            model, _ip_adapter(self._config, catalog, model), runtime, sharing
+        )
         limit = HUNG_ON_CPU_SECONDS if runtime.device == "cpu" else HUNG_SECONDS
         activity = self._watchdog.watch("the painting", limit)
         stages = self._build_stages(catalog, model, placement, activity)
@@ -245,7 +247,13 @@ class Worker:
         self._heartbeat.report(replace(state, device=devices[0]))
         return devices[0]
 
-    def _load_models(self, model: PaintingModel, runtime: Runtime, sharing: int) -> ModelPlacement:
+    def _load_models(
+        self,
+        model: PaintingModel,
+        ip_adapter: IpAdapter | None,
+        runtime: Runtime,
+        sharing: int,
+    ) -> ModelPlacement:
         from banatie.worker.placement import ModelPlacement
 
         language_model = _language_model(self._config) if self._language_role.acquire() else None
@@ -258,6 +266,7 @@ class Worker:
                     PlacementPreferences.of(self._config),
                     sharing=sharing,
                     compiled=self._config.painting.compile,
+                    ip_adapter=ip_adapter,
                 )
         except _Unusable:
             self._language_role.release()
@@ -286,7 +295,7 @@ class Worker:
             self._watchdog.watch("saving a picture", HUNG_SAVING_SECONDS),
         )
         sources = SourcePictures(Images(self._database).find, self._files)
-        jobs = JobBuilder(model, catalog, sources)
+        jobs = JobBuilder(model, catalog, sources, placement.painter.reads_pictures)
         notify, previews = self._readers.notify_painter, config.painting.previews
         return _Stages(
             placement=placement,
@@ -360,6 +369,16 @@ def _language_model(config: Config) -> LanguageModel | None:
     except BanatieError as error:
         # Pictures are painted without it, with a warning in their records.
         logger.error("no prompt will be enhanced: %s", error)
+        return None
+
+
+def _ip_adapter(config: Config, catalog: Catalog, model: PaintingModel) -> IpAdapter | None:
+    """The IP-Adapter that the settings ask for; None, which is logged, if it cannot be used."""
+    try:
+        return catalog.choose_ip_adapter(config.painting.ip_adapter, model)
+    except BanatieError as error:
+        # The first reference guides then, with a warning in the record.
+        logger.error("several references cannot be combined: %s", error)
         return None
 
 

@@ -294,9 +294,16 @@ class EventStream:
     """A client of a generation's events that may disconnect at any time."""
 
     def __init__(
-        self, server: Server, client: Client, generation_id: str, last_event_id: str | None
+        self,
+        server: Server,
+        client: Client,
+        generation_id: str,
+        last_event_id: str | None,
+        cookie: str | None,
     ) -> None:
         headers = [(b"x-api-key", client.key.encode()), (b"host", b"banatie.test:3000")]
+        if cookie is not None:
+            headers[0] = (b"cookie", f"banatie_session={cookie}".encode())
         if last_event_id is not None:
             headers.append((b"last-event-id", last_event_id.encode()))
         path = f"{GENERATIONS}/{generation_id}/events"
@@ -368,10 +375,15 @@ class EventStream:
 
 @asynccontextmanager
 async def following(
-    server: Server, client: Client, generation_id: str, last_event_id: str | None = None
+    server: Server,
+    client: Client,
+    generation_id: str,
+    last_event_id: str | None = None,
+    *,
+    cookie: str | None = None,
 ) -> AsyncIterator[EventStream]:
-    """The events of a generation, as they come."""
-    stream = EventStream(server, client, generation_id, last_event_id)
+    """The events of a generation, as they come; with the client's key, or a session's cookie."""
+    stream = EventStream(server, client, generation_id, last_event_id, cookie)
     await stream.started()
     try:
         yield stream
