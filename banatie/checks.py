@@ -130,15 +130,17 @@ class SubmissionChecks:
             return None
 
     def nearest_size(self, width: int, height: int, *, own_pixels: bool) -> Size:
-        """The size nearest to this one, in its shape, that can be painted.
+        """The size in this shape to paint for one that may be too large, too small or uneven.
 
-        With `own_pixels`, of no more pixels than the model's own sizes have.
+        Where it is too large, or with `own_pixels`, of no more pixels than the model's own sizes:
+        up to the limit many a model paints things twice, which only who asks for that should get.
         """
         pixels = self._own_pixels()
         most = MAX_SIDE * MAX_SIDE
-        if pixels is not None:
-            most = pixels if own_pixels else MAX_SIZE_FACTOR * pixels
         width, height = max(width, 1), max(height, 1)
+        if pixels is not None:
+            is_paintable = width * height <= MAX_SIZE_FACTOR * pixels
+            most = MAX_SIZE_FACTOR * pixels if is_paintable and not own_pixels else pixels
         scale = min(1.0, math.sqrt(most / (width * height)), MAX_SIDE / max(width, height))
         sides = [_nearest_side(side * scale) for side in (width, height)]
         while sides[0] * sides[1] > most and max(sides) > MIN_SIDE:

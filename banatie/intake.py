@@ -161,7 +161,7 @@ class Intake:
         return self._checks.painting_model()
 
     def nearest_size(self, width: int, height: int, *, own_pixels: bool = False) -> Size:
-        """The size nearest to this one, in its shape, that can be painted.
+        """The size in this shape to paint for one that may be too large, too small or uneven.
 
         With `own_pixels`, of no more pixels than the model's own sizes have.
         """
