@@ -23,6 +23,7 @@ from banatie.config import Config
 from banatie.devices.host_limits import memory_total
 from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ConfigError, DatabaseDamaged
+from banatie.model_choice import chosen_config
 from banatie.models.catalog import Catalog
 from banatie.models.disk_space import format_bytes
 from banatie.models.manifest import sha256_of
@@ -74,6 +75,8 @@ def examine(config: Config, now: int) -> Iterator[Finding]:
     yield _worker(workers)
     yield _port(config)
     yield _address(config)
+    if database.state == "ok":
+        config = chosen_config(config)
     catalog = Catalog(config.storage.models)
     finding, parameters = _painting_model(catalog, config)
     yield finding

@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -44,27 +45,40 @@ FIRST_KEY_NAME = "default"
 READY_CHECK_SECONDS = 0.3
 
 
+@dataclass(frozen=True)
+class Announcement:
+    """What people are told once the server answers."""
+
+    url: str
+    first_key: str | None
+    """On the first start, the text of the new API key."""
+    token: str | None
+    """On the first start, a token for a browser to sign in with."""
+    warning: str | None
+
+
 def serve(
     config: Config,
     clock: Callable[[], int],
     worker_command: Sequence[str] | None,
-    announce: Callable[[str, str | None, str | None], None],
+    announce: Callable[[Announcement], None],
     report: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    `announce` is called once the server answers, with its address, on the first start the text of
-    the new API key, and a warning if there is one. `worker_command` starts a worker on the first
-    device, and with `--device NAME` on another; without it none is started. `report` gets a
-    line when the models begin to load and when they are ready. Raises DataFolderBusy,
+    `announce` is called once the server answers. `worker_command` starts a worker on the first
+    device, and with `--device NAME` on another; without it none is started. `report` gets a line
+    when the models begin to load and when they are ready. Raises DataFolderBusy,
     DataFolderUnusable and ConfigError.
     """
     ip_address = find_address(config)
     check_locks(config.storage.data)
     with hold_role(config.storage.data, "serve", timeout=PROBE_SECONDS):
         services = open_services(config, clock)
-        first_key = None
+        first_key = token = None
         if services.keys.is_empty():
+            if config.server.studio:
+                token = services.sessions.create_token(clock())
             if config.server.first_key:
                 first_key = services.keys.create(FIRST_KEY_NAME, clock())
             else:
@@ -73,7 +87,8 @@ def serve(
             logger.warning("%s", warning)
 
         async def welcome() -> None:
-            announce(await _url_that_answers(config), first_key, warning)
+            url = await _url_that_answers(config)
+            announce(Announcement(url, first_key, token, warning))
             if worker_command is not None:
                 await _report_readiness(services, report)
 
@@ -152,18 +167,35 @@ async def _supervise(services: Services, worker_command: Sequence[str] | None) -
 
 async def _url_that_answers(config: Config) -> str:
     """The server's address, once it answers there."""
-    host = config.server.host
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     while True:
         try:
-            _, writer = await asyncio.open_connection(local, config.server.port)
+            _, writer = await asyncio.open_connection(_local_host(config), config.server.port)
         except OSError:
             await asyncio.sleep(0.02)
             continue
         writer.close()
-        break
+        return url_of(config)
+
+
+def url_of(config: Config) -> str:
+    """The server's address for people: the public one, or the one on this machine."""
+    local = _local_host(config)
     shown = f"[{local}]" if ":" in local else local
     return config.server.base_url or f"http://{shown}:{config.server.port}"
+
+
+def answers(config: Config) -> bool:
+    """Whether a server accepts connections where these settings say."""
+    try:
+        socket.create_connection((_local_host(config), config.server.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _local_host(config: Config) -> str:
+    host = config.server.host
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 async def _report_readiness(services: Services, report: Callable[[str], None]) -> None:

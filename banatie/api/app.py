@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
@@ -15,21 +16,29 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import Receive, Scope, Send
 
 import banatie
-from banatie.api.dependencies import AppState
+from banatie.api.dependencies import AppState, HttpRequest
+from banatie.api.dialects import dialect_of
+from banatie.api.dialects.openai.routes import openai_router
 from banatie.api.errors import to_response
 from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
 from banatie.api.request_bodies import RequestBodies
+from banatie.api.responses import JsonResponse
 from banatie.api.routes.admin import admin_router, bootstrap_router
 from banatie.api.routes.docs_page import docs_router
 from banatie.api.routes.flows import flows_router
 from banatie.api.routes.generations import generations_router
 from banatie.api.routes.images import ImageFiles
 from banatie.api.routes.live import LiveFiles, live_router
+from banatie.api.routes.machine import machine_router
+from banatie.api.routes.models import models_router
 from banatie.api.routes.project_images import project_images_router
 from banatie.api.routes.public_images import public_images_router
 from banatie.api.routes.scopes import scopes_router
+from banatie.api.routes.sessions import sessions_router
+from banatie.api.routes.studio import studio_router
 from banatie.api.routes.system import system_router
+from banatie.api.webhook_sender import WebhookSender
 from banatie.records import Generation
 from banatie.services import Services
 from banatie.store.change_watcher import ChangeWatcher
@@ -100,11 +109,15 @@ def _routes(services: Services, state: AppState) -> Litestar:
             scopes_router(),
             admin_router(),
             bootstrap_router(),
+            models_router(),
+            machine_router(),
             system_router(),
             docs_router(),
+            *([sessions_router(), studio_router()] if services.config.server.studio else []),
+            openai_router(),
         ],
         state=State({"app_state": state}),
-        exception_handlers={Exception: to_response},
+        exception_handlers={Exception: _failure},
         lifespan=[lifespan],
         request_max_body_size=limits.body_bytes,
         openapi_config=OpenAPIConfig(
@@ -126,9 +139,18 @@ def _routes(services: Services, state: AppState) -> Litestar:
     )
 
 
+def _failure(request: HttpRequest, error: Exception) -> Response[Any]:
+    """The answer to a request that ended in `error`, in the shape of its dialect."""
+    dialect = dialect_of(request.scope["path"])
+    if dialect is None:
+        return to_response(request, error)
+    status, content, headers = dialect.answer(error, request.scope)
+    return JsonResponse(content, status_code=status, headers=headers)
+
+
 @asynccontextmanager
 async def _background_work(services: Services, state: AppState) -> AsyncIterator[None]:
-    """Watch the database for those who wait, and save the request counts."""
+    """Watch the database for those who wait, save the request counts, and send webhooks."""
     loop = asyncio.get_running_loop()
 
     def on_change(changed: list[Generation]) -> None:
@@ -140,10 +162,16 @@ async def _background_work(services: Services, state: AppState) -> AsyncIterator
     watcher = ChangeWatcher(services.database, state.waiters.anyone, on_change, on_keys)
     watcher.start()
     saving = asyncio.create_task(_save_request_counts(state))
+    installing = asyncio.create_task(services.installer.run())
+    sending = asyncio.create_task(WebhookSender(services, state).run())
     try:
         yield
     finally:
         saving.cancel()
+        installing.cancel()
+        await asyncio.wait({installing})
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
         await asyncio.to_thread(watcher.stop)
         await state.write(state.rate_limiter.save)
         state.close()

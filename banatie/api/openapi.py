@@ -30,8 +30,9 @@ from banatie.api.routes.scopes import (
     ScopeRegenerate,
     ScopeView,
 )
+from banatie.api.routes.sessions import SessionCreate, SessionView
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
-from banatie.api.schemas import Done, Failure, GenerationView, Page, Success
+from banatie.api.schemas import Done, Failure, GenerationView, MonthsView, Page, Success
 from banatie.config import Limits
 
 SCHEMAS = [
@@ -58,7 +59,11 @@ SCHEMAS = [
     KeyCreate,
     Success[CreatedKeyView],
     Page[AdminKeyView],
+    SessionCreate,
+    Success[SessionView],
+    Success[list[SessionView]],
     Success[HealthView],
+    Success[MonthsView],
     Success[InfoView],
     Unhealthy,
 ]

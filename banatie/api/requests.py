@@ -38,6 +38,7 @@ from banatie.records import (
 )
 from banatie.store.aliases import as_uuid
 from banatie.store.regeneration import Changes
+from banatie.webhooks import MAX_URL_LENGTH
 
 ALIAS_PATTERN = "^@[A-Za-z0-9_-]+$"
 DEFAULTS = Submission(prompt="")
@@ -116,6 +117,7 @@ class GenerationUpdate(WireIn):
     aspect_ratio: AspectRatio | None = None
     flow_id: FlowId | UnsetType | None = UNSET
     meta: dict[str, Any] | None = None
+    favourite: bool | None = None
 
     def to_changes(self) -> Changes:
         """Convert to a record. Raises ValidationError."""
@@ -124,6 +126,7 @@ class GenerationUpdate(WireIn):
             prompt=self.prompt,
             aspect_ratio=self.aspect_ratio,
             meta=self.meta,
+            favourite=self.favourite,
             flow_id=flow_id,
             moves=self.flow_id is not UNSET,
         )
@@ -228,6 +231,17 @@ class GenerationCreate(WireIn):
     upscale: Annotated[float, Meta(ge=1, le=MAX_UPSCALE)] | None = None
     output_format: ImageFormat | None = None
     quality: Quality | None = None
+    webhook: (
+        Annotated[
+            str,
+            Meta(
+                description="A URL that gets the generation when it has ended.",
+                examples=["https://example.org/hook"],
+                extra_json_schema={"format": "uri", "maxLength": MAX_URL_LENGTH},
+            ),
+        ]
+        | None
+    ) = None
 
     def to_submission(self) -> Submission:
         """Convert to a record, filling in the defaults. Raises ValidationError."""
@@ -265,4 +279,5 @@ class GenerationCreate(WireIn):
             upscale=self.upscale,
             output_format=self.output_format or DEFAULTS.output_format,
             quality=None if self.quality is None else int(self.quality),
+            webhook=self.webhook,
         )

@@ -142,6 +142,20 @@ class GenerationView(Wire):
     upscale: float | None
     output_format: ImageFormat
     quality: int | None
+    favourite: bool
+
+
+class MonthView(Wire):
+    """How many generations were created in a month of UTC, such as `2026-11`."""
+
+    month: str
+    count: int
+
+
+class MonthsView(Wire):
+    """The months that have generations, newest first."""
+
+    months: list[MonthView]
 
 
 class Pagination(Wire):
@@ -255,6 +269,7 @@ def view(generation: Generation, public_url: str) -> GenerationView:
         upscale=generation.upscale,
         output_format=generation.output_format,
         quality=generation.quality,
+        favourite=generation.favourite,
     )
 
 

@@ -90,6 +90,8 @@ class LanguageModel:
     """Of files in the folder, by their names, where they are known."""
     note: str = ""
     """What the licence asks, in one line."""
+    parameters: int = 0
+    """0 where the catalog does not know it."""
 
 
 @dataclass(frozen=True)

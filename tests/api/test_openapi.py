@@ -92,6 +92,8 @@ async def test_the_document_lists_every_route(document):
         "GET /api/v1/generations/{generation_id}",
         "DELETE /api/v1/generations/{generation_id}",
         "GET /api/v1/generations/{generation_id}/events",
+        "GET /api/v1/generations/months",
+        "GET /api/v1/generations/zip",
         "POST /api/v1/generations/{generation_id}/cancel",
         "POST /api/v1/generations/{generation_id}/restore",
         "GET /cdn/{organization_slug}/{project_slug}/live/{scope_slug}",
@@ -172,6 +174,7 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
         "upscale",
         "outputFormat",
         "quality",
+        "webhook",
     }
     ratio, nothing = body["properties"]["aspectRatio"]["anyOf"]
     assert nothing == {"type": "null"}
@@ -183,7 +186,8 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
 async def test_the_query_is_documented_as_the_contract_has_it(document):
     parameters = document["paths"][GENERATIONS]["get"]["parameters"]
     assert {p["name"] for p in parameters} == {
-        *("status", "flowId", "limit", "offset", "includeDeleted")
+        *("status", "flowId", "limit", "offset", "includeDeleted"),
+        *("q", "favourite", "template", "model", "before", "after"),
     }
     limit = next(p["schema"] for p in parameters if p["name"] == "limit")
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 20)
@@ -202,6 +206,8 @@ async def test_real_answers_are_as_documented(server, client, worker, document):
     worker.succeed(generation_id)
     assert_documented(document, await client.get(url), "GET", one)
     assert_documented(document, await client.get(GENERATIONS), "GET", GENERATIONS)
+    months = await client.get(f"{GENERATIONS}/months")
+    assert_documented(document, months, "GET", f"{GENERATIONS}/months")
     cancelled = await client.post(f"{url}/cancel")
     assert_documented(document, cancelled, "POST", f"{one}/cancel")
     await client.delete(f"{url}?soft=true")
@@ -338,6 +344,8 @@ CODES = {
 READING = {"400", "401", "404", "429", "500", "503"}
 STATUSES = {
     "createGeneration": READING | {"201", "408", "413", "415"},
+    "listGenerationMonths": READING - {"404"} | {"200"},
+    "downloadGenerations": READING - {"404"} | {"200"},
     "listGenerations": READING - {"404"} | {"200"},
     "getGeneration": READING | {"200"},
     "deleteGeneration": READING | {"200", "415"},

@@ -18,6 +18,7 @@ from banatie.devices.memory_plan import (
     place_language_model,
     sizes_of,
 )
+from banatie.devices.recommendation import SDXL
 from banatie.errors import ModelBroken
 from banatie.models.catalog import Catalog
 from banatie.models.ip_adapter import ADAPTER_FILE, IMAGE_ENCODER
@@ -32,17 +33,7 @@ SMALL, LARGE = 135 * 10**6, 3 * GB
 
 def sdxl(language: int = SMALL) -> Sizes:
     """SDXL base 1.0 in 16 bits, as its files and `sizes_of` have it, with a language model."""
-    return Sizes(
-        unet=5_135_000_000,
-        text_encoders=1_635_000_000,
-        vae=167_000_000,
-        language=2 * language,
-        language_parameters=language,
-        unet_working=480_000_000,
-        vae_working=4_600_000_000,
-        tile_working=1_150_000_000,
-        pixels=1024 * 1024,
-    )
+    return replace(SDXL, language=2 * language, language_parameters=language)
 
 
 @pytest.mark.parametrize(
