@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib
+import importlib.util
 import ipaddress
 import logging
 import signal
@@ -24,6 +26,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from banatie.api.app import create_app
+from banatie.api.mcp_endpoint import OpenMcp
 from banatie.config import Config
 from banatie.errors import BanatieError, ConfigError
 from banatie.services import Services, open_services
@@ -108,7 +111,7 @@ async def _serve(
         # Windows lacks it; there Ctrl-C ends asyncio.run itself.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(signal_number, stop.set)
-    app = create_app(services)
+    app = create_app(services, _load_mcp if importlib.util.find_spec("mcp") else None)
     server = Server(
         app,
         address=ip_address,
@@ -153,6 +156,13 @@ async def _serve(
         # The supervisor kills a worker that takes longer than STOP_SECONDS.
         await asyncio.wait({serving, supervising}, timeout=STOP_SECONDS + 1)
         services.close()
+
+
+async def _load_mcp() -> OpenMcp:
+    """Import the MCP server, which takes a second or two, without holding up other requests."""
+    module = await asyncio.to_thread(importlib.import_module, "banatie.mcp_server")
+    opened: OpenMcp = module.open_mcp
+    return opened
 
 
 async def _supervise(services: Services, worker_command: Sequence[str] | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -12,14 +12,16 @@ from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, Reference, SecurityScheme
 from litestar.types import Receive, Scope, Send
 
 import banatie
+from banatie.api.browser import COOKIE
 from banatie.api.dependencies import AppState, HttpRequest
 from banatie.api.dialects import dialect_of
 from banatie.api.dialects.openai.routes import openai_router
 from banatie.api.errors import to_response
+from banatie.api.mcp_endpoint import LoadMcp, McpEndpoint
 from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
 from banatie.api.request_bodies import RequestBodies
@@ -39,6 +41,7 @@ from banatie.api.routes.sessions import sessions_router
 from banatie.api.routes.studio import studio_router
 from banatie.api.routes.system import system_router
 from banatie.api.webhook_sender import WebhookSender
+from banatie.config import Config
 from banatie.records import Generation
 from banatie.services import Services
 from banatie.store.change_watcher import ChangeWatcher
@@ -52,12 +55,14 @@ SAVE_SECONDS = 1.0
 class WebApplication:
     """The ASGI application of one server, outermost part first: middleware, files, routes."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, load_mcp: LoadMcp | None) -> None:
         self.state = AppState.of(services)
         self._bodies = RequestBodies(services.config.limits.body_seconds)
-        self._litestar = _routes(services, self.state)
+        self._litestar = _routes(services, self.state, self._close_mcp)
+        files = ImageFiles(LiveFiles(self._litestar, services.live, services.files), services.files)
+        self._mcp = McpEndpoint(files, self, self.state.authentication, self._bodies, load_mcp)
         self._asgi = RequestMiddleware(
-            ImageFiles(LiveFiles(self._litestar, services.live, services.files), services.files),
+            self._mcp,
             self.state.authentication,
             self.state.rate_limiter,
             self.state.metrics,
@@ -80,18 +85,24 @@ class WebApplication:
         """Answer the clients that only wait, or are still sending, for a graceful shutdown."""
         self.state.waiters.close()
         self._bodies.close()
+        self._mcp.end()
+
+    async def _close_mcp(self, _: Litestar) -> None:
+        await self._mcp.close()
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """What has to run while requests are answered; servers enter it by the ASGI protocol."""
         return self._litestar.lifespan()
 
 
-def create_app(services: Services) -> WebApplication:
-    """The ASGI application over these services."""
-    return WebApplication(services)
+def create_app(services: Services, load_mcp: LoadMcp | None = None) -> WebApplication:
+    """The ASGI application over these services; `load_mcp` finds what answers at /mcp."""
+    return WebApplication(services, load_mcp)
 
 
-def _routes(services: Services, state: AppState) -> Litestar:
+def _routes(
+    services: Services, state: AppState, on_shutdown: Callable[[Litestar], Awaitable[None]]
+) -> Litestar:
     limits = services.config.limits
 
     @asynccontextmanager
@@ -119,6 +130,7 @@ def _routes(services: Services, state: AppState) -> Litestar:
         state=State({"app_state": state}),
         exception_handlers={Exception: _failure},
         lifespan=[lifespan],
+        on_shutdown=[on_shutdown],
         request_max_body_size=limits.body_bytes,
         openapi_config=OpenAPIConfig(
             title="Banatie",
@@ -127,13 +139,7 @@ def _routes(services: Services, state: AppState) -> Litestar:
             path="/openapi.json",
             use_handler_docstrings=True,
             render_plugins=[OpenApiDocument(limits)],
-            components=Components(
-                security_schemes={
-                    "apiKey": SecurityScheme(
-                        type="apiKey", name="X-API-Key", security_scheme_in="header"
-                    )
-                }
-            ),
+            components=Components(security_schemes=_security_schemes(services.config)),
         ),
         logging_config=None,
     )
@@ -146,6 +152,15 @@ def _failure(request: HttpRequest, error: Exception) -> Response[Any]:
         return to_response(request, error)
     status, content, headers = dialect.answer(error, request.scope)
     return JsonResponse(content, status_code=status, headers=headers)
+
+
+def _security_schemes(config: Config) -> dict[str, SecurityScheme | Reference]:
+    schemes: dict[str, SecurityScheme | Reference] = {
+        "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header")
+    }
+    if config.server.studio:
+        schemes["session"] = SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie")
+    return schemes
 
 
 @asynccontextmanager

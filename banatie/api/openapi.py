@@ -23,6 +23,14 @@ from banatie.api.requests import (
     ImageUpdate,
 )
 from banatie.api.routes.admin import AdminKeyView, CreatedKeyView, KeyCreate
+from banatie.api.routes.machine import DoctorView, MachineView
+from banatie.api.routes.models import (
+    InstallationCreate,
+    InstallationView,
+    ModelChoiceView,
+    ModelList,
+    ModelSwitch,
+)
 from banatie.api.routes.scopes import (
     RegeneratedView,
     ScopeChange,
@@ -59,9 +67,17 @@ SCHEMAS = [
     KeyCreate,
     Success[CreatedKeyView],
     Page[AdminKeyView],
+    Success[ModelList],
+    ModelSwitch,
+    Success[ModelChoiceView],
+    InstallationCreate,
+    Success[InstallationView],
+    Success[list[InstallationView]],
+    Success[MachineView],
+    Success[DoctorView],
     SessionCreate,
     Success[SessionView],
-    Success[list[SessionView]],
+    Page[SessionView],
     Success[HealthView],
     Success[MonthsView],
     Success[InfoView],
@@ -116,8 +132,11 @@ def _completed(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
     document["components"]["headers"] = HEADERS
     # Relative to the document, so that it also holds below a path of a reverse proxy.
     document["servers"] = [{"url": "."}]
+    has_sessions = "session" in document["components"]["securitySchemes"]
     for path, operations in document["paths"].items():
         for operation in operations.values():
+            if has_sessions and {"apiKey": []} in (security := operation.get("security", [])):
+                operation["security"] = [*security, {"session": []}]
             parameters = operation.get("parameters", [])
             for parameter in parameters:
                 parameter["schema"] = _without_null(parameter["schema"])

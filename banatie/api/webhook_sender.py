@@ -161,7 +161,10 @@ class WebhookSender:
         # The certificate must be that of the name.
         extensions = {"sni_hostname": target.host}
         failure: Exception = Unreachable("the host has no address")
-        async with httpx2.AsyncClient(trust_env=False, follow_redirects=False) as client:
+        # No proxy of the environment, no redirect; `_attempt` limits the time of the whole.
+        async with httpx2.AsyncClient(
+            trust_env=False, follow_redirects=False, timeout=None
+        ) as client:
             for address in target.addresses:
                 checked = url.copy_with(host=address)
                 try:

@@ -23,6 +23,7 @@ import banatie
 from banatie.cli.generate import generate
 from banatie.cli.images import flows, images
 from banatie.cli.keys import keys
+from banatie.cli.mcp import mcp
 from banatie.cli.models import models
 from banatie.cli.open import address_with_token, open_studio
 from banatie.cli.options import (
@@ -64,6 +65,7 @@ cli.add_command(generate)
 cli.add_command(images)
 cli.add_command(flows)
 cli.add_command(keys)
+cli.add_command(mcp)
 cli.add_command(models)
 cli.add_command(projects)
 cli.add_command(open_studio)

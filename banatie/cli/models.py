@@ -166,12 +166,12 @@ def pull_model(
     type=click.Choice(["v", "epsilon"]),
     help="What a checkpoint predicts, where its file does not say it.",
 )
+@click.option("--for-server", is_flag=True, hidden=True)
 @click.option(
     "--image-encoder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Of an IP-Adapter: the folder of its CLIP image encoder, where it is not beside the file.",
 )
-@click.option("--for-server", is_flag=True, hidden=True)
 @click.pass_context
 def import_model(
     context: click.Context,
@@ -179,8 +179,8 @@ def import_model(
     name: str | None,
     configs: Path | None,
     prediction: Prediction | None,
-    image_encoder: Path | None,
     for_server: bool,
+    image_encoder: Path | None,
 ) -> None:
     """Import a folder, a checkpoint, a LoRA, an IP-Adapter or an exported archive, offline."""
     from banatie.models.import_file import import_model as run

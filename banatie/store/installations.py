@@ -68,7 +68,7 @@ class Installations:
             )
             connection.execute(
                 "DELETE FROM installations WHERE state NOT IN ('waiting', 'running') AND id NOT IN "
-                "(SELECT id FROM installations ORDER BY created_at DESC, id LIMIT ?)",
+                "(SELECT id FROM installations ORDER BY rowid DESC LIMIT ?)",
                 (KEPT,),
             )
         return row
@@ -78,7 +78,7 @@ class Installations:
         return [
             _row(row)
             for row in self._database.query(
-                f"SELECT {_COLUMNS} FROM installations ORDER BY created_at DESC, id"
+                f"SELECT {_COLUMNS} FROM installations ORDER BY rowid DESC"
             )
         ]
 
@@ -96,7 +96,7 @@ class Installations:
         with self._database.writing() as connection:
             row = connection.execute(
                 f"SELECT {_COLUMNS} FROM installations WHERE state = 'waiting' "
-                "ORDER BY created_at, rowid LIMIT 1"
+                "ORDER BY rowid LIMIT 1"
             ).fetchone()
             if row is None:
                 return None

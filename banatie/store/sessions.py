@@ -34,6 +34,10 @@ _SELECT = """
     JOIN projects ON projects.id = keys.project_id
     JOIN organizations ON organizations.id = projects.organization_id
 """
+_CURRENT = (
+    "sessions.revoked_at IS NULL AND sessions.expires_at > :now "
+    "AND (:type = 'master' OR sessions.key_id = :key)"
+)
 
 
 class Sessions:
@@ -79,23 +83,26 @@ class Sessions:
         row = self._database.first(_SELECT + " WHERE sessions.id = ?", (session_id,))
         return _session(row) if row else None
 
-    def current(self, key: Key, now: int) -> list[Session]:
-        """The sessions that have not ended, newest first: all for a master key, else the key's."""
+    def page(self, key: Key, now: int, limit: int, offset: int) -> tuple[list[Session], int]:
+        """A page of the sessions that have not ended, newest first, and the number of all of them.
+
+        For a master key all sessions, else the key's.
+        """
+        values = {"now": now, "type": key.type, "key": key.id, "limit": limit, "offset": offset}
         rows = self._database.query(
-            _SELECT + " WHERE sessions.revoked_at IS NULL AND sessions.expires_at > ? "
-            "AND (? = 'master' OR sessions.key_id = ?) "
-            "ORDER BY sessions.created_at DESC, sessions.id DESC",
-            (now, key.type, key.id),
+            f"{_SELECT} WHERE {_CURRENT} ORDER BY sessions.created_at DESC, sessions.id DESC "
+            "LIMIT :limit OFFSET :offset",
+            values,
         )
-        return [_session(row) for row in rows]
+        total = self._database.scalar(f"SELECT count(*) FROM sessions WHERE {_CURRENT}", values)
+        return [_session(row) for row in rows], total
 
     def revoke(self, session_id: str, key: Key, now: int) -> None:
-        """End one of the sessions that `current` lists for the key. Raises NotFound."""
+        """End one of the sessions that `page` lists for the key. Raises NotFound."""
         with self._database.writing() as connection:
             revoked = connection.execute(
-                "UPDATE sessions SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL "
-                "AND expires_at > ? AND (? = 'master' OR key_id = ?)",
-                (now, session_id, now, key.type, key.id),
+                f"UPDATE sessions SET revoked_at = :now WHERE id = :id AND {_CURRENT}",
+                {"id": session_id, "now": now, "type": key.type, "key": key.id},
             )
             if not revoked.rowcount:
                 raise NotFound(f"No session with the id {session_id!r}")

@@ -1,7 +1,9 @@
 /** The page: the bar at the top, the view that the address names, and the word at the bottom. */
 import { Icon } from "./parts/icons.js";
+import { FirstMinutes } from "./parts/first_minutes.js";
 import { html, live } from "./parts/html.js";
-import { hush, info, isOnline, route, session, start, theme, toast, view } from "./store.js";
+import { Toast } from "./parts/toast.js";
+import { info, isOnline, route, session, start, theme, view } from "./store.js";
 import { Gallery } from "./views/gallery.js";
 import { Cards } from "./views/cards.js";
 import { Machine } from "./views/machine.js";
@@ -29,25 +31,13 @@ const Bar = live(() => {
   </header>`;
 });
 
-const Toast = live(() => {
-  const said = toast.value;
-  return html`<div class="toast-place" role="status" aria-live="polite">
-    ${said &&
-    html`<div class="toast">
-      <span>${said.text}</span>
-      ${said.action &&
-      html`<button class="quiet" onClick=${() => { hush(); said.act?.(); }}>${said.action}</button>`}
-      <button class="quiet icon-only" aria-label="Close" onClick=${hush}><${Icon} name="x" /></button>
-    </div>`}
-  </div>`;
-});
-
 const Home = live(() => {
   const [kind, id] = route.value.parts;
   return html`<main class="home">
     <${Make} />
     <div class="pictures">
       <${Cards} />
+      <${FirstMinutes} />
       <${Gallery} query=${route.value.query} />
     </div>
     ${kind === "picture" && id && html`<${Viewer} id=${id} />`}

@@ -108,6 +108,17 @@ async def test_the_document_lists_every_route(document):
         "GET /api/admin/keys",
         "DELETE /api/admin/keys/{key_id}",
         "POST /api/bootstrap/initial-key",
+        "GET /api/admin/models",
+        "PUT /api/admin/models/painting",
+        "GET /api/admin/models/installations",
+        "POST /api/admin/models/installations",
+        "GET /api/admin/models/installations/{installation_id}",
+        "POST /api/admin/models/installations/{installation_id}/cancel",
+        "GET /api/admin/machine",
+        "GET /api/admin/doctor",
+        "POST /api/v1/sessions",
+        "GET /api/v1/sessions",
+        "DELETE /api/v1/sessions/{session_id}",
         "PUT /api/v1/generations/{generation_id}",
         "POST /api/v1/generations/{generation_id}/regenerate",
         "POST /api/v1/generations/{generation_id}/retry",
@@ -144,7 +155,10 @@ async def test_the_key_is_asked_for_where_it_is_needed_and_nowhere_else(document
     for path, item in document["paths"].items():
         for operation in item.values():
             needed = path.startswith(("/api/v1/", "/api/admin/"))
-            allowed = {"/api/info": [{}, {"apiKey": []}]}.get(path, [{"apiKey": []}] * needed)
+            either = [{"apiKey": []}, {"session": []}]
+            allowed = {"/api/info": [{}, *either]}.get(path, either * needed)
+            if operation["operationId"] == "createSession":
+                allowed = []
             assert operation.get("security", []) == allowed
 
 
@@ -234,6 +248,17 @@ async def test_the_answers_of_administration_are_as_documented(server, client, d
     ]:
         assert response.status_code == status
         assert_documented(document, response, method, path)
+    models, missing = "/api/admin/models", f"/{UNKNOWN_ID}"
+    installations, one = f"{models}/installations", f"{models}/installations/{{installation_id}}"
+    for path in (models, installations, "/api/admin/machine"):
+        response = await master.get(path)
+        assert response.status_code == 200
+        assert_documented(document, response, "GET", path)
+    gone = await master.get(installations + missing)
+    assert_documented(document, gone, "GET", one)
+    switched = await master.put(f"{models}/painting", json={"name": "banatie-small"})
+    assert switched.status_code == 200
+    assert_documented(document, switched, "PUT", f"{models}/painting")
     bootstrap = "/api/bootstrap/initial-key"
     assert_documented(document, await client.post(bootstrap), "POST", bootstrap)
 
@@ -343,44 +368,55 @@ CODES = {
 }
 READING = {"400", "401", "404", "429", "500", "503"}
 STATUSES = {
-    "createGeneration": READING | {"201", "408", "413", "415"},
     "listGenerationMonths": READING - {"404"} | {"200"},
     "downloadGenerations": READING - {"404"} | {"200"},
+    "createGeneration": READING | {"201", "403", "408", "413", "415"},
     "listGenerations": READING - {"404"} | {"200"},
     "getGeneration": READING | {"200"},
-    "deleteGeneration": READING | {"200", "415"},
-    "updateGeneration": READING | {"200", "408", "413", "415"},
-    "regenerateGeneration": READING | {"200", "415"},
-    "retryGeneration": READING | {"200", "415"},
-    "uploadImage": READING - {"404"} | {"201", "408", "409", "413", "415"},
+    "deleteGeneration": READING | {"200", "403", "415"},
+    "updateGeneration": READING | {"200", "403", "408", "413", "415"},
+    "regenerateGeneration": READING | {"200", "403", "415"},
+    "retryGeneration": READING | {"200", "403", "415"},
+    "uploadImage": READING - {"404"} | {"201", "403", "408", "409", "413", "415"},
     "listImages": READING - {"404"} | {"200"},
     "getImage": READING | {"200"},
-    "updateImage": READING | {"200", "408", "413", "415"},
-    "setImageAlias": READING | {"200", "408", "409", "413", "415"},
-    "deleteImage": READING | {"200", "415"},
+    "updateImage": READING | {"200", "403", "408", "413", "415"},
+    "setImageAlias": READING | {"200", "403", "408", "409", "413", "415"},
+    "deleteImage": READING | {"200", "403", "415"},
     "listFlows": READING - {"404"} | {"200"},
     "getFlow": READING | {"200"},
-    "deleteFlow": READING | {"200", "415"},
+    "deleteFlow": READING | {"200", "403", "415"},
     "listFlowGenerations": READING | {"200"},
     "listFlowImages": READING | {"200"},
-    "updateFlowAliases": READING | {"200", "408", "413", "415"},
-    "deleteFlowAlias": READING | {"200", "415"},
-    "regenerateFlow": READING | {"200", "415"},
+    "updateFlowAliases": READING | {"200", "403", "408", "413", "415"},
+    "deleteFlowAlias": READING | {"200", "403", "415"},
+    "regenerateFlow": READING | {"200", "403", "415"},
     "followGeneration": READING | {"200", "204"},
-    "cancelGeneration": READING | {"200", "415"},
-    "restoreGeneration": READING | {"200", "415"},
+    "cancelGeneration": READING | {"200", "403", "415"},
+    "restoreGeneration": READING | {"200", "403", "415"},
     "getLiveImage": READING - {"401"} | {"200", "304", "403"},
-    "createScope": READING - {"404"} | {"201", "408", "409", "413", "415"},
+    "createScope": READING - {"404"} | {"201", "403", "408", "409", "413", "415"},
     "listScopes": READING - {"404"} | {"200"},
     "getScope": READING | {"200"},
-    "changeScope": READING | {"200", "408", "413", "415"},
-    "regenerateScope": READING | {"200", "408", "413", "415"},
+    "changeScope": READING | {"200", "403", "408", "413", "415"},
+    "regenerateScope": READING | {"200", "403", "408", "413", "415"},
     "getPublicImage": {"200", "304", "400", "404", "500", "503"},
-    "deleteScope": READING | {"200", "415"},
+    "deleteScope": READING | {"200", "403", "415"},
     "createKey": READING - {"404"} | {"201", "403", "408", "413", "415"},
     "listKeys": READING - {"404"} | {"200", "403"},
     "revokeKey": READING | {"200", "403", "415"},
+    "listModels": READING - {"404"} | {"200", "403"},
+    "switchPaintingModel": READING - {"404"} | {"200", "403", "408", "413", "415"},
+    "listInstallations": READING - {"404"} | {"200", "403"},
+    "installModel": READING - {"404"} | {"201", "403", "408", "413", "415"},
+    "getInstallation": READING | {"200", "403"},
+    "cancelInstallation": READING | {"200", "403", "415"},
+    "machine": READING - {"404"} | {"200", "403"},
+    "doctor": READING - {"404"} | {"200", "403"},
     "createInitialKey": {"201", "400", "403", "500", "503"},
+    "createSession": READING - {"404"} | {"201", "403", "408", "413", "415"},
+    "listSessions": READING - {"404"} | {"200"},
+    "deleteSession": READING | {"200", "403", "415"},
     "health": {"200", "400", "503"},
     "info": READING - {"404"} | {"200"},
 }

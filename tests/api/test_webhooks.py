@@ -148,6 +148,21 @@ async def test_a_url_that_has_left_the_list_gets_nothing(anyio_backend, tmp_path
     assert len(receiver.received) == 1
 
 
+async def test_a_private_address_is_refused_again_when_the_message_is_sent(
+    anyio_backend, tmp_path, receiver
+):
+    receiver.statuses = [500]
+    async with serving(tmp_path, **SETTINGS) as first:
+        await first.client().painted(first.worker, webhook=receiver.url)
+        await got(receiver)
+    first.clock.advance(hours=1)
+    async with serving(tmp_path, first.clock, webhooks__secret=SECRET) as strict:
+        now = strict.clock()
+        await wait_until_async(lambda: not strict.services.webhooks.due(now, 1), "the attempt")
+        assert len(strict.services.webhooks.due(2**60, 1)) == 1
+    assert len(receiver.received) == 1
+
+
 async def test_a_deleted_generation_sends_nothing_more(hooked, receiver):
     receiver.statuses = [500]
     client = hooked.client()

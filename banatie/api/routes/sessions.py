@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from litestar import Response, Router, delete, get, post
-from litestar.params import PathParameter
+from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta
 
 from banatie.api.browser import require_own_page, set_cookie
@@ -29,14 +29,17 @@ from banatie.api.responses import (
     failures,
     json_response,
     options,
+    page_response,
 )
-from banatie.api.schemas import Done, Id, Success, Time, Wire, WireIn, timestamp
+from banatie.api.schemas import Done, Id, Page, Success, Time, Wire, WireIn, timestamp
 from banatie.errors import NotFound, Unauthorized, ValidationError
+from banatie.limits import MAX_PAGE_SIZE, MAX_SAFE_INTEGER
 from banatie.records import KeyType, Session
 from banatie.store.sessions import SESSION_MILLISECONDS
 
 SESSIONS_PATH = "/api/v1/sessions"
 CURRENT = "current"
+SECURITY = [{"apiKey": list[str]()}]
 SessionId = Annotated[
     str, PathParameter(description="A session's id, or `current`: the one of the request.")
 ]
@@ -71,8 +74,7 @@ class SessionView(Wire):
     operation_class=documented_body("SessionCreate"),
     summary="Sign in from a browser",
     response_description="The session; its cookie is in Set-Cookie.",
-    responses=failures(*CHANGE_ERRORS, "FORBIDDEN", "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE"),
-    security=[],
+    responses=failures(*CHANGE_ERRORS, "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE"),
 )
 async def create_session(request: HttpRequest) -> Response[Success[SessionView]]:
     """Sign in with an API key, or with a token that works once, and get a cookie."""
@@ -96,14 +98,21 @@ async def create_session(request: HttpRequest) -> Response[Success[SessionView]]
     "/",
     operation_id="listSessions",
     summary="List the browsers that are signed in, newest first",
-    response_description="The sessions of the key; for a master key, all.",
+    response_description="A page of the sessions of the key; for a master key, of all.",
     responses=failures(*COMMON_ERRORS),
+    query=("limit", "offset"),
+    security=SECURITY,
 )
-async def list_sessions(request: HttpRequest) -> Response[Success[list[SessionView]]]:
-    """The sessions that have not ended."""
+async def list_sessions(
+    request: HttpRequest,
+    limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE_SIZE)] = 20,
+    offset: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
+) -> Response[Page[SessionView]]:
+    """A page of the sessions that have not ended."""
     app, own = app_state_of(request), session_of(request)
-    sessions = await in_thread(app.sessions.current, key_of(request), app.clock())
-    return json_response(Success(data=[_view(session, own) for session in sessions]))
+    found = await in_thread(app.sessions.page, key_of(request), app.clock(), limit, offset)
+    sessions, total = found
+    return page_response([_view(session, own) for session in sessions], limit, offset, total)
 
 
 @delete(
@@ -111,8 +120,9 @@ async def list_sessions(request: HttpRequest) -> Response[Success[list[SessionVi
     operation_id="deleteSession",
     summary="Sign a browser out",
     response_description="It is signed out.",
-    responses=failures(*CHANGE_ERRORS, "FORBIDDEN", "NOT_FOUND"),
+    responses=failures(*CHANGE_ERRORS, "NOT_FOUND"),
     status_code=200,
+    security=SECURITY,
 )
 async def delete_session(session_id: SessionId, request: HttpRequest) -> Response[Done]:
     """End a session immediately: `current`, or one of the list."""
@@ -141,7 +151,6 @@ def sessions_router() -> Router:
             delete_session,
         ],
         guards=[check_query],
-        security=[{"apiKey": []}],
         tags=["Sessions"],
     )
 

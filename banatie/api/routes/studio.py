@@ -26,8 +26,10 @@ MEDIA_TYPES = {
     ".js": "text/javascript",
     ".css": "text/css",
     ".svg": "image/svg+xml",
+    ".webp": "image/webp",
 }
 """What is served, by the names' endings."""
+COMPRESSED_ALREADY = {".webp"}
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -64,7 +66,10 @@ def studio_router() -> Router:
 async def _answer(request: HttpRequest, name: str, own_headers: dict[str, str]) -> Response[bytes]:
     file = await in_thread(_file, name)
     accepted = request.headers.get("accept-encoding", "")
-    compresses = any(each.split(";")[0].strip() == "gzip" for each in accepted.split(","))
+    suffix = PurePosixPath(name).suffix
+    compresses = suffix not in COMPRESSED_ALREADY and any(
+        each.split(";")[0].strip() == "gzip" for each in accepted.split(",")
+    )
     # Two representations need two tags.
     etag = f'"{file.etag}{"-gzip" if compresses else ""}"'
     headers = {**HEADERS, **own_headers, "ETag": etag}
@@ -74,7 +79,7 @@ async def _answer(request: HttpRequest, name: str, own_headers: dict[str, str]) 
         headers["Content-Encoding"] = "gzip"
     return Response(
         file.compressed if compresses else file.content,
-        media_type=MEDIA_TYPES[PurePosixPath(name).suffix],
+        media_type=MEDIA_TYPES[suffix],
         headers=headers,
     )
 

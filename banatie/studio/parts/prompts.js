@@ -56,6 +56,11 @@ export const Prompts = live(({ generation }, self) => {
   if (!autoEnhance) {
     return html`<section class="prompts" aria-label="Prompt">
       ${block("original", "Your words, as they are", originalPrompt, originalPrompt)}
+      <div class="row">
+        <button class="small" title="The same seed, with added words"
+          onClick=${() => make(generation, { autoEnhance: true })}>
+          <${Icon} name="sparkles" />Enhance them</button>
+      </div>
     </section>`;
   }
   return html`<section class="prompts" aria-label="What the prompt became">

@@ -17,7 +17,7 @@ const Found = () => html`<div class="found" role="status">
 </div>`;
 
 const Strength = () => html`<label class="strength">
-  <span>Strength <output>${Math.round(draft.value.referenceStrength * 100)} %</output></span>
+  <span>Strength <b>${Math.round(draft.value.referenceStrength * 100)} %</b></span>
   <input type="range" min="0" max="1" step="0.05" value=${draft.value.referenceStrength}
     onInput=${(event) => change({ referenceStrength: Number(event.target.value) })} />
 </label>`;

@@ -26,9 +26,7 @@ async function make(event) {
   try {
     await submit(requestsOf());
   } catch (error) {
-    problem.value = [error.message, ...(error.details ?? []).map((each) => `${each.field} ${each.message}`)]
-      .filter((text, index, all) => text && !all.slice(0, index).some((other) => other.includes(text)))
-      .join(". ");
+    problem.value = error.message;
     isOpen.value = true;
   }
 }

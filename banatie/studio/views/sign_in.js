@@ -27,6 +27,7 @@ export const SignIn = live(
       This browser stays signed in; the key itself is not kept here.
     </p>
     <form onSubmit=${enter}>
+      <input type="text" name="username" value="Banatie" autocomplete="username" hidden />
       <label for="key">API key</label>
       <input id="key" name="key" type="password" required autocomplete="current-password"
         placeholder="bnt_…" aria-describedby="key-problem" />
