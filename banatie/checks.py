@@ -6,6 +6,7 @@ unknown here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from banatie.limits import (
     SIDE_STEP,
 )
 from banatie.models.catalog import Catalog
+from banatie.models.types import PaintingModel
 from banatie.records import ASPECT_RATIOS, AspectRatio, LoraUse, Submission
 from banatie.store.aliases import check_alias
 
@@ -54,6 +56,13 @@ class SubmissionChecks:
         self._check_picture(submission)
         self.check_meta(submission.meta)
         _check_names(submission)
+
+    def painting_model(self) -> PaintingModel | None:
+        """The model that paints; None if it is not there, which the worker says."""
+        try:
+            return self._catalog.painting_model(self._painting_model)
+        except ModelError:
+            return None
 
     def check_prompt(self, prompt: str) -> None:
         """Raise ValidationError for a prompt that is blank, or would not be read whole."""
@@ -97,11 +106,10 @@ class SubmissionChecks:
                     f"takes multiples of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}, such as "
                     f"1216x832, not {width}x{height}",
                 )
-        try:
-            square = self._catalog.painting_model(self._painting_model).sizes["1:1"]
-        except ModelError:
-            # Without a model nothing is painted; the worker says so.
+        model = self.painting_model()
+        if model is None:
             return
+        square = model.sizes["1:1"]
         most = MAX_SIZE_FACTOR * square[0] * square[1]
         if width * height > most:
             raise ValidationError.of(
@@ -143,6 +151,22 @@ def parse_size(text: str) -> tuple[int, int]:
     if found is None:
         raise ValidationError.of("size", f"{text!r} is not WIDTHxHEIGHT, such as 1216x832")
     return int(found[1]), int(found[2])
+
+
+def fit_size(width: int, height: int, own_pixels: int | None) -> tuple[int, int]:
+    """The size nearest to this one that can be asked for.
+
+    One that is larger than a model can paint becomes one of the same shape with the model's own
+    number of pixels, which it paints best; None: no model is known.
+    """
+    factor = 1.0
+    if own_pixels is not None and width * height > MAX_SIZE_FACTOR * own_pixels:
+        factor = math.sqrt(own_pixels / (width * height))
+    across, down = (
+        min(max(round(side * factor / SIDE_STEP) * SIDE_STEP, MIN_SIDE), MAX_SIDE)
+        for side in (width, height)
+    )
+    return across, down
 
 
 def nearest_ratio(width: int, height: int) -> AspectRatio:

@@ -34,6 +34,14 @@ Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
 """As a browser sends it in the Origin header: without a path or a trailing slash."""
 
 
+def _check_networks(name: str, networks: tuple[str, ...]) -> None:
+    for network in networks:
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError:
+            raise ValueError(f"{name}: {network!r} is not an address or network") from None
+
+
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP server: addresses, proxies, CORS, metrics."""
 
@@ -47,13 +55,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     first_key: bool = True
 
     def __post_init__(self) -> None:
-        for proxy in self.trusted_proxies:
-            try:
-                ipaddress.ip_network(proxy, strict=False)
-            except ValueError:
-                raise ValueError(
-                    f"trusted_proxies: {proxy!r} is not an address or network"
-                ) from None
+        _check_networks("trusted_proxies", self.trusted_proxies)
         for name in ("public_url", "cdn_url"):
             url = getattr(self, name)
             if url and not _is_base_url(url):
@@ -149,6 +151,15 @@ class LiveSettings(Struct, frozen=True, forbid_unknown_fields=True):
     new_per_hour_scope: Positive = 30
 
 
+class Dialects(Struct, frozen=True, forbid_unknown_fields=True):
+    """Other programs' protocols."""
+
+    webui_without_key: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_networks("webui_without_key", self.webui_without_key)
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """The level and the format of the log."""
 
@@ -167,6 +178,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     painting: Painting = Painting()
     worker: Worker = Worker()
     live: LiveSettings = LiveSettings()
+    dialects: Dialects = Dialects()
     log: Log = Log()
 
 

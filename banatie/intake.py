@@ -17,6 +17,7 @@ from banatie.errors import GenerationNotFound
 from banatie.jobs import JobQueue, Stage
 from banatie.logs import log_context
 from banatie.models.catalog import Catalog
+from banatie.models.types import Entry, PaintingModel
 from banatie.records import CANCELLED, Generation, LoraUse, Submission
 from banatie.store.aliases import as_uuid
 from banatie.store.files import Files
@@ -174,6 +175,14 @@ class Intake:
     def loras(self) -> list[str]:
         """The names of the LoRAs that a submission may ask for."""
         return sorted(self._catalog.loras())
+
+    def painting_models(self) -> list[Entry]:
+        """The painting models that are installed."""
+        return [each for each in self._catalog.installed() if each.kind == "painting"]
+
+    def painting_model(self) -> PaintingModel | None:
+        """The model that paints; None if it is not there."""
+        return self._checks.painting_model()
 
     def _notify(self, generation: Generation) -> None:
         stage: Stage = "enhance" if generation.stage == "enhance" else "paint"

@@ -16,6 +16,9 @@ from litestar.types import Receive, Scope, Send
 
 import banatie
 from banatie.api.dependencies import AppState
+from banatie.api.dialects.webui.access import WebuiAccess
+from banatie.api.dialects.webui.active import ActiveRequests
+from banatie.api.dialects.webui.router import webui_router
 from banatie.api.errors import to_response
 from banatie.api.middleware import RequestMiddleware
 from banatie.api.openapi import OpenApiDocument
@@ -47,13 +50,20 @@ class WebApplication:
         self.state = AppState.of(services)
         self._bodies = RequestBodies(services.config.limits.body_seconds)
         self._litestar = _routes(services, self.state)
-        self._asgi = RequestMiddleware(
+        middleware = RequestMiddleware(
             ImageFiles(LiveFiles(self._litestar, services.live, services.files), services.files),
             self.state.authentication,
             self.state.rate_limiter,
             self.state.metrics,
             self._bodies,
             services.config,
+        )
+        self._asgi = WebuiAccess(
+            middleware,
+            self.state.addresses,
+            services.config.dialects.webui_without_key,
+            services.projects,
+            services.clock,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,9 +111,10 @@ def _routes(services: Services, state: AppState) -> Litestar:
             admin_router(),
             bootstrap_router(),
             system_router(),
+            webui_router(),
             docs_router(),
         ],
-        state=State({"app_state": state}),
+        state=State({"app_state": state, "webui_active": ActiveRequests()}),
         exception_handlers={Exception: to_response},
         lifespan=[lifespan],
         request_max_body_size=limits.body_bytes,

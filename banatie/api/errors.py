@@ -49,7 +49,7 @@ def to_response(
     """The answer to a request that ended in `error`."""
     status, body, headers = answer_to(error, request.scope)
     return Response(
-        content=encode(Failure(error=body)),
+        content=_encoded(body, request.scope),
         status_code=status,
         headers={**headers, **(more_headers or {})},
         media_type="application/json",
@@ -59,7 +59,7 @@ def to_response(
 async def send_failure(error: Exception, scope: HTTPScope, send: Send) -> None:
     """Answer with `error` outside Litestar's handlers."""
     status, body, headers = answer_to(error, scope)
-    content = encode(Failure(error=body))
+    content = _encoded(body, scope)
     raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
     raw += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
@@ -110,6 +110,12 @@ def decode_body(body: bytes, shape: type[T]) -> T:
         raise ValidationError(f"The body is not valid JSON: {error}") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise ValidationError("The body is not UTF-8, or nested too deeply") from error
+
+
+def _encoded(body: ErrorBody, scope: HTTPScope) -> bytes:
+    """The error in the shape of the request's protocol, which a dialect sets as `failure`."""
+    shape = scope.get("state", {}).get("failure")
+    return encode(shape(body) if shape else Failure(error=body))
 
 
 def _answer_to_own(error: BanatieError) -> Answer:

