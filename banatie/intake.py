@@ -63,6 +63,7 @@ class Intake:
         `request_id` goes with it into the worker's logs. Raises ValidationError and QueueFull.
         """
         self._checks.check(submission)
+        submission = self._checks.with_sampler(submission)
         submission, warnings = apply_tags(submission, self._catalog)
         submitted = self._generations.submit(
             project_id,
@@ -192,10 +193,13 @@ class Intake:
         self, before: Generation, prompt: str
     ) -> tuple[tuple[LoraUse, ...], tuple[str, ...]]:
         """The LoRAs of the generation with this prompt, and warnings of what is left out."""
+        syntax = before.prompt_syntax
         own = Submission(before.original_prompt)
         of_tags = {lora.name for lora in apply_tags(own, self._catalog)[0].loras}
         others = tuple(lora for lora in before.loras if lora.name not in of_tags)
-        changed = Submission(prompt, negative_prompt=before.negative_prompt, loras=others)
+        changed = Submission(
+            prompt, negative_prompt=before.negative_prompt, loras=others, prompt_syntax=syntax
+        )
         submission, warnings = apply_tags(changed, self._catalog)
         return submission.loras, warnings
 

@@ -305,6 +305,34 @@ async def test_a_model_that_is_not_there_is_refused(client, path):
     assert_refused(response, 400, "VALIDATION_ERROR", "'nothing' is not installed")
 
 
+async def test_samplers_and_schedulers_are_those_that_the_model_can_use(client):
+    samplers = [each["name"] for each in (await client.get(f"{API}/samplers")).json()]
+    assert "DPM++ 2M" in samplers
+    # It predicts the picture and not the noise, which this one is made for.
+    assert "Euler a" not in samplers
+    schedulers = (await client.get(f"{API}/schedulers")).json()
+    assert ("sgm_uniform", "SGM Uniform") in [(e["name"], e["label"]) for e in schedulers]
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "recorded", "noted"),
+    [
+        ("DPM++ 2M Karras", "automatic", ("DPM++ 2M", "Karras"), False),
+        ("Euler", "karras", ("Euler", "Karras"), False),
+        ("Automatic", "automatic", (None, None), False),
+        ("Euler a", "automatic", (None, None), True),
+        ("DPM++ 2M", "beta", ("DPM++ 2M", None), True),
+        ("Restart", "", (None, None), True),
+    ],
+)
+async def test_a_sampler_that_cannot_be_used_is_left_to_the_model(
+    server, client, name, scheduler, recorded, noted
+):
+    answer, [row] = await painted(server, client, sampler_name=name, scheduler=scheduler)
+    assert (row.sampler, row.scheduler, row.prompt_syntax) == (*recorded, "webui")
+    assert bool(info_of(answer)["warnings"]) is noted
+
+
 async def test_what_there_is_to_choose_from(client):
     scripts = (await client.get(f"{API}/scripts")).json()
     assert scripts == {"txt2img": [], "img2img": []}

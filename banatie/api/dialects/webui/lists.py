@@ -11,6 +11,7 @@ import banatie
 from banatie.api.dependencies import HttpRequest, app_state_of, in_thread
 from banatie.api.responses import json_response
 from banatie.models.manifest import Manifest
+from banatie.models.samplers import AUTOMATIC, NOISE_SCHEDULES, usable_samplers
 
 UPSCALER = "Lanczos"
 HASH_DIGITS = 10
@@ -30,6 +31,30 @@ async def loras(request: HttpRequest) -> Response[Any]:
     names = await in_thread(app_state_of(request).intake.loras)
     return json_response(
         [{"name": name, "alias": name, "path": name, "metadata": {}} for name in names]
+    )
+
+
+@get("/samplers", operation_id="webuiSamplers")
+async def samplers(request: HttpRequest) -> Response[Any]:
+    """The samplers that the model can use."""
+    model = await in_thread(app_state_of(request).intake.painting_model)
+    return json_response(
+        [
+            {"name": each.name, "aliases": list(each.aliases), "options": {}}
+            for each in usable_samplers(model)
+        ]
+    )
+
+
+@get("/schedulers", operation_id="webuiSchedulers")
+async def schedulers(request: HttpRequest) -> Response[Any]:
+    """The noise schedules."""
+    return json_response(
+        [
+            {"name": name.lower().replace(" ", "_"), "label": name, "aliases": None}
+            | {"default_rho": -1, "need_inner_model": False}
+            for name in (AUTOMATIC, *NOISE_SCHEDULES)
+        ]
     )
 
 
@@ -89,6 +114,8 @@ def _empty(path: str) -> HTTPRouteHandler:
 HANDLERS: list[HTTPRouteHandler] = [
     sd_models,
     loras,
+    samplers,
+    schedulers,
     upscalers,
     embeddings,
     scripts,

@@ -39,6 +39,11 @@ IMAGES_BYTES = 3 * MAX_UPLOAD_BYTES
 async def txt2img(request: HttpRequest) -> Response[Any]:
     """Paint from a text, and answer with the pictures."""
     asked, ignored = read(await request.body(), Txt2Img)
+    if not asked.enable_hr:
+        # Settings of the second pass, which clients send without asking for one.
+        ignored = [
+            each for each in ignored if not each.startswith("hr_") and each != "denoising_strength"
+        ]
     return await _paint(request, asked, ignored)
 
 

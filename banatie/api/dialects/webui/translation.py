@@ -10,6 +10,7 @@ from banatie.api.dialects.webui.requests import Img2Img, Txt2Img
 from banatie.checks import fit_size, nearest_ratio
 from banatie.errors import ValidationError
 from banatie.limits import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_STEPS, MAX_UPSCALE
+from banatie.models.samplers import AUTOMATIC, SamplerChoice, SamplerUnusable, choose_sampler
 from banatie.models.types import PaintingModel
 from banatie.records import Submission
 
@@ -41,6 +42,7 @@ def translate(
 ) -> Translated:
     """The submissions of a request. Raises ValidationError."""
     notes: list[str] = []
+    sampler = _sampler(asked, model, notes)
     count = asked.images
     first = secrets.randbelow(RANDOM_SEEDS) if asked.seed < 0 else int(asked.seed)
     if first + count - 1 > MAX_SEED:
@@ -55,6 +57,9 @@ def translate(
         size=size,
         aspect_ratio="1:1" if size is None else nearest_ratio(*size),
         upscale=_upscale(asked, size, notes),
+        sampler=sampler.sampler if sampler else None,
+        scheduler=sampler.schedule if sampler else None,
+        prompt_syntax="webui",
     )
     if source is not None and isinstance(asked, Img2Img):
         submission = replace(
@@ -65,6 +70,24 @@ def translate(
         )
     submissions = [replace(submission, seed=first + number) for number in range(count)]
     return Translated(submissions, notes)
+
+
+def _sampler(asked: Txt2Img, model: PaintingModel | None, notes: list[str]) -> SamplerChoice | None:
+    """The sampler; None: the model's own.
+
+    Clients send one unasked, so one that cannot be used is no error.
+    """
+    name = asked.sampler_name or asked.sampler_index
+    if not name or name.lower() == AUTOMATIC.lower():
+        return None
+    try:
+        return choose_sampler(name, asked.scheduler or None, model)
+    except SamplerUnusable as error:
+        notes.append(f"{error.field}: {error}")
+    try:
+        return choose_sampler(name, None, model)
+    except SamplerUnusable:
+        return None
 
 
 def _size(
