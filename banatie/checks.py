@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,15 +34,24 @@ from banatie.limits import (
 )
 from banatie.models.catalog import Catalog
 from banatie.models.samplers import SamplerUnusable, choose_sampler
-from banatie.models.types import PaintingModel
+from banatie.models.types import PaintingModel, Size
 from banatie.records import ASPECT_RATIOS, AspectRatio, LoraUse, Submission
 from banatie.store.aliases import check_alias
+from banatie.webhooks import WebhookRules
 
 
 class SubmissionChecks:
     """Checks submissions against the limits, the painting model and what is installed."""
 
-    def __init__(self, limits: Limits, catalog: Catalog, painting_model: str) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        catalog: Catalog,
+        painting_model: Callable[[], str],
+        webhooks: WebhookRules,
+    ) -> None:
+        """`painting_model` returns the name or folder of the model that paints."""
+        self._webhooks = webhooks
         self._limits = limits
         self._catalog = catalog
         self._painting_model = painting_model
@@ -58,13 +67,8 @@ class SubmissionChecks:
         self._check_picture(submission)
         self.check_meta(submission.meta)
         _check_names(submission)
-
-    def painting_model(self) -> PaintingModel | None:
-        """The model that paints; None if it is not there, which the worker says."""
-        try:
-            return self._catalog.painting_model(self._painting_model)
-        except ModelError:
-            return None
+        if submission.webhook is not None:
+            self._webhooks.check(submission.webhook)
 
     def with_sampler(self, submission: Submission) -> Submission:
         """The submission with its sampler's and schedule's exact names. Raises ValidationError."""
@@ -120,17 +124,45 @@ class SubmissionChecks:
                     f"takes multiples of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}, such as "
                     f"1216x832, not {width}x{height}",
                 )
-        model = self.painting_model()
-        if model is None:
+        pixels = self._own_pixels()
+        # Without a model nothing is painted; the worker says so.
+        if pixels is None:
             return
-        square = model.sizes["1:1"]
-        most = MAX_SIZE_FACTOR * square[0] * square[1]
+        most = MAX_SIZE_FACTOR * pixels
         if width * height > most:
             raise ValidationError.of(
                 "size",
-                f"{width}x{height} has {width * height} pixels; the model {self._painting_model} "
+                f"{width}x{height} has {width * height} pixels; the model {self._painting_model()} "
                 f"paints at most {most}",
             )
+
+    def painting_model(self) -> PaintingModel | None:
+        """The model that paints; None while it is not installed."""
+        try:
+            return self._catalog.painting_model(self._painting_model())
+        except ModelError:
+            return None
+
+    def nearest_size(self, width: int, height: int, *, own_pixels: bool) -> Size:
+        """The size nearest to this one, in its shape, that can be painted.
+
+        With `own_pixels`, of no more pixels than the model's own sizes have.
+        """
+        pixels = self._own_pixels()
+        most = MAX_SIDE * MAX_SIDE
+        if pixels is not None:
+            most = pixels if own_pixels else MAX_SIZE_FACTOR * pixels
+        width, height = max(width, 1), max(height, 1)
+        scale = min(1.0, math.sqrt(most / (width * height)), MAX_SIDE / max(width, height))
+        sides = [_nearest_side(side * scale) for side in (width, height)]
+        while sides[0] * sides[1] > most and max(sides) > MIN_SIDE:
+            sides[sides.index(max(sides))] -= SIDE_STEP
+        return sides[0], sides[1]
+
+    def _own_pixels(self) -> int | None:
+        """The number of pixels that the model was made for; None while it is not installed."""
+        model = self.painting_model()
+        return None if model is None else model.sizes["1:1"][0] * model.sizes["1:1"][1]
 
     def _check_loras(self, loras: Sequence[LoraUse]) -> None:
         if len(loras) > MAX_LORAS:
@@ -159,28 +191,16 @@ def _check_range(field: str, value: float | None, lowest: int, highest: int) -> 
         raise ValidationError.of(field, f"must be from {lowest} to {highest}")
 
 
+def _nearest_side(side: float) -> int:
+    return min(max(round(side / SIDE_STEP) * SIDE_STEP, MIN_SIDE), MAX_SIDE)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Width and height of `WIDTHxHEIGHT`. Raises ValidationError."""
     found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text, re.ASCII)
     if found is None:
         raise ValidationError.of("size", f"{text!r} is not WIDTHxHEIGHT, such as 1216x832")
     return int(found[1]), int(found[2])
-
-
-def fit_size(width: int, height: int, own_pixels: int | None) -> tuple[int, int]:
-    """The size nearest to this one that can be asked for.
-
-    One that is larger than a model can paint becomes one of the same shape with the model's own
-    number of pixels, which it paints best; None: no model is known.
-    """
-    factor = 1.0
-    if own_pixels is not None and width * height > MAX_SIZE_FACTOR * own_pixels:
-        factor = math.sqrt(own_pixels / (width * height))
-    across, down = (
-        min(max(round(side * factor / SIDE_STEP) * SIDE_STEP, MIN_SIDE), MAX_SIDE)
-        for side in (width, height)
-    )
-    return across, down
 
 
 def nearest_ratio(width: int, height: int) -> AspectRatio:

@@ -7,6 +7,7 @@ reads it; `config.toml` documents each one.
 
 from __future__ import annotations
 
+import base64
 import codecs
 import ipaddress
 import os
@@ -53,6 +54,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     cors_origins: tuple[Origin, ...] = ()
     metrics: bool = True
     first_key: bool = True
+    studio: bool = True
 
     def __post_init__(self) -> None:
         _check_networks("trusted_proxies", self.trusted_proxies)
@@ -120,6 +122,7 @@ class Painting(Struct, frozen=True, forbid_unknown_fields=True):
     """The painting model: which, on which devices, and how it uses their memory."""
 
     model: str = "banatie-small"
+    ip_adapter: str = "auto"
     devices: tuple[str, ...] = ("auto",)
     threads: NotNegative = 0
     memory: Literal[
@@ -160,6 +163,28 @@ class Dialects(Struct, frozen=True, forbid_unknown_fields=True):
         _check_networks("webui_without_key", self.webui_without_key)
 
 
+class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Webhooks: the secret of their signatures, whom to tell of all generations, and retries."""
+
+    secret: str = ""
+    urls: tuple[str, ...] = ()
+    allow_private: bool = False
+    attempts: Positive = 9
+    first_retry: Annotated[float, Meta(gt=0)] = 5.0
+
+    def __post_init__(self) -> None:
+        if self.secret and not _is_webhook_secret(self.secret):
+            raise ValueError(
+                "secret: takes whsec_ and 24 to 64 bytes in base64, such as the output of "
+                "`openssl rand -base64 32`"
+            )
+        if self.urls and not self.secret:
+            raise ValueError("urls: needs secret, with which the messages are signed")
+        for url in self.urls:
+            if not _is_http_url(url):
+                raise ValueError(f"urls: {url!r} is not a URL such as https://example.org/hook")
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """The level and the format of the log."""
 
@@ -179,6 +204,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     worker: Worker = Worker()
     live: LiveSettings = LiveSettings()
     dialects: Dialects = Dialects()
+    webhooks: WebhookSettings = WebhookSettings()
     log: Log = Log()
 
 
@@ -197,6 +223,15 @@ def load_config(
     settings = _nest(_from_environment(environment))
     config = _merge(config, settings, "the environment")
     return _merge(config, _nest(overrides or {}), "the command line")
+
+
+def arguments_of(config: Config) -> list[str]:
+    """The options that give another command exactly these settings, wherever they came from."""
+    return [
+        f"--set={section}.{key}={','.join(value) if isinstance(value, list | tuple) else value}"
+        for section, settings in msgspec.to_builtins(config).items()
+        for key, value in settings.items()
+    ]
 
 
 def write_setting(path: Path, setting: str, value: str) -> None:
@@ -256,6 +291,20 @@ def _is_base_url(text: str) -> bool:
         return False
     plain = not (parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", text))
     return parts.scheme in ("http", "https") and bool(host) and plain
+
+
+def _is_http_url(text: str) -> bool:
+    """Whether it is a URL to send to: a query is fine, credentials and fragments are not."""
+    return _is_base_url(text.partition("?")[0]) and "#" not in text and text.isascii()
+
+
+def _is_webhook_secret(text: str) -> bool:
+    """Whether it is a secret as Standard Webhooks writes it."""
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return False
+    return text.startswith("whsec_") and 24 <= len(key) <= 64
 
 
 def environment_name(setting: str) -> str:

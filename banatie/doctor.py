@@ -23,6 +23,7 @@ from banatie.config import Config
 from banatie.devices.host_limits import memory_total
 from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ConfigError, DatabaseDamaged
+from banatie.model_choice import chosen_config
 from banatie.models.catalog import Catalog
 from banatie.models.disk_space import format_bytes
 from banatie.models.manifest import sha256_of
@@ -74,6 +75,8 @@ def examine(config: Config, now: int) -> Iterator[Finding]:
     yield _worker(workers)
     yield _port(config)
     yield _address(config)
+    if database.state == "ok":
+        config = chosen_config(config)
     catalog = Catalog(config.storage.models)
     finding, parameters = _painting_model(catalog, config)
     yield finding
@@ -355,8 +358,11 @@ def _memory(
         if with_language:
             with contextlib.suppress(BanatieError):
                 language_model = catalog.language_model(config.enhancement.model)
+        ip_adapter = None
+        with contextlib.suppress(BanatieError):
+            ip_adapter = catalog.choose_ip_adapter(config.painting.ip_adapter, model)
         plan = plan_placement(
-            model, language_model, runtime, PlacementPreferences.of(config), free
+            model, language_model, runtime, PlacementPreferences.of(config), free, ip_adapter
         )[2]
     except BanatieError:
         return

@@ -23,6 +23,8 @@
     ├── UnsupportedMediaType    the request's body is not JSON
     ├── QueueFull               as many generations wait as the configuration allows
     ├── GenerationFailed        a generation that was waited for has failed
+    ├── RequestFailed           the server has refused a request of `client`
+    ├── ServerUnreachable       no server answers `client`
     ├── ServiceUnavailable      the worker or the database is gone
     │   ├── StillGenerating     a live URL's image is not finished yet
     │   ├── DiskFull            the data folder's disk has no room
@@ -263,6 +265,21 @@ class GenerationFailed(BanatieError):
     def __init__(self, message: str, details: object) -> None:
         super().__init__(message)
         self.details = details
+
+
+class RequestFailed(BanatieError):
+    """The server has refused a request of `client`; the code is the answer's."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ServerUnreachable(BanatieError):
+    """No server answers at the address that `client` was given."""
+
+    code = "SERVER_UNREACHABLE"
 
 
 class ServiceUnavailable(BanatieError):

@@ -1,4 +1,4 @@
-"""What a client can do with generations: submit, get, list, change, cancel, delete, restore them.
+"""What a client can do with generations: submit, get, change, cancel, delete, restore them.
 
 The web's side, whatever the protocol: HTTP and the command line both call it. Every method may wait
 for the disk, so the API calls them in threads.
@@ -7,7 +7,7 @@ for the disk, so the API calls them in threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from banatie.checks import SubmissionChecks
@@ -17,7 +17,7 @@ from banatie.errors import GenerationNotFound
 from banatie.jobs import JobQueue, Stage
 from banatie.logs import log_context
 from banatie.models.catalog import Catalog
-from banatie.models.types import Entry, PaintingModel
+from banatie.models.types import Entry, PaintingModel, Size
 from banatie.records import CANCELLED, Generation, LoraUse, Submission
 from banatie.store.aliases import as_uuid
 from banatie.store.files import Files
@@ -40,7 +40,10 @@ class Intake:
         checks: SubmissionChecks,
         regeneration: Regeneration,
         clock: Callable[[], int],
+        webhooks: Sequence[str] = (),
     ) -> None:
+        """`webhooks` are told of the end of every generation."""
+        self._webhooks = webhooks
         self._generations = generations
         self._files = files
         self._queues = queues
@@ -74,6 +77,7 @@ class Intake:
             live=live,
             request_id=request_id,
             warnings=warnings,
+            webhooks=self._webhooks,
         )
         generation = submitted.generation
         if submitted.is_new and generation is not None:
@@ -127,26 +131,6 @@ class Intake:
         """The project's generation. Raises GenerationNotFound, also for what is no UUID."""
         return self._generations.get(project_id, _uuid(generation_id))
 
-    def page(
-        self,
-        project_id: str,
-        *,
-        status: str | None,
-        limit: int,
-        offset: int,
-        include_deleted: bool,
-        flow_id: str | None = None,
-    ) -> tuple[list[Generation], int]:
-        """A page of the project's generations, newest first, and their number in all."""
-        return self._generations.page(
-            project_id,
-            status=status,
-            limit=limit,
-            offset=offset,
-            include_deleted=include_deleted,
-            flow_id=flow_id,
-        )
-
     def cancel(self, project_id: str, generation_id: str) -> Generation:
         """Stop the generation within one denoising step; one that has ended stays as it is."""
         generation = self._generations.cancel(project_id, _uuid(generation_id), self._clock())
@@ -173,6 +157,17 @@ class Intake:
         """Take the generation out of the bin."""
         return self._generations.restore(project_id, _uuid(generation_id), self._clock())
 
+    def painting_model(self) -> PaintingModel | None:
+        """The model that paints; None while it is not installed."""
+        return self._checks.painting_model()
+
+    def nearest_size(self, width: int, height: int, *, own_pixels: bool = False) -> Size:
+        """The size nearest to this one, in its shape, that can be painted.
+
+        With `own_pixels`, of no more pixels than the model's own sizes have.
+        """
+        return self._checks.nearest_size(width, height, own_pixels=own_pixels)
+
     def loras(self) -> list[str]:
         """The names of the LoRAs that a submission may ask for."""
         return sorted(self._catalog.loras())
@@ -180,10 +175,6 @@ class Intake:
     def painting_models(self) -> list[Entry]:
         """The painting models that are installed."""
         return [each for each in self._catalog.installed() if each.kind == "painting"]
-
-    def painting_model(self) -> PaintingModel | None:
-        """The model that paints; None if it is not there."""
-        return self._checks.painting_model()
 
     def _notify(self, generation: Generation) -> None:
         stage: Stage = "enhance" if generation.stage == "enhance" else "paint"

@@ -13,7 +13,7 @@ from typing import Any
 
 from banatie.checks import SubmissionChecks
 from banatie.errors import FlowNotFound, PayloadTooLarge, ValidationError
-from banatie.imaging.uploads import Upload, decode_upload
+from banatie.imaging.uploads import FIELD, Upload, decode_upload
 from banatie.limits import MAX_UPLOAD_BYTES
 from banatie.records import Flow, FocalPoint, Image
 from banatie.store.aliases import as_uuid, check_alias
@@ -69,10 +69,13 @@ class Library:
         self._clock = clock
         self._keep_metadata = keep_metadata
 
-    def decode(self, data: bytes) -> Upload:
-        """An upload as it is to be stored. Raises ValidationError and PayloadTooLarge."""
+    def decode(self, data: bytes, field: str = FIELD) -> Upload:
+        """An upload as it is to be stored.
+
+        Raises ValidationError, of the request's `field`, and PayloadTooLarge.
+        """
         check_size(len(data))
-        return decode_upload(data, keep_metadata=self._keep_metadata)
+        return decode_upload(data, keep_metadata=self._keep_metadata, field=field)
 
     def add(self, project_id: str, upload: Upload, request: UploadRequest) -> Image:
         """Store a decoded upload. Raises ValidationError and AliasConflict."""

@@ -47,6 +47,10 @@ LOADING_WAIT_SECONDS = 30.0
 MAX_PAGE_SIZE = 100
 """Entries in one answer to a list request."""
 
+MAX_SEARCH_LENGTH = 200
+MAX_ZIP_PICTURES = 200
+"""So many ids fit into the 8 KB that common proxies allow a request's first line."""
+
 MAX_EXPIRY_DAYS = 36_500
 MAX_REQUESTS_PER_HOUR = 1_000_000_000
 """Of the limit that a key has of its own."""

@@ -60,6 +60,20 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Session:
+    """A browser that has signed in, as the database knows it, without its cookie."""
+
+    id: str
+    key: Key
+    """Whose rights it has."""
+    name: str
+    """What the browser calls itself."""
+    created_at: int
+    expires_at: int
+    revoked_at: int | None = None
+
+
+@dataclass(frozen=True)
 class Scope:
     """A group of live URLs' images in a project."""
 
@@ -119,6 +133,8 @@ class Submission:
     scheduler: str | None = None
     """The sampler's noise schedule; None: the model's own."""
     prompt_syntax: PromptSyntax = "plain"
+    webhook: str | None = None
+    """A URL that is told of the end."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +263,7 @@ class Generation:
     updated_at: int
     enhanced_at: int | None
     deleted_at: int | None
+    favourite: bool
     request_id: str | None
     """The id of the HTTP request that submitted it, for the logs."""
 

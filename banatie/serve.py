@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib
+import importlib.util
 import ipaddress
 import logging
 import signal
@@ -16,6 +18,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -23,6 +26,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from banatie.api.app import create_app
+from banatie.api.mcp_endpoint import OpenMcp
 from banatie.config import Config
 from banatie.errors import BanatieError, ConfigError
 from banatie.services import Services, open_services
@@ -44,27 +48,40 @@ FIRST_KEY_NAME = "default"
 READY_CHECK_SECONDS = 0.3
 
 
+@dataclass(frozen=True)
+class Announcement:
+    """What people are told once the server answers."""
+
+    url: str
+    first_key: str | None
+    """On the first start, the text of the new API key."""
+    token: str | None
+    """On the first start, a token for a browser to sign in with."""
+    warning: str | None
+
+
 def serve(
     config: Config,
     clock: Callable[[], int],
     worker_command: Sequence[str] | None,
-    announce: Callable[[str, str | None, str | None], None],
+    announce: Callable[[Announcement], None],
     report: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    `announce` is called once the server answers, with its address, on the first start the text of
-    the new API key, and a warning if there is one. `worker_command` starts a worker on the first
-    device, and with `--device NAME` on another; without it none is started. `report` gets a
-    line when the models begin to load and when they are ready. Raises DataFolderBusy,
+    `announce` is called once the server answers. `worker_command` starts a worker on the first
+    device, and with `--device NAME` on another; without it none is started. `report` gets a line
+    when the models begin to load and when they are ready. Raises DataFolderBusy,
     DataFolderUnusable and ConfigError.
     """
     ip_address = find_address(config)
     check_locks(config.storage.data)
     with hold_role(config.storage.data, "serve", timeout=PROBE_SECONDS):
         services = open_services(config, clock)
-        first_key = None
+        first_key = token = None
         if services.keys.is_empty():
+            if config.server.studio:
+                token = services.sessions.create_token(clock())
             if config.server.first_key:
                 first_key = services.keys.create(FIRST_KEY_NAME, clock())
             else:
@@ -73,7 +90,8 @@ def serve(
             logger.warning("%s", warning)
 
         async def welcome() -> None:
-            announce(await _url_that_answers(config), first_key, warning)
+            url = await _url_that_answers(config)
+            announce(Announcement(url, first_key, token, warning))
             if worker_command is not None:
                 await _report_readiness(services, report)
 
@@ -93,7 +111,7 @@ async def _serve(
         # Windows lacks it; there Ctrl-C ends asyncio.run itself.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(signal_number, stop.set)
-    app = create_app(services)
+    app = create_app(services, _load_mcp if importlib.util.find_spec("mcp") else None)
     server = Server(
         app,
         address=ip_address,
@@ -140,6 +158,13 @@ async def _serve(
         services.close()
 
 
+async def _load_mcp() -> OpenMcp:
+    """Import the MCP server, which takes a second or two, without holding up other requests."""
+    module = await asyncio.to_thread(importlib.import_module, "banatie.mcp_server")
+    opened: OpenMcp = module.open_mcp
+    return opened
+
+
 async def _supervise(services: Services, worker_command: Sequence[str] | None) -> None:
     if worker_command is None:
         # Until it is cancelled.
@@ -152,18 +177,35 @@ async def _supervise(services: Services, worker_command: Sequence[str] | None) -
 
 async def _url_that_answers(config: Config) -> str:
     """The server's address, once it answers there."""
-    host = config.server.host
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     while True:
         try:
-            _, writer = await asyncio.open_connection(local, config.server.port)
+            _, writer = await asyncio.open_connection(_local_host(config), config.server.port)
         except OSError:
             await asyncio.sleep(0.02)
             continue
         writer.close()
-        break
+        return url_of(config)
+
+
+def url_of(config: Config) -> str:
+    """The server's address for people: the public one, or the one on this machine."""
+    local = _local_host(config)
     shown = f"[{local}]" if ":" in local else local
     return config.server.base_url or f"http://{shown}:{config.server.port}"
+
+
+def answers(config: Config) -> bool:
+    """Whether a server accepts connections where these settings say."""
+    try:
+        socket.create_connection((_local_host(config), config.server.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _local_host(config: Config) -> str:
+    host = config.server.host
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 async def _report_readiness(services: Services, report: Callable[[str], None]) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from banatie.errors import BanatieError
+from banatie.model_choice import RELOAD_STATUS
 from banatie.store.locks import is_alive
 from banatie.store.workers import Workers
 
@@ -94,6 +95,10 @@ class Supervisor:
                 watching.cancel()
             # Does not wait for the heartbeat timeout.
             await self._forget_dead()
+            if status == RELOAD_STATUS:
+                failures = 0
+                logger.info("a worker loads another model")
+                continue
             failures = 0 if loop.time() - started > STEADY_SECONDS else failures + 1
             delay = RESTART_SECONDS[min(failures, len(RESTART_SECONDS)) - 1] if failures else 0.0
             device = f" on {self._devices[number]}" if options else ""

@@ -26,7 +26,7 @@ QUEUE_SIZE = 1000
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-END_TO_END = ("e2e", "faults", "clients")
+END_TO_END = ("e2e", "faults", "clients", "studio")
 """The folders whose tests run the whole service."""
 END_TO_END_TIMEOUT_SECONDS = 600
 SLOW_TIMEOUT_SECONDS = 3600

@@ -22,7 +22,7 @@ from tests.support.polling import wait_until_async
 pytestmark = pytest.mark.anyio
 
 WORKER = """
-import os, sys, threading
+import os, signal, sys, threading
 from pathlib import Path
 from banatie.store.database import Database
 from banatie.store.locks import register_worker
@@ -30,6 +30,7 @@ from banatie.store.workers import Workers, WorkerState
 from banatie.worker import watchdog
 
 watchdog.BEAT_SECONDS = 0.1
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(64))
 data, found = Path(sys.argv[1]), tuple(filter(None, sys.argv[2].split(",")))
 told = sys.argv[sys.argv.index("--device") + 1] if "--device" in sys.argv else None
 dog = watchdog.Watchdog(watchdog.take_standard_output())
@@ -177,3 +178,16 @@ async def test_a_worker_that_ends_again_and_again_waits_longer_each_time(
             told = f"the worker on gpu ended with status -9; restarting it in {seconds} s"
             assert told in caplog.text
         assert after["told cpu"] == before["told cpu"]
+
+
+async def test_a_worker_that_loads_another_model_is_started_again_at_once(
+    supervised, caplog, monkeypatch
+):
+    monkeypatch.setattr(supervisor, "RESTART_SECONDS", (60.0,))
+    async with supervised("cpu") as kept:
+        [before] = (await kept.until(on_its_own=1))["on its own"]
+        os.kill(before, signal.SIGUSR1)
+        await wait_until_async(
+            lambda: kept().get("on its own", [before]) != [before], "another worker"
+        )
+        assert "ended with status" not in caplog.text

@@ -21,7 +21,7 @@ PREFLIGHT_HEADERS: RawHeaders = [
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
     (
         b"access-control-allow-headers",
-        b"Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-API-Key",
+        b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-API-Key",
     ),
     (b"access-control-max-age", b"600"),
     (b"content-length", b"0"),

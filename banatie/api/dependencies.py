@@ -7,6 +7,7 @@ which costs more than reading a generation does (`scripts/bench service` shows i
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +22,25 @@ from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter
 from banatie.api.waiters import Waiters
 from banatie.config import Config
+from banatie.errors import BanatieError
+from banatie.installer import Installer
 from banatie.intake import Intake
 from banatie.library import Library
 from banatie.live import Live
-from banatie.records import Key
+from banatie.model_choice import PaintingModelChoice
+from banatie.records import Key, Session
 from banatie.services import Services
+from banatie.store.database import Database
 from banatie.store.files import Files
+from banatie.store.gallery import Gallery
 from banatie.store.keys import Keys
+from banatie.store.overview import Overview
 from banatie.store.previews import Previews
 from banatie.store.projects import Projects
+from banatie.store.sessions import Sessions
 from banatie.store.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 HOUR_MILLISECONDS = 3_600_000
 COPY_THREADS = 2
@@ -52,18 +62,29 @@ class AppState:
     waiters: Waiters
     rate_limiter: RateLimiter
     authentication: Authentication
+    failed_keys: FailedKeyLimiter
     keys: Keys
+    sessions: Sessions
     projects: Projects
     live: Live
     files: Files
+    gallery: Gallery
     addresses: ClientAddresses
     new_images: AddressCounter
     """By live URLs."""
     workers: Workers
     previews: Previews
     metrics: Metrics | None
+    database: Database
+    overview: Overview
+    painting_model: PaintingModelChoice
+    installer: Installer
+    command: tuple[str, ...]
+    """Starts the command line with the server's settings."""
     clock: Callable[[], int]
     started: float = field(default_factory=time.monotonic)
+    doctor: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """One examination at a time: it takes a processor for seconds."""
     _write_threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
     )
@@ -86,16 +107,24 @@ class AppState:
             library=services.library,
             waiters=Waiters(services.generations.find),
             rate_limiter=RateLimiter(services.keys, config.limits.requests_per_hour, clock),
-            authentication=Authentication(services.keys, failed_keys, clock),
+            authentication=Authentication(services.keys, services.sessions, failed_keys, clock),
+            failed_keys=failed_keys,
             keys=services.keys,
+            sessions=services.sessions,
             projects=services.projects,
             live=services.live,
             files=services.files,
+            gallery=Gallery(services.database),
             addresses=addresses,
             new_images=AddressCounter(config.live.new_per_hour_address, HOUR_MILLISECONDS, clock),
             workers=services.workers,
             previews=Previews(services.database),
             metrics=metrics,
+            database=services.database,
+            overview=Overview(services.database, config.storage.data),
+            painting_model=services.painting_model,
+            installer=services.installer,
+            command=services.command,
             clock=clock,
         )
 
@@ -106,6 +135,20 @@ class AppState:
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._write_threads, lambda: work(*arguments, **options))
+
+    def write_detached(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> None:
+        """Call what changes the database without waiting; a failure is logged.
+
+        For what has to happen although the request that asks for it is being cancelled.
+        """
+
+        def logged() -> None:
+            try:
+                work(*arguments, **options)
+            except BanatieError as error:
+                logger.warning("a change that nobody waits for failed: %s", error)
+
+        self._write_threads.submit(logged)
 
     async def copy(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Call what may make a smaller copy of a picture, in threads of their own.
@@ -139,6 +182,12 @@ def key_of(request: HttpRequest) -> Key:
     """The key that the middleware has authenticated."""
     key: Key = request.scope["state"]["key"]
     return key
+
+
+def session_of(request: HttpRequest) -> Session | None:
+    """The browser's session, if the request came with one and not with a key."""
+    session: Session | None = request.scope["state"].get("session")
+    return session
 
 
 async def in_thread(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:

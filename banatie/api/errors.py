@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,11 +34,15 @@ T = TypeVar("T")
 
 Answer = tuple[int, ErrorBody, dict[str, str]]
 """Status, body and headers."""
+EncodedAnswer = tuple[int, bytes, dict[str, str]]
+"""The same as it is sent."""
+
+IS_REQUIRED, IS_UNKNOWN = "is required", "is not a known field"
 
 _NAMED_FIELD = re.compile(
     r"Object (?P<problem>missing required|contains unknown) field `(?P<field>.+)`"
 )
-_PROBLEMS = {"missing required": "is required", "contains unknown": "is not a known field"}
+_PROBLEMS = {"missing required": IS_REQUIRED, "contains unknown": IS_UNKNOWN}
 
 
 def to_response(
@@ -49,17 +53,27 @@ def to_response(
     """The answer to a request that ended in `error`."""
     status, body, headers = answer_to(error, request.scope)
     return Response(
-        content=_encoded(body, request.scope),
+        content=encode(Failure(error=body)),
         status_code=status,
         headers={**headers, **(more_headers or {})},
         media_type="application/json",
     )
 
 
-async def send_failure(error: Exception, scope: HTTPScope, send: Send) -> None:
-    """Answer with `error` outside Litestar's handlers."""
+def encoded_answer(error: Exception, scope: HTTPScope) -> EncodedAnswer:
+    """What an exception is answered with, in the shape of the Banatie API."""
     status, body, headers = answer_to(error, scope)
-    content = _encoded(body, scope)
+    return status, encode(Failure(error=body)), headers
+
+
+async def send_failure(
+    error: Exception,
+    scope: HTTPScope,
+    send: Send,
+    answer: Callable[[Exception, HTTPScope], EncodedAnswer] = encoded_answer,
+) -> None:
+    """Answer with `error` outside Litestar's handlers."""
+    status, content, headers = answer(error, scope)
     raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
     raw += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
@@ -103,19 +117,18 @@ def decode_body(body: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at `$")
-        field, message = _named(place.strip(".`"), message)
-        raise ValidationError.of(field or "body", message) from error
+        raise of_field(error) from error
     except msgspec.DecodeError as error:
         raise ValidationError(f"The body is not valid JSON: {error}") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise ValidationError("The body is not UTF-8, or nested too deeply") from error
 
 
-def _encoded(body: ErrorBody, scope: HTTPScope) -> bytes:
-    """The error in the shape of the request's protocol, which a dialect sets as `failure`."""
-    shape = scope.get("state", {}).get("failure")
-    return encode(shape(body) if shape else Failure(error=body))
+def of_field(error: msgspec.ValidationError) -> ValidationError:
+    """The same as an error of the request, naming the field."""
+    message, _, place = str(error).partition(" - at `$")
+    field, message = _named(place.strip(".`"), message)
+    return ValidationError.of(field or "body", message)
 
 
 def _answer_to_own(error: BanatieError) -> Answer:

@@ -27,22 +27,26 @@ from litestar.types import (
 )
 
 from banatie.api.auth import NEW_MASTER_KEY, Authentication
+from banatie.api.browser import SAFE_METHODS, cookie_of, require_own_page
 from banatie.api.cors import PREFLIGHT_HEADERS, CorsPolicy
-from banatie.api.errors import send_failure
+from banatie.api.dialects import dialect_of
+from banatie.api.dialects.dialect import Dialect
+from banatie.api.errors import encoded_answer, send_failure
 from banatie.api.metrics import Metrics
 from banatie.api.rate_limit import RateLimiter, may_be_poll
 from banatie.api.request_bodies import RequestBodies
 from banatie.config import Config
 from banatie.errors import BanatieError, Forbidden, UnsupportedMediaType, ValidationError
 from banatie.logs import log_context
+from banatie.records import Key
 
 logger = logging.getLogger(__name__)
 
 API_PREFIX = "/api/v1"
 ADMIN_PREFIX = "/api/admin"
 """Paths under these prefixes require an API key, under the second a master key."""
-WEBUI_PREFIX = "/sdapi/v1"
-"""Stable Diffusion WebUI's paths, which `dialects.webui` prepares: these require a key, too."""
+SIGN_IN_PATH = f"{API_PREFIX}/sessions"
+"""Where a POST carries the key in its body, and needs none in a header."""
 
 JSON, FORM = b"application/json", b"multipart/form-data"
 FORM_PATHS = {f"{API_PREFIX}/images/upload"}
@@ -79,6 +83,8 @@ class RequestMiddleware:
         self._rate_limiter = rate_limiter
         self._metrics = metrics
         self._bodies = bodies
+        self._has_sessions = config.server.studio
+        self._base_url = config.server.base_url
         origins = config.server.cors_origins
         self._cors = CorsPolicy(origins) if origins else None
 
@@ -112,18 +118,20 @@ class RequestMiddleware:
         # Litestar's router collapses repeated slashes.
         if "//" in scope["path"]:
             scope["path"] = re.sub("/{2,}", "/", scope["path"])
+        dialect = dialect_of(scope["path"])
+        answer = encoded_answer if dialect is None else dialect.answer
         if needs_key(scope["path"]):
             try:
                 receive = await self._admit(scope, receive)
             except BanatieError as error:
-                await send_failure(error, scope, send_with_headers)
+                await send_failure(error, scope, send_with_headers, answer)
                 return
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception as error:
             if has_answered:
                 raise
-            await send_failure(error, scope, send_with_headers)
+            await send_failure(error, scope, send_with_headers, answer)
 
     async def _answer_head(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Answer HEAD as GET without the body (RFC 9110, section 9.3.2)."""
@@ -159,17 +167,50 @@ class RequestMiddleware:
         state = scope["state"]
         _require_host(scope)
         state["headers"] = headers = dict(scope["headers"])
-        text = headers.get(b"x-api-key", b"").decode("latin-1")
-        state["key"] = key = state.get("open_key") or await self._authentication.key_of(text, scope)
-        state["reservation"] = reservation = self._rate_limiter.reserve(key)
-        if not may_be_poll(scope):
-            reservation.require()
+        if self._has_sessions and _signs_in(scope):
+            _require_media_type(headers, JSON)
+            return self._bodies.limited(receive)
+        dialect = dialect_of(scope["path"])
+        key = await self._authenticate(scope, headers, dialect)
         if key.type != "master" and _is_below(scope["path"], ADMIN_PREFIX):
             raise Forbidden(f"This takes a master key; {NEW_MASTER_KEY}")
         if scope["method"] == "GET":
             return receive
-        _require_media_type(headers, FORM if scope["path"] in FORM_PATHS else JSON)
+        form_paths = FORM_PATHS if dialect is None else dialect.form_paths
+        _require_media_type(headers, FORM if scope["path"] in form_paths else JSON)
         return self._bodies.limited(receive)
+
+    async def _authenticate(
+        self, scope: HTTPScope, headers: dict[bytes, bytes], dialect: Dialect | None
+    ) -> Key:
+        """The key of the request, by its header or its session, after counting the request.
+
+        Raises Unauthorized, TooManyFailedKeys, RateLimitExceeded or Forbidden.
+        """
+        state = scope["state"]
+        if (open_key := state.get("open_key")) is not None:
+            # A dialect lets this address in without a key.
+            state["key"], state["reservation"] = open_key, self._rate_limiter.exempt(open_key)
+            return open_key
+        if dialect is None:
+            text = headers.get(b"x-api-key", b"").decode("latin-1")
+        else:
+            text = dialect.key_text(headers)
+        # The page speaks Banatie's own API alone.
+        may_have_session = self._has_sessions and dialect is None and not text
+        cookie = cookie_of(headers) if may_have_session else None
+        if cookie is not None:
+            if scope["method"] not in SAFE_METHODS:
+                require_own_page(headers, self._base_url, needed=True)
+            state["session"] = session = await self._authentication.session_of(cookie)
+            # The limit is for programs; a page asks for many things at once.
+            state["key"], state["reservation"] = session.key, self._rate_limiter.exempt(session.key)
+            return session.key
+        state["key"] = key = await self._authentication.key_of(text, scope)
+        state["reservation"] = reservation = self._rate_limiter.reserve(key)
+        if not may_be_poll(scope):
+            reservation.require()
+        return key
 
     def _complete(self, message: HTTPResponseStartEvent, scope: HTTPScope, started: float) -> None:
         """Add the headers of every response, and count it."""
@@ -178,7 +219,7 @@ class RequestMiddleware:
         present = {name for name, _ in headers}
         headers += [pair for pair in DEFAULT_HEADERS if pair[0] not in present]
         headers.append((b"x-request-id", state["request_id"].encode()))
-        if "key" in state:
+        if "key" in state and "session" not in state:
             headers += self._rate_limiter.quota(state["key"]).headers()
         if self._cors is not None:
             headers += self._cors.headers(scope)
@@ -198,8 +239,13 @@ class RequestMiddleware:
 
 def needs_key(path: str) -> bool:
     """Whether requests for this path must carry an API key."""
-    prefixes = (API_PREFIX, ADMIN_PREFIX, WEBUI_PREFIX)
-    return any(_is_below(path, prefix) for prefix in prefixes)
+    return (
+        _is_below(path, API_PREFIX) or _is_below(path, ADMIN_PREFIX) or dialect_of(path) is not None
+    )
+
+
+def _signs_in(scope: HTTPScope) -> bool:
+    return scope["method"] == "POST" and scope["path"].rstrip("/") == SIGN_IN_PATH
 
 
 def _is_below(path: str, prefix: str) -> bool:

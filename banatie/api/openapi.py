@@ -23,6 +23,14 @@ from banatie.api.requests import (
     ImageUpdate,
 )
 from banatie.api.routes.admin import AdminKeyView, CreatedKeyView, KeyCreate
+from banatie.api.routes.machine import DoctorView, MachineView
+from banatie.api.routes.models import (
+    InstallationCreate,
+    InstallationView,
+    ModelChoiceView,
+    ModelList,
+    ModelSwitch,
+)
 from banatie.api.routes.scopes import (
     RegeneratedView,
     ScopeChange,
@@ -30,8 +38,9 @@ from banatie.api.routes.scopes import (
     ScopeRegenerate,
     ScopeView,
 )
+from banatie.api.routes.sessions import SessionCreate, SessionView
 from banatie.api.routes.system import HealthView, InfoView, Unhealthy
-from banatie.api.schemas import Done, Failure, GenerationView, Page, Success
+from banatie.api.schemas import Done, Failure, GenerationView, MonthsView, Page, Success
 from banatie.config import Limits
 
 SCHEMAS = [
@@ -58,7 +67,19 @@ SCHEMAS = [
     KeyCreate,
     Success[CreatedKeyView],
     Page[AdminKeyView],
+    Success[ModelList],
+    ModelSwitch,
+    Success[ModelChoiceView],
+    InstallationCreate,
+    Success[InstallationView],
+    Success[list[InstallationView]],
+    Success[MachineView],
+    Success[DoctorView],
+    SessionCreate,
+    Success[SessionView],
+    Page[SessionView],
     Success[HealthView],
+    Success[MonthsView],
     Success[InfoView],
     Unhealthy,
 ]

@@ -75,7 +75,7 @@ class RateLimiter:
         """Count one request of the key, if the limit leaves one."""
         limit = self.limit_of(key)
         if not limit:
-            return Reservation(self, key, is_counted=False, is_refused=False)
+            return self.exempt(key)
         with self._lock:
             start, requests = self._window(key)
             is_left = requests < limit
@@ -83,6 +83,10 @@ class RateLimiter:
                 self._windows[key.id] = (start, requests + 1)
                 self._unsaved.add(key.id)
         return Reservation(self, key, is_counted=is_left, is_refused=not is_left)
+
+    def exempt(self, key: Key) -> Reservation:
+        """A request that is neither counted nor refused."""
+        return Reservation(self, key, is_counted=False, is_refused=False)
 
     def release(self, key: Key) -> None:
         """Give back one counted request of the key."""

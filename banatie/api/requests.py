@@ -39,6 +39,7 @@ from banatie.records import (
 )
 from banatie.store.aliases import as_uuid
 from banatie.store.regeneration import Changes
+from banatie.webhooks import MAX_URL_LENGTH
 
 ALIAS_PATTERN = "^@[A-Za-z0-9_-]+$"
 DEFAULTS = Submission(prompt="")
@@ -117,6 +118,7 @@ class GenerationUpdate(WireIn):
     aspect_ratio: AspectRatio | None = None
     flow_id: FlowId | UnsetType | None = UNSET
     meta: dict[str, Any] | None = None
+    favourite: bool | None = None
 
     def to_changes(self) -> Changes:
         """Convert to a record. Raises ValidationError."""
@@ -125,6 +127,7 @@ class GenerationUpdate(WireIn):
             prompt=self.prompt,
             aspect_ratio=self.aspect_ratio,
             meta=self.meta,
+            favourite=self.favourite,
             flow_id=flow_id,
             moves=self.flow_id is not UNSET,
         )
@@ -235,6 +238,17 @@ class GenerationCreate(WireIn):
         | None
     ) = None
     prompt_syntax: PromptSyntax | None = None
+    webhook: (
+        Annotated[
+            str,
+            Meta(
+                description="A URL that gets the generation when it has ended.",
+                examples=["https://example.org/hook"],
+                extra_json_schema={"format": "uri", "maxLength": MAX_URL_LENGTH},
+            ),
+        ]
+        | None
+    ) = None
 
     def to_submission(self) -> Submission:
         """Convert to a record, filling in the defaults. Raises ValidationError."""
@@ -275,4 +289,5 @@ class GenerationCreate(WireIn):
             sampler=self.sampler,
             scheduler=self.scheduler,
             prompt_syntax=self.prompt_syntax or DEFAULTS.prompt_syntax,
+            webhook=self.webhook,
         )

@@ -146,6 +146,20 @@ class GenerationView(Wire):
     sampler: str | None
     scheduler: str | None
     prompt_syntax: PromptSyntax
+    favourite: bool
+
+
+class MonthView(Wire):
+    """How many generations were created in a month of UTC, such as `2026-11`."""
+
+    month: str
+    count: int
+
+
+class MonthsView(Wire):
+    """The months that have generations, newest first."""
+
+    months: list[MonthView]
 
 
 class Pagination(Wire):
@@ -262,6 +276,7 @@ def view(generation: Generation, public_url: str) -> GenerationView:
         sampler=generation.sampler,
         scheduler=generation.scheduler,
         prompt_syntax=generation.prompt_syntax,
+        favourite=generation.favourite,
     )
 
 

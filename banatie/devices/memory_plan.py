@@ -17,15 +17,17 @@ from typing import Any, Literal, get_args
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelBroken
 from banatie.models.disk_space import format_bytes
+from banatie.models.ip_adapter import adapter_parameters
 from banatie.models.safetensors_header import parameter_count
-from banatie.models.types import LanguageModel, PaintingModel
+from banatie.models.types import IpAdapter, LanguageModel, PaintingModel
 from banatie.models.validate import check_language_model, check_pipeline
 
 PainterPlace = Literal["resident", "offload-encoders", "offload-layers", "offload-layers-fp8"]
 """Where the painting model is kept, the fastest first (`painting.memory`):
 
 resident            all of it on the device
-offload-encoders    the text encoders in main memory, on the device only while they encode a prompt
+offload-encoders    the text encoders in main memory, on the device only while they encode a prompt;
+                    an IP-Adapter likewise, only while a picture is painted with it
 offload-layers      these too, and each of the UNet's layers on the device only while it computes
 offload-layers-fp8  the same with weights of 8 bits (E4M3), computed in the usual format: half as
                     much to transfer
@@ -73,6 +75,10 @@ class Sizes:
     tile_working: int
     pixels: int = 0
     """Of the largest size, for which the working memory is estimated."""
+    adapter: int = 0
+    """Of an IP-Adapter, while pictures are painted with it."""
+    image_encoder: int = 0
+    """The encoder that it needs to read references."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +218,7 @@ def sizes_of(
     unet_bytes: int,
     vae_bytes: int,
     language_bytes: int,
+    ip_adapter: IpAdapter | None = None,
 ) -> Sizes:
     """The memory that the models need, in number formats of so many bytes a number.
 
@@ -225,7 +232,11 @@ def sizes_of(
     weights = check_pipeline(model.folder)
     numbers = {name: parameter_count(files) for name, files in weights.items()}
     encoders = numbers["text_encoder"] + numbers["text_encoder_2"]
-    language = 0
+    adapter = image_encoder = language = 0
+    if ip_adapter is not None:
+        # Likewise for a broken one.
+        with contextlib.suppress(BanatieError):
+            adapter, image_encoder = adapter_parameters(ip_adapter.folder)
     if language_model is not None:
         # A broken one takes nothing here, and is reported where it is loaded.
         with contextlib.suppress(BanatieError):
@@ -250,6 +261,8 @@ def sizes_of(
         vae_working=int(pixels * vae_pixel),
         tile_working=int(tile * vae_pixel),
         pixels=pixels,
+        adapter=adapter * unet_bytes,
+        image_encoder=image_encoder * unet_bytes,
     )
 
 
@@ -259,11 +272,13 @@ def _needed(sizes: Sizes, plan: Plan) -> int:
         plan.painter, sizes.unet
     )
     decoding = sizes.tile_working if plan.tiled else sizes.vae_working
-    painting = unet + sizes.vae + max(sizes.unet_working * plan.batch, decoding)
+    painting = unet + sizes.vae + sizes.adapter + max(sizes.unet_working * plan.batch, decoding)
     if plan.painter == "resident":
-        painting += sizes.text_encoders
+        painting += sizes.text_encoders + sizes.image_encoder
     else:
-        painting = max(painting, unet + sizes.vae + sizes.text_encoders)
+        # One encoder is on the device at a time.
+        encoding = max(sizes.text_encoders, sizes.image_encoder + sizes.adapter)
+        painting = max(painting, unet + sizes.vae + encoding)
     if plan.language == "device":
         return painting + sizes.language
     return max(painting, sizes.language) if plan.language == "swap" else painting

@@ -15,7 +15,7 @@ import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, get_args
 
 from banatie.errors import ModelBroken, ModelError
 from banatie.filesystem import special_kind
@@ -26,6 +26,7 @@ from banatie.models.manifest import (
     CODE_SUFFIXES,
     MANIFEST_FILE,
     FileDigest,
+    Kind,
     Manifest,
     encode_manifest,
     file_digests,
@@ -221,7 +222,7 @@ def _read_manifest(archive: tarfile.TarFile, file: Path) -> Manifest:
         raise ModelBroken(
             f"the manifest in {file} is invalid ({error}); export the model again"
         ) from error
-    if manifest.name != folder or manifest.kind not in ("painting", "language", "lora"):
+    if manifest.name != folder or manifest.kind not in get_args(Kind):
         raise ModelBroken(
             f"the manifest in {file} describes another model than the archive holds; "
             "export the model again"

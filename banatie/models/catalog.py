@@ -16,16 +16,20 @@ from typing import Any
 
 from banatie.errors import ModelBroken, ModelNotFound
 from banatie.models.bundled import model_folder
-from banatie.models.manifest import FileDigest, Kind, Manifest, read_manifest
+from banatie.models.ip_adapter import ADAPTER_FILE, check_ip_adapter
+from banatie.models.manifest import SETTINGS, FileDigest, Kind, Manifest, read_manifest
 from banatie.models.types import (
     Entry,
     HubSource,
+    IpAdapter,
+    KnownModel,
     LanguageModel,
     Mode,
     PaintingModel,
     RepositoryFiles,
     Size,
     WheelSource,
+    kind_of,
 )
 
 SDXL_SIZES: Mapping[str, Size] = {
@@ -56,11 +60,16 @@ class Catalog:
         }
         self.language_models = tuple(self._language(e) for e in entries["language_models"])
         self.painting_models = tuple(self._painting(e) for e in entries["painting_models"])
+        self.ip_adapters = tuple(
+            IpAdapter(**e, folder=self.models_dir / e["name"], source=source)
+            for e in entries["ip_adapters"]
+            if (source := self._source(e))
+        )
 
     @property
-    def models(self) -> tuple[LanguageModel | PaintingModel, ...]:
+    def models(self) -> tuple[KnownModel, ...]:
         """The models of the catalog, installed or not."""
-        return (*self.language_models, *self.painting_models)
+        return (*self.language_models, *self.painting_models, *self.ip_adapters)
 
     def language_model(self, reference: str) -> LanguageModel:
         """The language model of a catalog name, the name of a folder under `models_dir`, or a path.
@@ -119,6 +128,51 @@ class Catalog:
                 "install the model again"
             ) from error
 
+    def ip_adapter(self, reference: str) -> IpAdapter:
+        """The IP-Adapter of a catalog name, the name of a folder under `models_dir`, or a path.
+
+        Raises ModelNotFound or ModelBroken, with the remedy, when it is not installed.
+        """
+        for adapter in self.ip_adapters:
+            if adapter.name == reference:
+                _require_file(adapter.folder, ADAPTER_FILE, _not_installed(adapter))
+                return adapter
+        folder = self._folder(reference)
+        manifest = _manifest_of(folder, "ip-adapter")
+        message = f"{folder} holds no IP-Adapter: {ADAPTER_FILE} is missing"
+        _require_file(folder, ADAPTER_FILE, message)
+        if manifest is None:
+            return IpAdapter(folder.name, folder.name, "unknown", folder)
+        return IpAdapter(folder.name, manifest.title, manifest.licence, folder)
+
+    def choose_ip_adapter(self, setting: str, model: PaintingModel) -> IpAdapter | None:
+        """The adapter that `painting.ip_adapter` names; for `auto`, the first that fits the model.
+
+        None if the setting is `off`, or none is there for `auto`. Raises ModelNotFound or
+        ModelBroken for a named one that is not installed, damaged or made for another model.
+        """
+        if setting == "off":
+            return None
+        width = _read_json(model.folder / "unet" / "config.json").get("cross_attention_dim")
+        if setting != "auto":
+            adapter = self.ip_adapter(setting)
+            shape, _ = check_ip_adapter(adapter.folder)
+            if shape.text_width != width:
+                raise ModelBroken(
+                    f"the IP-Adapter {adapter.name!r} is for models that read embeddings "
+                    f"{shape.text_width} wide, but {model.name} reads {width}; set "
+                    "painting.ip_adapter to another one"
+                )
+            return adapter
+        for entry in self.installed():
+            if entry.kind == "ip-adapter" and not entry.problem:
+                # A broken one must not hide the others.
+                with contextlib.suppress(ModelBroken, ModelNotFound):
+                    shape, _ = check_ip_adapter(entry.folder)
+                    if shape.text_width == width:
+                        return self.ip_adapter(entry.name)
+        return None
+
     def loras(self) -> dict[str, Path]:
         """The weights of the installed LoRAs, by their names."""
         found = {}
@@ -143,7 +197,7 @@ class Catalog:
         known = tuple(
             Entry(
                 model.name,
-                "language" if isinstance(model, LanguageModel) else "painting",
+                kind_of(model),
                 model.title,
                 model.licence,
                 model.folder,
@@ -222,7 +276,7 @@ def _repository_files(entry: dict[str, Any]) -> RepositoryFiles:
     return RepositoryFiles(**entry | {"files": tuple(entry.get("files", ())), "digests": digests})
 
 
-def _not_installed(model: LanguageModel | PaintingModel) -> str:
+def _not_installed(model: KnownModel) -> str:
     pull = f"run: banatie models pull {model.name}"
     remedy = pull if model.source else "put its folder under models/"
     return f"the model {model.name!r} is not installed; {remedy}"
@@ -238,7 +292,7 @@ def _require_file(folder: Path, file: str, message: str) -> None:
 def _manifest_of(folder: Path, kind: Kind) -> Manifest | None:
     manifest = read_manifest(folder)
     if manifest and manifest.kind != kind:
-        setting = "enhancement.model" if kind == "language" else "painting.model"
+        setting = SETTINGS[kind]
         raise ModelBroken(
             f"{folder.name} is a {manifest.kind} model, not a {kind} model; set {setting} to one"
         )

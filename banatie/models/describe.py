@@ -12,7 +12,14 @@ from banatie.models.catalog import Catalog
 from banatie.models.disk_space import format_bytes
 from banatie.models.manage import size_of
 from banatie.models.safetensors_header import parameter_count
-from banatie.models.types import Entry, HubSource, LanguageModel, PaintingModel, WheelSource
+from banatie.models.types import (
+    Entry,
+    HubSource,
+    KnownModel,
+    LanguageModel,
+    PaintingModel,
+    WheelSource,
+)
 from banatie.models.validate import check_language_model, check_pipeline
 
 HALF_PRECISION_BYTES = 2
@@ -72,7 +79,9 @@ def _location(entry: Entry) -> list[tuple[str, str]]:
     return lines
 
 
-def _loadable(entry: Entry, catalog: Catalog) -> PaintingModel | LanguageModel | None:
+def _loadable(entry: Entry, catalog: Catalog) -> KnownModel | None:
+    if entry.kind == "ip-adapter":
+        return catalog.ip_adapter(entry.name)
     if entry.kind == "painting":
         return catalog.painting_model(entry.name)
     return catalog.language_model(entry.name) if entry.kind == "language" else None
@@ -84,7 +93,8 @@ def _memory(entry: Entry) -> str:
     elif entry.kind == "language":
         files = check_language_model(entry.folder)
     else:
-        files = sorted(entry.folder.glob("*.safetensors"))
+        # An IP-Adapter's image encoder lies in a folder below.
+        files = sorted(entry.folder.rglob("*.safetensors"))
     half = parameter_count(files) * HALF_PRECISION_BYTES
     return (
         f"{format_bytes(half)} for the weights in half precision, {format_bytes(2 * half)} in full"

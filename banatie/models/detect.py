@@ -1,9 +1,9 @@
 """Detection of what a single file of weights is, by the names and shapes in its header.
 
-A file may be a complete Stable Diffusion XL checkpoint, a LoRA for it, or one of the many other
-things that are published beside them. Only the first bytes are read, nothing is loaded, and a file
-that cannot be imported is refused by naming what it is. The tables are in `detect_rules`; how a
-checkpoint is converted is for `convert.checkpoint`.
+A file may be a complete Stable Diffusion XL checkpoint, a LoRA or an IP-Adapter for it, or one of
+the many other things that are published beside them. Only the first bytes are read, nothing is
+loaded, and a file that cannot be imported is refused by naming what it is. The tables are in
+`detect_rules`; how a checkpoint is converted is for `convert.checkpoint`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from banatie.models.detect_rules import (
     VAES,
     is_lora,
 )
+from banatie.models.ip_adapter import adapter_shape, is_ip_adapter
 from banatie.models.safetensors_header import Header, read_header
 
-Format = Literal["checkpoint", "lora"]
+Format = Literal["checkpoint", "lora", "ip-adapter"]
 
 INPAINTING_CHANNELS = 9
 """Of a UNet's input: the latents, a mask, and the latents of what is kept."""
@@ -96,6 +97,9 @@ def detect(file: Path, width: int = SDXL_WIDTH) -> DetectedFile:
             "diffusers layout and archives made by `banatie models export`"
         )
     header = read_header(file)
+    # One for faces has a LoRA, too.
+    if is_ip_adapter(header):
+        return _detect_ip_adapter(file, header, width)
     if is_lora(header):
         return _detect_lora(file, header, width)
     _require_sdxl_checkpoint(file, header, width)
@@ -189,6 +193,16 @@ def _detect_lora(file: Path, header: Header, width: int) -> DetectedFile:
         settings["frequent_tags"] = tags
     licence = header.metadata.get("modelspec.license", "")
     return DetectedFile("lora", _dtype(header), title, licence, settings=settings)
+
+
+def _detect_ip_adapter(file: Path, header: Header, width: int) -> DetectedFile:
+    attended = adapter_shape(header, file.name).text_width
+    if attended != width:
+        raise ModelBroken(
+            f"{file.name} is an IP-Adapter for {_base_model(attended)}; use one that was made for "
+            "Stable Diffusion XL"
+        )
+    return DetectedFile("ip-adapter", _dtype(header))
 
 
 def _base_model(width: int) -> str:

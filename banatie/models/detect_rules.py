@@ -163,7 +163,6 @@ OTHER_MODELS = (
         USE_SDXL,
         starts_with(r"edm_mean$"),
     ),
-    Rule("an IP-Adapter", _UNSUPPORTED, starts_with(r"ip_adapter\.", r"image_proj\.")),
     Rule(
         "a ControlNet",
         _UNSUPPORTED,

@@ -15,7 +15,13 @@ from banatie.errors import ModelBroken, ModelNotFound
 from banatie.models.huggingface import Hub, RemoteFile
 from banatie.models.install import require_installable
 from banatie.models.manifest import Kind
-from banatie.models.types import Entry, HubSource, LanguageModel, RepositoryFiles
+from banatie.models.types import (
+    Entry,
+    HubSource,
+    LanguageModel,
+    PaintingModel,
+    RepositoryFiles,
+)
 from banatie.models.validate import (
     PIPELINE_CLASS,
     PIPELINE_CLASSES,
@@ -57,9 +63,10 @@ def plan_entry(entry: Entry) -> DownloadPlan:
     model = entry.model
     if model is None or not isinstance(model.source, HubSource):
         raise ModelNotFound(f"the catalog does not say where {entry.name!r} comes from")
+    settings: dict[str, Any] = {}
     if isinstance(model, LanguageModel):
-        settings: dict[str, Any] = {"mode": model.mode}
-    else:
+        settings = {"mode": model.mode}
+    elif isinstance(model, PaintingModel):
         settings = {
             "steps": model.steps,
             "guidance_scale": model.guidance_scale,

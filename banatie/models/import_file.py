@@ -21,9 +21,11 @@ from banatie.errors import ModelBroken, ModelError, ModelNotFound
 from banatie.models.archive import LORA_CHECK, import_archive
 from banatie.models.detect import DetectedFile, detect
 from banatie.models.detect_rules import SDXL_WIDTH
+from banatie.models.import_ip_adapter import copy_ip_adapter, find_image_encoder
 from banatie.models.install import Installation, install, require_installable, require_kind
+from banatie.models.ip_adapter import check_layers
 from banatie.models.manifest import Kind, Manifest, file_digests, read_manifest, sha256_of
-from banatie.models.safetensors_header import weights_sha256
+from banatie.models.safetensors_header import read_header, weights_sha256
 from banatie.models.validate import (
     PIPELINE_CONFIGS,
     PIPELINE_MODELS,
@@ -39,9 +41,10 @@ MAX_NAME_LENGTH = 100
 NAME_HASH_DIGITS = 8
 
 _OTHER_NAME = "give this one another name with --name, or "
+_ONLY_IP_ADAPTERS = "--image-encoder is for the file of an IP-Adapter"
 _ONLY_CHECKPOINTS = (
     "--prediction is for checkpoints; a folder says it in scheduler/scheduler_config.json, and a "
-    "LoRA is used as the painting model predicts"
+    "LoRA or an IP-Adapter is used as the painting model predicts"
 )
 _V_PREDICTION = re.compile(r"(?<![a-z])v[-_ ]?(pred(iction)?|param\w*)(?![a-z])", re.IGNORECASE)
 _CONFIG_SUFFIXES = (".json", ".txt", ".jinja", ".model")
@@ -57,18 +60,22 @@ def import_model(
     name: str | None = None,
     configs: Path | None = None,
     prediction: Prediction | None = None,
+    image_encoder: Path | None = None,
 ) -> Manifest:
-    """Import a model's folder, a checkpoint, a LoRA or an archive made by `models export`.
+    """Import a model's folder, a checkpoint, a LoRA, an IP-Adapter, or an archive of a model.
 
     The model is installed as `models_dir / name`; without a name it gets the file's or folder's.
     `configs` is for checkpoints and LoRAs that are not of SDXL's structure: see
     `convert.checkpoint`. `prediction` is what a checkpoint was trained to predict, where the file
-    does not say it. `report` gets each step in one line. Raises ModelNotFound, ModelBroken and
+    does not say it, and `image_encoder` the folder that an IP-Adapter needs, where it is not
+    beside the file. `report` gets each step in one line. Raises ModelNotFound, ModelBroken and
     ModelError, with nothing left behind.
     """
     path = path.expanduser().absolute()
     if prediction is not None and path.suffix.lower() != ".safetensors":
         raise ModelError(_ONLY_CHECKPOINTS)
+    if image_encoder is not None and path.suffix.lower() != ".safetensors":
+        raise ModelError(_ONLY_IP_ADAPTERS)
     if path.suffix.lower() == ".tar" and path.is_file():
         if name is not None:
             raise ModelError("an archive contains its model's name; import it without --name")
@@ -79,9 +86,13 @@ def import_model(
     if path.is_dir():
         return _import_folder(path, models_dir, report, name)
     detected = detect(path, _embedding_width(configs))
+    if image_encoder is not None and detected.format != "ip-adapter":
+        raise ModelError(_ONLY_IP_ADAPTERS)
+    if prediction is not None and detected.format != "checkpoint":
+        raise ModelError(_ONLY_CHECKPOINTS)
+    if detected.format == "ip-adapter":
+        return _import_ip_adapter(path, models_dir, report, name, configs, image_encoder)
     if detected.format == "lora":
-        if prediction is not None:
-            raise ModelError(_ONLY_CHECKPOINTS)
         return _import_lora(path, detected, models_dir, report, name, configs)
     if prediction is not None:
         predicts: Literal["noise", "velocity"] = "velocity" if prediction == "v" else "noise"
@@ -185,6 +196,28 @@ def _import_lora(
             changed=changed,
         )
         return _publish(installation, manifest, report)
+
+
+def _import_ip_adapter(
+    path: Path,
+    models_dir: Path,
+    report: Callable[[str], None],
+    name: str,
+    configs: Path | None,
+    encoder: Path | None,
+) -> Manifest:
+    require_kind(name, "ip-adapter", models_dir)
+    from banatie.models.convert.structure import layers_of
+
+    check_layers(read_header(path), path.name, layers_of(configs)["unet"])
+    folder, weights = find_image_encoder(path, encoder)
+    with install(models_dir, name) as installation:
+        installation.require_new(_OTHER_NAME)
+        installation.prepare(sum(file.stat().st_size for file in (path, *weights)))
+        report(f"Copying {path.name}, an IP-Adapter, and its image encoder from {folder}")
+        source = f"{_text(path.name)} and the image encoder in the folder {_text(folder.name)}"
+        manifest = Manifest("ip-adapter", name, _text(path.stem), "unknown", source)
+        return copy_ip_adapter(path, folder, weights, installation, manifest)
 
 
 def _import_checkpoint(

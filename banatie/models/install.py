@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,14 @@ from banatie.models.bundled import BUNDLED_MODELS
 from banatie.models.catalog import Catalog
 from banatie.models.disk_space import require_disk_space
 from banatie.models.manifest import Kind, Manifest, is_model_name, write_manifest
-from banatie.models.types import LanguageModel
+from banatie.models.types import kind_of
 
 _SUFFIX = ".installing"
+_CALLED: Mapping[Kind, str] = {
+    "painting": "a painting model",
+    "language": "a language model",
+    "ip-adapter": "an IP-Adapter",
+}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -171,11 +176,10 @@ def require_kind(name: str, kind: Kind, models_dir: Path) -> None:
     That one could not be installed any more, and this one would not be found.
     """
     for model in Catalog(models_dir).models:
-        known: Kind = "language" if isinstance(model, LanguageModel) else "painting"
+        known = kind_of(model)
         if model.name.lower() == name.lower() and known != kind:
-            what = "LoRA" if kind == "lora" else f"{kind} model"
             raise ModelError(
-                f"{name} is the name of a {known} model in the catalog; install this {what} under "
+                f"{name} is the name of {_CALLED[known]} in the catalog; install this one under "
                 "another name"
             )
 

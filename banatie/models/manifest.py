@@ -21,7 +21,13 @@ MANIFEST_FILE = "banatie.json"
 CODE_SUFFIXES = (".bin", ".ckpt", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".so")
 """Files that are code or can carry it; they are never installed."""
 
-Kind = Literal["painting", "language", "lora"]
+Kind = Literal["painting", "language", "lora", "ip-adapter"]
+SETTINGS: Mapping[str, str] = {
+    "painting": "painting.model",
+    "language": "enhancement.model",
+    "ip-adapter": "painting.ip_adapter",
+}
+"""The setting that names the model in use, by the model's kind."""
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,8 @@ class LanguageModel:
     """Of files in the folder, by their names, where they are known."""
     note: str = ""
     """What the licence asks, in one line."""
+    parameters: int = 0
+    """0 where the catalog does not know it."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,30 @@ class PaintingModel:
 
 
 @dataclass(frozen=True)
+class IpAdapter:
+    """An IP-Adapter for SDXL with its CLIP image encoder, by which references are combined."""
+
+    name: str
+    title: str
+    licence: str
+    folder: Path
+    source: HubSource | None = None
+    note: str = ""
+    """What the licence asks, in one line."""
+
+
+KnownModel = LanguageModel | PaintingModel | IpAdapter
+"""A model that the catalog describes."""
+
+
+def kind_of(model: KnownModel) -> Kind:
+    """The kind of a model of the catalog."""
+    if isinstance(model, PaintingModel):
+        return "painting"
+    return "language" if isinstance(model, LanguageModel) else "ip-adapter"
+
+
+@dataclass(frozen=True)
 class Entry:
     """A model with a name: one of the catalog, installed or not, or another installed one."""
 
@@ -121,7 +147,7 @@ class Entry:
     title: str
     licence: str
     folder: Path
-    model: LanguageModel | PaintingModel | None = None
+    model: KnownModel | None = None
     """The catalog's description."""
     manifest: Manifest | None = None
     """The folder's own description."""

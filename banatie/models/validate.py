@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from banatie.errors import ModelBroken, ModelNotFound
+from banatie.models.ip_adapter import check_ip_adapter
 from banatie.models.manifest import Kind
 from banatie.models.safetensors_header import read_summary
 
@@ -62,6 +63,8 @@ def check_model(kind: Kind, folder: Path) -> None:
         check_pipeline(folder)
     elif kind == "language":
         check_language_model(folder)
+    elif kind == "ip-adapter":
+        check_ip_adapter(folder)
     else:
         for weights in folder.rglob("*.safetensors"):
             read_summary(weights)

@@ -49,7 +49,8 @@ class UNetGraphs:
     def predict(self, inputs: Inputs) -> torch.Tensor:
         """The UNet's prediction; `inputs` are `sample`, `timestep` and what else it takes.
 
-        `text_embeds` and `time_ids` are its added conditions.
+        `text_embeds` and `time_ids` are its added conditions, and `image_tokens` are for an
+        IP-Adapter in it.
         """
         given = {name: value for name, value in inputs.items() if value is not None}
         if not self.enabled or self._failed:
@@ -104,10 +105,14 @@ class UNetGraphs:
 
     def _call(self, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
         added = {name: given[name] for name in ("text_embeds", "time_ids")}
+        attended: object = given["encoder_hidden_states"]
+        if "image_tokens" in given:
+            # As the attention processors of an IP-Adapter expect it.
+            attended = (attended, [given["image_tokens"]])
         return self._unet(
             given["sample"],
             given["timestep"],
-            encoder_hidden_states=given["encoder_hidden_states"],
+            encoder_hidden_states=attended,
             timestep_cond=given.get("timestep_cond"),
             added_cond_kwargs=added,
             return_dict=False,

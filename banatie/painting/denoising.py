@@ -19,6 +19,7 @@ from diffusers import SchedulerMixin, StableDiffusionXLPipeline
 
 from banatie.models.samplers import SamplerChoice
 from banatie.painting.cuda_graphs import UNetGraphs
+from banatie.painting.image_prompt import ImageTokens
 from banatie.painting.schedulers import fresh_schedule, steps_done, with_sampler
 from banatie.painting.text_encoding import TextEmbedding
 from banatie.painting.tiles import Tile, tiles_of
@@ -53,6 +54,8 @@ class DenoisingPass:
     """The further input channels of an inpainting UNet: (batch, channels, height, width)."""
     sampler: SamplerChoice | None = None
     """None: the scheduler that the denoiser was given."""
+    image_tokens: ImageTokens | None = None
+    """For the IP-Adapter that is in the UNet."""
     tile: int | None = None
     """Predict in tiles of this side, in latents; None: all at once."""
 
@@ -128,6 +131,10 @@ class _Prediction:
         self._passes = len(texts)
         self._sequence = torch.cat([text.sequence for text in texts]).to(device)
         self._pooled = torch.cat([text.pooled for text in texts]).to(device)
+        self._image_tokens = None
+        if (tokens := asked.image_tokens) is not None:
+            rows = [tokens.positive] if self._passes == 1 else [tokens.negative, tokens.positive]
+            self._image_tokens = torch.cat(rows).to(device)
         self._guidance_embedding = None
         if (width := self._unet.config.time_cond_proj_dim) is not None:
             # A UNet that was distilled to know the guidance scale (arXiv:2210.03142).
@@ -161,6 +168,7 @@ class _Prediction:
                 "sample": torch.cat([torch.cat(inputs, 1)] * self._passes),
                 "timestep": timestep,
                 "encoder_hidden_states": self._sequence,
+                "image_tokens": self._image_tokens,
                 "timestep_cond": self._guidance_embedding,
                 "text_embeds": self._pooled,
                 "time_ids": self._time_ids(tile),

@@ -17,12 +17,16 @@ from banatie.records import PromptSyntax
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps; may raise to stop the painting."""
 
-ReferenceMode = Literal["guide", "inpaint"]
-"""Whether the whole picture is guided by the reference, or what a mask covers is painted anew."""
+ReferenceMode = Literal["guide", "inpaint", "ip-adapter"]
+"""Whether the picture starts from the reference, what a mask covers is painted anew, or an
+IP-Adapter reads several references."""
 DEFAULT_REFERENCE_STRENGTH = 0.6
 """Of a guide: its colours and its layout are seen, and what the prompt asks for, too."""
 DEFAULT_EDIT_STRENGTH = 0.0
 """With a mask: what it covers is painted anew, and sees only what is around it."""
+
+DEFAULT_IMAGE_PROMPT_STRENGTH = 0.6
+"""Of an IP-Adapter: the scale that its authors use beside a text."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class PaintJob:
     """The picture that guides this one, or that is edited where there is a mask: RGB, any size."""
     reference_strength: float = DEFAULT_REFERENCE_STRENGTH
     """From 0 (the reference is not seen at all) to 1 (hardly anything but the reference)."""
+    image_prompts: tuple[Image.Image, ...] = field(default=(), compare=False)
+    """Pictures that an IP-Adapter reads, instead of a reference: RGB, any size."""
     mask: Image.Image | None = field(default=None, compare=False)
     """What of the reference is painted anew (white) or kept (black): any mode and size."""
     sampler: SamplerChoice | None = None
@@ -74,7 +80,9 @@ class PaintJob:
 
     @property
     def mode(self) -> ReferenceMode | None:
-        """How the reference is used; None without one."""
+        """How the references are used; None without one."""
+        if self.image_prompts:
+            return "ip-adapter"
         if self.reference is None:
             return None
         return "guide" if self.mask is None else "inpaint"
@@ -88,6 +96,7 @@ class PaintJob:
             *(self.size, self.steps, self.guidance_scale, self.loras, self.denoise),
             self.sampler,
             *(self.reference is None, self.mask is None),
+            *(len(self.image_prompts), self.image_prompts and self.reference_strength),
         )
 
     def fitted_reference(self, size: tuple[int, int]) -> Image.Image | None:

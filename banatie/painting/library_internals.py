@@ -6,11 +6,11 @@ names of a library.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from diffusers import ModelMixin
+from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 from torch._dynamo.exc import TorchDynamoException
 
@@ -27,6 +27,32 @@ def reapply_group_offloading(model: ModelMixin) -> None:
     diffusers does so itself when it loads a LoRA, but not in `enable_layerwise_casting`.
     """
     _maybe_remove_and_reapply_group_offloading(model)
+
+
+def ip_adapter_layers(
+    unet: UNet2DConditionModel, tensors: Mapping[str, torch.Tensor]
+) -> tuple[torch.nn.Module, dict[str, torch.nn.Module]]:
+    """An IP-Adapter's projection, and its attention processors by their places in the UNet.
+
+    diffusers' public `load_ip_adapter` would leave them in the UNet for every picture. Raises
+    KeyError, RuntimeError or ValueError when the tensors do not fit the UNet.
+    """
+    parts: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    projection = unet._convert_ip_adapter_image_proj_to_diffusers(
+        parts["image_proj"], low_cpu_mem_usage=False
+    )
+    all_processors = unet._convert_ip_adapter_attn_to_diffusers([parts], low_cpu_mem_usage=False)
+    processors = {
+        place: each for place, each in all_processors.items() if isinstance(each, torch.nn.Module)
+    }
+    if len(parts["ip_adapter"]) != 2 * len(processors):
+        raise ValueError(
+            f"it has {len(parts['ip_adapter'])} matrices for {len(processors)} layers of the UNet"
+        )
+    return projection, processors
 
 
 def drop_compiled_calls(model: torch.nn.Module) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import textwrap
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,9 +21,10 @@ from PIL import Image
 from banatie.devices.memory_plan import ALL_RESIDENT, Plan
 from banatie.devices.runtime import Runtime, free_memory, is_out_of_memory
 from banatie.errors import ModelBroken, OutOfMemory, PaintingError, UnusablePicture
-from banatie.models.types import PaintingModel
+from banatie.models.types import IpAdapter, PaintingModel
 from banatie.models.validate import check_pipeline
 from banatie.painting.denoising import Denoiser
+from banatie.painting.image_prompt import ImagePrompter, ImageTokens
 from banatie.painting.job import OnStep, PaintJob
 from banatie.painting.library_internals import CompilationError, drop_compiled_calls
 from banatie.painting.lora import LOADING_ERRORS, applied
@@ -58,6 +60,7 @@ class Painter:
             self._offload.encoders_on_device,
         )
         self._keeps_unet = True
+        self._keeps_adapter = True
         self._scheduler = configured_scheduler(pipeline.scheduler, model)
         self._checksum = Checksum(weights)
         factor = pipeline.vae_scale_factor
@@ -68,6 +71,7 @@ class Painter:
         self.uses_graphs = runtime.device.startswith("cuda") and not compiled
         """Whether the UNet's kernels may be recorded; can be changed between two pictures."""
         self._passes = PicturePasses(pipeline, self._denoiser, self._preview_map, model)
+        self._image_prompter: ImagePrompter | None = None
 
     @classmethod
     def load(
@@ -76,17 +80,21 @@ class Painter:
         runtime: Runtime,
         plan: Plan = ALL_RESIDENT,
         compiled: bool = False,
+        ip_adapter: IpAdapter | None = None,
     ) -> Painter:
         """Load the model from its folder onto the runtime's device, placed as the plan says.
 
         `compiled` compiles the UNet's repeated blocks while the first picture of each size is
-        painted. Opens no connection. Raises ModelNotFound or ModelBroken, naming the file and the
+        painted. An IP-Adapter that is damaged or does not fit is logged and left out. Opens no
+        connection. Raises ModelNotFound or ModelBroken, naming the file and the
         remedy, or OutOfMemory.
         """
         weights = check_pipeline(model.folder)
         try:
             pipeline = load_pipeline(model.folder, weights, runtime)
             painter = cls(pipeline, model, runtime, weights["unet"], compiled)
+            if ip_adapter is not None:
+                painter.load_ip_adapter(ip_adapter)
             painter.arrange(plan)
             if compiled:
                 # The blocks are alike, so that one compilation serves all of them.
@@ -102,9 +110,23 @@ class Painter:
         free_memory(runtime.device)
         raise OutOfMemory(f"the model {model.name!r} does not fit the memory of {runtime.device}")
 
+    def load_ip_adapter(self, adapter: IpAdapter) -> None:
+        """Load an adapter into main memory; one that is broken or does not fit is logged."""
+        try:
+            self._image_prompter = ImagePrompter.load(adapter, self._pipeline.unet, self._runtime)
+        except ModelBroken as error:
+            logger.error("several references cannot be combined: %s", error)
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether jobs may have `image_prompts`."""
+        return self._image_prompter is not None
+
     def arrange(self, plan: Plan) -> None:
         """Place the model's parts as the plan says; see `PipelineOffload.apply`."""
         self._offload.apply(plan)
+        self._keeps_adapter = plan.painter == "resident"
+        self._move_adapter(self._runtime.device)
         self._keeps_unet = not plan.painter.startswith("offload-layers")
         self._passes.max_pixels = plan.max_pixels
 
@@ -120,6 +142,7 @@ class Painter:
     def move_to(self, device: str) -> None:
         """Move all parts that the plan keeps on the device, between two pictures."""
         self._offload.move_to(device)
+        self._move_adapter(device)
 
     @property
     def fingerprint(self) -> str:
@@ -179,14 +202,18 @@ class Painter:
     def _paint(
         self, jobs: Sequence[PaintJob], on_step: OnStep
     ) -> list[Image.Image | UnusablePicture]:
-        # A LoRA wraps layers for one job. Recording wrapped layers has not been tried on a card.
-        self._denoiser.graphs.enabled = self.uses_graphs and self._keeps_unet and not jobs[0].loras
+        # A LoRA or an IP-Adapter changes layers for one job. Recording these has not been tried on
+        # a card.
+        is_changed = bool(jobs[0].loras or jobs[0].image_prompts)
+        self._denoiser.graphs.enabled = self.uses_graphs and self._keeps_unet and not is_changed
         try:
             with (
                 applied(self._pipeline, jobs[0].loras, self._clear_embeddings),
                 torch.inference_mode(),
             ):
-                return self._passes.paint(jobs, *self._encode(jobs), on_step)
+                texts = self._encode(jobs)
+                with self._steering(jobs) as image_tokens:
+                    return self._passes.paint(jobs, *texts, on_step, image_tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -207,6 +234,18 @@ class Painter:
             [job.texts[0] for job in jobs],
             [job.texts[1] for job in jobs] if self._is_guided(jobs[0]) else [],
         )
+
+    def _steering(self, jobs: Sequence[PaintJob]) -> AbstractContextManager[ImageTokens | None]:
+        """The jobs' pictures in the UNet, if they have any and these are to be seen."""
+        if not jobs[0].image_prompts or jobs[0].reference_strength == 0:
+            return nullcontext()
+        if self._image_prompter is None:
+            raise ValueError("no IP-Adapter is loaded")
+        return self._image_prompter.steering(self._pipeline.unet, jobs)
+
+    def _move_adapter(self, device: str) -> None:
+        if self._image_prompter is not None:
+            self._image_prompter.move_to(device, stays=self._keeps_adapter)
 
     def _is_guided(self, job: PaintJob) -> bool:
         """Whether classifier-free guidance is used, for which a negative prompt is encoded."""

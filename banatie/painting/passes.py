@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -18,6 +19,7 @@ from banatie.errors import UnusablePicture
 from banatie.models.types import PaintingModel
 from banatie.painting import denoising
 from banatie.painting.denoising import Denoiser, DenoisingPass
+from banatie.painting.image_prompt import ImageTokens
 from banatie.painting.job import OnStep, PaintJob
 from banatie.painting.offload import tiled_vae
 from banatie.painting.previews import LatentToRgb
@@ -28,6 +30,14 @@ from banatie.painting.vae import decode_finite, encode_finite, to_image
 
 UPSCALE_DENOISE = 0.15
 """How much of an enlarged picture is painted over: its details, not its composition."""
+
+
+class _Prompts(NamedTuple):
+    """What a pass is painted after: encoded texts and pictures."""
+
+    positive: TextEmbedding
+    negative: TextEmbedding | None
+    image_tokens: ImageTokens | None
 
 
 class PicturePasses:
@@ -54,18 +64,22 @@ class PicturePasses:
         positive: TextEmbedding,
         negative: TextEmbedding | None,
         on_step: OnStep,
+        image_tokens: ImageTokens | None = None,
     ) -> list[Image.Image | UnusablePicture]:
-        """Paint the pictures of a batch, each enlarged if that is asked for."""
+        """Paint the pictures of a batch, each enlarged if that is asked for.
+
+        `image_tokens` are for the IP-Adapter that is in the UNet.
+        """
         shared = jobs[0]
         if shared.upscale > 1 and len(jobs) > 1:
             raise ValueError("enlarged pictures are painted one by one")
         first = steps_of(shared.steps, shared.denoise)
         steps = first + (steps_of(shared.steps, UPSCALE_DENOISE) if shared.upscale > 1 else 0)
-        texts = (positive, negative)
+        prompts = _Prompts(positive, negative, image_tokens)
         references = [job.fitted_reference(job.size) for job in jobs]
         masks = [job.fitted_mask(job.size) for job in jobs]
         pictures = self._run(
-            jobs, texts, shared.denoise, references, masks, lambda done: on_step(done, steps)
+            jobs, prompts, shared.denoise, references, masks, lambda done: on_step(done, steps)
         )
         if shared.upscale > 1 and isinstance(pictures[0], Image.Image):
             enlarged = pictures[0].resize(shared.final_size, Image.Resampling.LANCZOS)
@@ -73,7 +87,7 @@ class PicturePasses:
                 jobs,
                 # At low noise guidance adds nothing (arXiv:2404.07724), and in a tile it would
                 # paint all of the prompt once more.
-                (positive, None),
+                _Prompts(positive, None, image_tokens),
                 UPSCALE_DENOISE,
                 [enlarged],
                 [None],
@@ -87,7 +101,7 @@ class PicturePasses:
     def _run(
         self,
         jobs: Sequence[PaintJob],
-        texts: tuple[TextEmbedding, TextEmbedding | None],
+        prompts: _Prompts,
         denoise: float,
         references: Sequence[Image.Image | None],
         masks: Sequence[Mask | None],
@@ -110,8 +124,9 @@ class PicturePasses:
                 steps=shared.steps,
                 guidance_scale=shared.guidance_scale,
                 seeds=[job.seed for job in jobs],
-                positive=texts[0],
-                negative=texts[1],
+                positive=prompts.positive,
+                negative=prompts.negative,
+                image_tokens=prompts.image_tokens,
                 denoise=denoise,
                 reference=_stack(started),
                 keep=None if condition[0] is not None else self._kept(masks, canvas),

@@ -81,13 +81,13 @@ class Database:
         """
         if (file := self.read_only_file()) is not None:
             raise DatabaseUnusable(f"{file} cannot be written: it is read-only for this user")
-        pending = self.pending()
-        if not pending:
-            return []
         try:
             # The server and several workers may start at once; the second one finds nothing to do.
+            # The lock comes before the first connection: SQLite does not wait for another process
+            # that turns the write-ahead log of a new file on, it fails.
             with FileLock(self.path.with_name("migrate.lock")):
-                migrations.apply(sqlite_utils.Database(self._connection()))
+                if pending := self.pending():
+                    migrations.apply(sqlite_utils.Database(self._connection()))
         except sqlite3.Error as error:
             raise self._unusable(error) from error
         except OSError as error:

@@ -22,9 +22,12 @@ from banatie.store.images import to_image
 _COLUMNS = [field.name for field in fields(Generation)]
 _COLUMNS[_COLUMNS.index("image")] = "image_id"
 _WIDTH = len(_COLUMNS)
-_META, _WARNINGS, _ENHANCEMENT, _IMAGE, _AUTO_ENHANCE, _LORAS, _REFERENCES = map(
+_META, _WARNINGS, _ENHANCEMENT, _IMAGE, _AUTO_ENHANCE, _FAVOURITE, _LORAS, _REFERENCES = map(
     _COLUMNS.index,
-    ("meta", "warnings", "enhancement", "image_id", "auto_enhance", "loras", "reference_images"),
+    (
+        *("meta", "warnings", "enhancement", "image_id", "auto_enhance", "favourite", "loras"),
+        "reference_images",
+    ),
 )
 
 SELECT = f"""
@@ -87,6 +90,7 @@ def to_generation(row: sqlite3.Row) -> Generation:
     # By position: looking up forty columns by name takes longer than reading the row.
     values = list(row)
     values[_AUTO_ENHANCE] = bool(values[_AUTO_ENHANCE])
+    values[_FAVOURITE] = bool(values[_FAVOURITE])
     values[_META] = msgspec.json.decode(values[_META])
     values[_WARNINGS] = tuple(msgspec.json.decode(values[_WARNINGS]))
     values[_LORAS] = tuple(LoraUse(**lora) for lora in msgspec.json.decode(values[_LORAS]))

@@ -5,7 +5,7 @@
            └──────────────── cancel, fail ───────┴─────────────────────────┴──▶ failed/done
                                                                    succeed ──▶ success/done
 
-The client's side: submit, find, list, cancel, delete. The worker's side is in `claims`. Each change
+The client's side: submit, find, cancel, delete. The worker's side is in `claims`. Each change
 is one transaction. Files and queues are unknown here.
 """
 
@@ -43,6 +43,7 @@ from banatie.store.generation_rows import (
     update,
 )
 from banatie.store.image_removal import remove_image
+from banatie.store.webhooks import add_webhooks
 
 IDEMPOTENCY_HOURS = 24
 SECONDS_PER_WAITING_JOB = 5
@@ -98,10 +99,12 @@ class Generations:
         live: LiveSubmission | None = None,
         request_id: str | None = None,
         warnings: Sequence[str] = (),
+        webhooks: Sequence[str] = (),
     ) -> Submitted:
         """Insert a pending row, unless the same request came before.
 
-        `warnings` tell what of the request is not carried out. Raises QueueFull if `queue_size`
+        `warnings` tell what of the request is not carried out. `webhooks` are told of the end,
+        beside the submission's own. Raises QueueFull if `queue_size`
         rows are pending already, DiskFull, ValidationError if the idempotency key was used with
         another body or a reference means no image, and what `live` raises.
         """
@@ -122,6 +125,7 @@ class Generations:
             more_warnings = [] if is_open else _resolve(connection, project_id, submission, row)
             row["warnings"] = json.dumps([*warnings, *more_warnings])
             _insert(connection, row)
+            add_webhooks(connection, row["id"], submission.webhook, webhooks)
             if idempotent is not None:
                 connection.execute(
                     "INSERT INTO idempotent_requests VALUES (?, ?, ?, ?, NULL, ?)",
@@ -154,41 +158,6 @@ class Generations:
         if generation is None or generation.project_id != project_id:
             raise GenerationNotFound(generation_id)
         return generation
-
-    def page(
-        self,
-        project_id: str,
-        *,
-        status: str | None,
-        limit: int,
-        offset: int,
-        include_deleted: bool,
-        flow_id: str | None = None,
-    ) -> tuple[list[Generation], int]:
-        """A page of the project's generations, newest first, and the total number."""
-        where, parameters = "project_id = ?", [project_id]
-        if status is not None:
-            where, parameters = f"{where} AND status = ?", [*parameters, status]
-        counted = where if include_deleted else f"{where} AND deleted = 0"
-        listed = where if include_deleted else f"{where} AND deleted_at IS NULL"
-        if flow_id is None:
-            total = self._database.scalar(
-                f"SELECT coalesce(sum(generations), 0) FROM generation_counts WHERE {counted}",
-                parameters,
-            )
-        else:
-            listed, parameters = f"{listed} AND flow_id = ?", [*parameters, flow_id]
-            total = self._database.scalar(
-                f"SELECT count(*) FROM generations WHERE {listed}", parameters
-            )
-        # The inner select is answered by an index alone, so skipped rows are not read.
-        rows = self._database.query(
-            f"{SELECT} WHERE number IN (SELECT number FROM generations WHERE {listed} "
-            "ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?) "
-            "ORDER BY generations.created_at DESC, generations.id DESC",
-            (*parameters, limit, offset),
-        )
-        return [to_generation(row) for row in rows], total
 
     def count(self) -> int:
         """The number of generations of all projects."""

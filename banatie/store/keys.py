@@ -22,13 +22,15 @@ KEY_PREFIX = "bnt_"
 HINT_LENGTH = 8
 DAY_MILLISECONDS = 86_400_000
 
-_SELECT = """
+SELECT_KEYS = """
     SELECT keys.*, projects.slug AS project_slug, projects.organization_id,
         organizations.slug AS organization_slug
     FROM keys
     JOIN projects ON projects.id = keys.project_id
     JOIN organizations ON organizations.id = projects.organization_id
 """
+_ANY_KEY = "SELECT 1 FROM keys WHERE NOT is_owner"
+_LISTED = " WHERE NOT keys.is_owner ORDER BY keys.created_at, keys.id"
 
 
 class Keys:
@@ -63,7 +65,7 @@ class Keys:
         # 256 random bits cannot be guessed, so a fast hash without salt is enough.
         text = KEY_PREFIX + secrets.token_urlsafe(32)
         with self._database.writing() as connection:
-            if only_first and connection.execute("SELECT 1 FROM keys").fetchone():
+            if only_first and connection.execute(_ANY_KEY).fetchone():
                 raise Forbidden("There is an API key already; the first one is made only once")
             columns = {
                 "id": str(uuid.uuid4()),
@@ -88,41 +90,39 @@ class Keys:
             return ensure_project(connection, DEFAULT_SLUG, DEFAULT_SLUG, now)
 
     def is_empty(self) -> bool:
-        """Whether no key was ever created: the first start."""
-        return self._database.first("SELECT 1 FROM keys") is None
+        """Whether no key was ever created, but the owner's: the first start."""
+        return self._database.first(_ANY_KEY) is None
 
     def all(self) -> list[Key]:
-        """All keys, oldest first, including revoked and expired ones."""
-        rows = self._database.query(_SELECT + " ORDER BY keys.created_at, keys.id")
-        return [_key(row) for row in rows]
+        """All keys but the owner's, oldest first, including revoked and expired ones."""
+        rows = self._database.query(SELECT_KEYS + _LISTED)
+        return [read_key(row) for row in rows]
 
     def page(self, limit: int, offset: int) -> tuple[list[Key], int]:
         """A page of `all`, and the number of all keys."""
-        rows = self._database.query(
-            _SELECT + " ORDER BY keys.created_at, keys.id LIMIT ? OFFSET ?", (limit, offset)
-        )
-        return [_key(row) for row in rows], self._database.scalar("SELECT count(*) FROM keys")
+        rows = self._database.query(SELECT_KEYS + _LISTED + " LIMIT ? OFFSET ?", (limit, offset))
+        total = self._database.scalar("SELECT count(*) FROM keys WHERE NOT is_owner")
+        return [read_key(row) for row in rows], total
 
     def authenticate(self, text: str) -> Key | None:
         """The key with this text, also if it is revoked or expired; see `is_active`."""
         # The lookup is by hash: the time that an index comparison takes tells nothing useful about
         # a hash that a caller cannot choose.
         hashed = hash_key(text)
-        row = self._database.first(_SELECT + " WHERE keys.hash = ?", (hashed,))
+        row = self._database.first(SELECT_KEYS + " WHERE keys.hash = ?", (hashed,))
         # Compared again in constant time, in case the database compares more loosely.
-        return _key(row) if row and hmac.compare_digest(row["hash"], hashed) else None
+        return read_key(row) if row and hmac.compare_digest(row["hash"], hashed) else None
 
     def state(self) -> tuple[object, ...]:
-        """A value that differs after a key has been created or revoked."""
-        [row] = self._database.query(
-            "SELECT count(*), max(created_at), count(revoked_at), max(revoked_at) FROM keys"
-        )
-        return tuple(row)
+        """A value that differs after a key or a session has been created or revoked."""
+        counted = "SELECT count(*), max(created_at), count(revoked_at), max(revoked_at) FROM"
+        rows = self._database.query(f"{counted} keys UNION ALL {counted} sessions")
+        return tuple(tuple(row) for row in rows)
 
     def find(self, key_id: str) -> Key | None:
         """The key with this id, whether it is active or not; see `is_active`."""
-        row = self._database.first(_SELECT + " WHERE keys.id = ?", (key_id,))
-        return _key(row) if row else None
+        row = self._database.first(SELECT_KEYS + " WHERE keys.id = ?", (key_id,))
+        return read_key(row) if row else None
 
     def revoke(self, reference: str, now: int) -> Key:
         """Revoke the key with this id, name or hint. Raises NotFound, also if several match."""
@@ -141,7 +141,9 @@ class Keys:
         """Revoke the key with this id. Raises NotFound, also if it is revoked already."""
         with self._database.writing() as connection:
             revoked = connection.execute(
-                "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (now, key_id)
+                "UPDATE keys SET revoked_at = ? "
+                "WHERE id = ? AND revoked_at IS NULL AND NOT is_owner",
+                (now, key_id),
             )
             if not revoked.rowcount:
                 raise NotFound(f"No active key with the id {key_id!r}")
@@ -180,7 +182,8 @@ def is_active(key: Key, now: int) -> bool:
     return key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
 
 
-def _key(row: sqlite3.Row) -> Key:
+def read_key(row: sqlite3.Row) -> Key:
+    """The key in a row that has the columns of `SELECT_KEYS`."""
     return Key(
         id=row["id"],
         project=Project(

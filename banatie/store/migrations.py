@@ -12,7 +12,11 @@ import sqlite3
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
+from banatie.store.gallery_schema import GALLERY
 from banatie.store.pictures_schema import FLOWS_AND_ALIASES, GENERATION_COLUMNS, WITHOUT_CHECK
+from banatie.store.sessions_schema import SESSIONS
+from banatie.store.statistics_schema import STATISTICS
+from banatie.store.webhooks_schema import WEBHOOKS
 
 migrations = Migrations("banatie")
 
@@ -26,7 +30,7 @@ def create_tables(db: sqlite_utils.Database) -> None:
 @migrations()
 def add_measures(db: sqlite_utils.Database) -> None:
     """Add the request id, the reason of a failure, memory figures, durations and outcomes."""
-    _execute_all(db, _STATISTICS)
+    _execute_all(db, STATISTICS)
 
 
 @migrations()
@@ -111,6 +115,44 @@ def add_key_types(db: sqlite_utils.Database) -> None:
 def add_live_images(db: sqlite_utils.Database) -> None:
     """Add the scopes and images of live URLs, and whether a project takes new scopes."""
     _execute_all(db, _LIVE_IMAGES)
+
+
+@migrations()
+def add_model_choices(db: sqlite_utils.Database) -> None:
+    """Add the painting model that was chosen at run time."""
+    db.execute(
+        "CREATE TABLE model_choices (setting TEXT PRIMARY KEY, chosen TEXT NOT NULL, "
+        "configured TEXT NOT NULL, chosen_at INTEGER NOT NULL)"
+    )
+
+
+@migrations()
+def add_installations(db: sqlite_utils.Database) -> None:
+    """Add the installations of models that the server was asked for."""
+    db.execute(
+        "CREATE TABLE installations (id TEXT PRIMARY KEY, kind TEXT NOT NULL, "
+        "source TEXT NOT NULL, name TEXT, state TEXT NOT NULL, message TEXT NOT NULL, "
+        "bytes_done INTEGER NOT NULL, bytes_total INTEGER NOT NULL, "
+        "created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL)"
+    )
+
+
+@migrations()
+def add_sessions(db: sqlite_utils.Database) -> None:
+    """Add the sessions of browsers, the tokens to sign in with, and the owner's key."""
+    _execute_all(db, SESSIONS)
+
+
+@migrations()
+def add_gallery(db: sqlite_utils.Database) -> None:
+    """Add favourites, full-text search of prompts, and the indexes of the gallery's filters."""
+    _execute_all(db, GALLERY)
+
+
+@migrations()
+def add_webhooks(db: sqlite_utils.Database) -> None:
+    """Add webhooks, and the messages that a generation's end sends to them."""
+    _execute_all(db, WEBHOOKS)
 
 
 @migrations()
@@ -283,46 +325,6 @@ CREATE TABLE workers (
 )
 """
 
-_STATISTICS = """
-ALTER TABLE generations ADD COLUMN request_id TEXT;
-
-ALTER TABLE generations ADD COLUMN failure TEXT;
-
-ALTER TABLE workers ADD COLUMN memory_bytes INTEGER;
-
-ALTER TABLE workers ADD COLUMN device_memory_used INTEGER;
-
-ALTER TABLE workers ADD COLUMN device_memory_total INTEGER;
-
-CREATE TABLE stage_durations (
-    stage TEXT NOT NULL,
-    at_most REAL NOT NULL,
-    durations INTEGER NOT NULL,
-    seconds REAL NOT NULL,
-    PRIMARY KEY (stage, at_most)
-) WITHOUT ROWID;
-
-CREATE TABLE outcomes (
-    status TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    generations INTEGER NOT NULL,
-    PRIMARY KEY (status, reason)
-) WITHOUT ROWID;
-
-CREATE TRIGGER count_outcome AFTER UPDATE OF stage ON generations
-    WHEN new.stage = 'done' AND old.stage <> 'done' BEGIN
-    INSERT INTO outcomes VALUES (
-        new.status,
-        CASE new.status WHEN 'failed' THEN coalesce(new.failure, 'unknown') ELSE '' END,
-        1
-    ) ON CONFLICT DO UPDATE SET generations = generations + 1;
-END;
-
-CREATE TRIGGER count_deleted_outcome AFTER DELETE ON generations WHEN old.stage <> 'done' BEGIN
-    INSERT INTO outcomes VALUES ('failed', 'cancelled', 1)
-        ON CONFLICT DO UPDATE SET generations = generations + 1;
-END
-"""
 
 # A preview is deleted whenever its generation is released, ended or deleted, for whatever reason.
 _PREVIEWS = """
@@ -368,6 +370,7 @@ CREATE TABLE live_images (
 
 CREATE INDEX live_images_of_scope ON live_images (scope_id)
 """
+
 
 _RENAME_WAY_TO_MODE = """
 UPDATE generations SET enhancement = json_remove(

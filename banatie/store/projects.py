@@ -85,6 +85,7 @@ class Projects:
             SELECT projects.*, organizations.slug AS organization_slug,
                 (SELECT count(*) FROM keys
                     WHERE keys.project_id = projects.id AND revoked_at IS NULL
+                        AND NOT is_owner
                         AND (expires_at IS NULL OR expires_at > ?)) AS active_keys,
                 (SELECT coalesce(sum(generations), 0) FROM generation_counts
                     WHERE generation_counts.project_id = projects.id) AS generations

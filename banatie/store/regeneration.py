@@ -38,6 +38,7 @@ class Changes:
     """Of a new prompt: those of its tags among them."""
     aspect_ratio: AspectRatio | None = None
     meta: Mapping[str, Any] | None = None
+    favourite: bool | None = None
     flow_id: str | None = None
     moves: bool = False
     """Whether to put it into the flow `flow_id`, or into none."""
@@ -73,6 +74,9 @@ class Regeneration:
             if changes.meta is not None:
                 meta = {"meta": json.dumps(changes.meta, ensure_ascii=False)}
                 update(connection, "meta = :meta", "id = :id", {**values, **meta}, now)
+            if changes.favourite is not None:
+                mark = {"favourite": changes.favourite}
+                update(connection, "favourite = :favourite", "id = :id", {**values, **mark}, now)
             if changes.moves:
                 if changes.flow_id is not None:
                     touch_flow(connection, project_id, changes.flow_id, now)

@@ -27,6 +27,8 @@ class ClaimedRows:
         """The time in milliseconds since 1970, for what is written into the rows."""
         self.stopping = threading.Event()
         """Set when the worker stops: no row is claimed any more."""
+        self.draining = threading.Event()
+        """Set when the worker is about to stop: no row is claimed, those in hand are finished."""
         # Held from the claim in the database until the row is counted as in hand.
         self._claiming = threading.Lock()
         self._counting = threading.Lock()
@@ -35,7 +37,7 @@ class ClaimedRows:
     def claim(self, stage: Stage) -> Generation | None:
         """Claim the row that has waited longest for this stage; None if there is none."""
         with self._claiming:
-            if self.stopping.is_set() or not self.claims.waiting(stage):
+            if self.stopping.is_set() or self.draining.is_set() or not self.claims.waiting(stage):
                 return None
             generation = self.claims.claim(stage, self.clock())
             if generation is not None:
@@ -71,6 +73,11 @@ class ClaimedRows:
             self._users.subtract(each.id for each in generations)
             # Without those that have reached zero.
             self._users = +self._users
+
+    def are_in_hand(self) -> bool:
+        """Whether any row is worked on, or is being claimed."""
+        with self._claiming, self._counting:
+            return bool(self._users)
 
     def requeue_dropped(self) -> int:
         """Requeue the dropped rows; how many there were. Raises ServiceUnavailable."""

@@ -18,7 +18,12 @@ from banatie.models.catalog import Catalog
 from banatie.models.known_words import KnownWords
 from banatie.models.samplers import SamplerChoice, SamplerUnusable, choose_sampler
 from banatie.models.types import PaintingModel
-from banatie.painting.job import DEFAULT_EDIT_STRENGTH, DEFAULT_REFERENCE_STRENGTH, PaintJob
+from banatie.painting.job import (
+    DEFAULT_EDIT_STRENGTH,
+    DEFAULT_IMAGE_PROMPT_STRENGTH,
+    DEFAULT_REFERENCE_STRENGTH,
+    PaintJob,
+)
 from banatie.painting.lora import Lora
 from banatie.records import Generation, Image
 from banatie.store.files import Files
@@ -26,7 +31,10 @@ from banatie.store.files import Files
 LARGER_MODEL = "sdxl-lightning-4step"
 """What to get when the model does not know what a prompt names."""
 ONLY_THE_FIRST = (
-    "Only the first of the reference images is used: this model cannot be guided by several."
+    "Only the first of the reference images is used: no IP-Adapter for this model is loaded."
+)
+ONLY_THE_FIRST_WITH_A_MASK = (
+    "Only the first of the reference images is used: it is what is painted into with a mask."
 )
 
 
@@ -65,6 +73,8 @@ class JobBuilder:
     model: PaintingModel
     catalog: Catalog
     sources: SourcePictures
+    combines_references: bool = False
+    """Whether an IP-Adapter is loaded."""
 
     def build(self, generation: Generation) -> PaintJob:
         """The row's job.
@@ -78,12 +88,14 @@ class JobBuilder:
             Lora(use.name, self.catalog.lora(use.name), use.weight) for use in generation.loras
         ]
         # A reference's transparency shows white. A mask's keeps what is below it.
-        references = [each.image_id for each in generation.reference_images[:1]]
-        reference = self.sources.load(references[0], "white") if references else None
+        combines = self._combines(generation)
+        used = generation.reference_images if combines else generation.reference_images[:1]
+        references = [self.sources.load(each.image_id, "white") for each in used]
         mask = generation.mask_image_id and self.sources.load(generation.mask_image_id, "black")
         strength = generation.reference_strength
         if strength is None:
             strength = DEFAULT_EDIT_STRENGTH if mask else DEFAULT_REFERENCE_STRENGTH
+            strength = DEFAULT_IMAGE_PROMPT_STRENGTH if combines else strength
         return PaintJob(
             # The tags are settings of other programs. Those of LoRAs that are here were applied.
             prompt=without_tags(generation.prompt),
@@ -94,7 +106,8 @@ class JobBuilder:
             guidance_scale=self.model.guidance_scale if guidance is None else guidance,
             seed=generation.seed,
             loras=tuple(loras),
-            reference=reference,
+            reference=references[0] if references and not combines else None,
+            image_prompts=tuple(references) if combines else (),
             reference_strength=strength,
             mask=mask or None,
             upscale=generation.upscale or 1.0,
@@ -113,7 +126,10 @@ class JobBuilder:
 
     def warnings(self, generation: Generation) -> tuple[str, ...]:
         """What the model cannot paint of what the user asked for."""
-        warnings = (ONLY_THE_FIRST,) if len(generation.reference_images) > 1 else ()
+        warnings: tuple[str, ...] = ()
+        if len(generation.reference_images) > 1 and not self._combines(generation):
+            has_mask = generation.mask_image_id is not None
+            warnings = (ONLY_THE_FIRST_WITH_A_MASK if has_mask else ONLY_THE_FIRST,)
         words = self._known_words
         if words is None or words.names_any(without_tags(generation.original_prompt)):
             return warnings
@@ -124,6 +140,11 @@ class JobBuilder:
             f"model: `banatie models pull {LARGER_MODEL}`, then `banatie models use "
             f"{LARGER_MODEL}`.",
         )
+
+    def _combines(self, generation: Generation) -> bool:
+        """Whether several references are read by the IP-Adapter."""
+        several = len(generation.reference_images) > 1 and generation.mask_image_id is None
+        return self.combines_references and several
 
     @cached_property
     def _known_words(self) -> KnownWords | None:

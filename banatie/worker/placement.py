@@ -29,7 +29,7 @@ from banatie.devices.runtime import Runtime, fastest_cpu_dtype, memory_for_model
 from banatie.enhancement.enhancer import Enhancer
 from banatie.errors import BanatieError, OutOfMemory
 from banatie.models.safetensors_header import parameter_count
-from banatie.models.types import LanguageModel, PaintingModel
+from banatie.models.types import IpAdapter, LanguageModel, PaintingModel
 from banatie.models.validate import check_language_model
 from banatie.painting.painter import Painter
 
@@ -73,20 +73,25 @@ class ModelPlacement:
         *,
         sharing: int = 1,
         compiled: bool = False,
+        ip_adapter: IpAdapter | None = None,
     ) -> ModelPlacement:
-        """Choose a plan and load both models; a broken language model is logged and left out.
+        """Choose a plan and load both models.
+
+        A broken language model or IP-Adapter is logged and left out.
 
         `sharing` is how many processes share the device. Raises ModelNotFound, ModelBroken and
         OutOfMemory for the painting model.
         """
         free = memory_for_models(runtime.device) // sharing
-        runtime, plans, plan = plan_placement(model, language_model, runtime, preferences, free)
+        runtime, plans, plan = plan_placement(
+            model, language_model, runtime, preferences, free, ip_adapter
+        )
         logger.info("memory: %s", plan.explanation)
         smaller = deque(each for each in plans if each.needed < plan.needed)
         enhancer = _load_enhancer(language_model, plan, runtime) if language_model else None
         while True:
             try:
-                painter = Painter.load(model, runtime, plan, compiled)
+                painter = Painter.load(model, runtime, plan, compiled, ip_adapter)
             except OutOfMemory:
                 if not smaller:
                     raise
@@ -182,6 +187,7 @@ def plan_placement(
     runtime: Runtime,
     preferences: PlacementPreferences,
     free: int,
+    ip_adapter: IpAdapter | None = None,
 ) -> tuple[Runtime, tuple[Plan, ...], Plan]:
     """The runtime, all plans for these models, and the first plan that fits `free` bytes.
 
@@ -196,12 +202,13 @@ def plan_placement(
         # A decoder that would overflow in float16 is kept in float32.
         vae_bytes=4 if runtime.dtype == torch.float16 else runtime.dtype.itemsize,
         language_bytes=runtime.language_dtype.itemsize,
+        ip_adapter=ip_adapter,
     )
     plans = ladder(sizes, runtime.device, preferences)
     plan = choose_plan(plans, free, runtime.device)
     if plan.needed > free and runtime.device == "cpu" and runtime.dtype == torch.float32:
         half = replace(runtime, dtype=torch.bfloat16)
-        return plan_placement(model, language_model, half, preferences, free)
+        return plan_placement(model, language_model, half, preferences, free, ip_adapter)
     return runtime, plans, plan
 
 

@@ -6,6 +6,7 @@ There is one for each device, and each is known to be alive by a lock that ends 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -25,8 +26,9 @@ from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ModelError
 from banatie.jobs import remove_stale_sockets
 from banatie.logs import capture_library_logs
+from banatie.model_choice import RELOAD_STATUS, with_chosen_model
 from banatie.models.catalog import Catalog
-from banatie.models.types import LanguageModel, PaintingModel
+from banatie.models.types import IpAdapter, LanguageModel, PaintingModel
 from banatie.offline import stay_offline
 from banatie.store.backup import finish_restore
 from banatie.store.claims import Claims
@@ -54,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 ROUND_SECONDS = 2.0
 """How far apart the rounds of housekeeping are."""
+DRAIN_SECONDS = 0.1
+"""The same while the last pictures before another model is loaded are finished."""
 GRACE_SECONDS = 4.0
 """How long the threads get to finish when the worker stops."""
 HUNG_SECONDS = 900.0
@@ -97,7 +101,12 @@ def run_worker(
         worker.run()
     # Nothing is left to clean up, and a clean shutdown of torch would take seconds.
     logging.shutdown()
-    os._exit(0)
+    if not worker.has_to_reload:
+        os._exit(0)
+    if heartbeat:
+        # The supervisor starts another one at once.
+        os._exit(RELOAD_STATUS)
+    os.execv(sys.executable, sys.orig_argv)
 
 
 @dataclass(frozen=True)
@@ -125,9 +134,13 @@ class Worker:
         device: str | None,
         watchdog: Watchdog | None = None,
     ) -> None:
+        self._settings = config
         self._config = config
+        """With the model that was chosen at run time, from `_load` on."""
         self._clock = clock
         self._device = device
+        self.has_to_reload = False
+        """Whether it has ended because another model is to be loaded."""
         self._stop = threading.Event()
         self._is_loaded = False
         self._watchdog = watchdog or Watchdog()
@@ -161,7 +174,7 @@ class Worker:
             self._is_loaded = True
             self._watchdog.report_loaded()
             if stages is None:
-                self._stop.wait()
+                self._wait_for_another_model()
             else:
                 self._work(stages)
         finally:
@@ -182,6 +195,7 @@ class Worker:
     def _load(self) -> _Stages | None:
         """The stages with their models; None when nothing can be painted, which is reported."""
         started = time.monotonic()
+        self._config = with_chosen_model(self._settings, self._database)
         try:
             stages = self._load_stages()
         except _Unusable as unusable:
@@ -210,7 +224,9 @@ class Worker:
         with _blaming(f"The device {device!r}"):
             runtime = choose_runtime(device, painting.threads, sharing)
         self._heartbeat.device_memory = partial(device_memory, runtime.device)
-        placement = self._load_models(model, runtime, sharing)
+        placement = self._load_models(
+            model, _ip_adapter(self._config, catalog, model), runtime, sharing
+        )
         limit = HUNG_ON_CPU_SECONDS if runtime.device == "cpu" else HUNG_SECONDS
         activity = self._watchdog.watch("the painting", limit)
         stages = self._build_stages(catalog, model, placement, activity)
@@ -231,7 +247,13 @@ class Worker:
         self._heartbeat.report(replace(state, device=devices[0]))
         return devices[0]
 
-    def _load_models(self, model: PaintingModel, runtime: Runtime, sharing: int) -> ModelPlacement:
+    def _load_models(
+        self,
+        model: PaintingModel,
+        ip_adapter: IpAdapter | None,
+        runtime: Runtime,
+        sharing: int,
+    ) -> ModelPlacement:
         from banatie.worker.placement import ModelPlacement
 
         language_model = _language_model(self._config) if self._language_role.acquire() else None
@@ -244,6 +266,7 @@ class Worker:
                     PlacementPreferences.of(self._config),
                     sharing=sharing,
                     compiled=self._config.painting.compile,
+                    ip_adapter=ip_adapter,
                 )
         except _Unusable:
             self._language_role.release()
@@ -272,7 +295,7 @@ class Worker:
             self._watchdog.watch("saving a picture", HUNG_SAVING_SECONDS),
         )
         sources = SourcePictures(Images(self._database).find, self._files)
-        jobs = JobBuilder(model, catalog, sources)
+        jobs = JobBuilder(model, catalog, sources, placement.painter.reads_pictures)
         notify, previews = self._readers.notify_painter, config.painting.previews
         return _Stages(
             placement=placement,
@@ -288,7 +311,11 @@ class Worker:
         self._heartbeat.report()
         housekeeping = self._watchdog.watch("the housekeeping", HUNG_SECONDS)
         while not (is_hung := self._do_round(stages, housekeeping)):
-            if self._stop.wait(ROUND_SECONDS):
+            draining = self._rows.draining.is_set()
+            if draining and not self._rows.are_in_hand():
+                self.has_to_reload = True
+                break
+            if self._stop.wait(DRAIN_SECONDS if draining else ROUND_SECONDS):
                 break
         self._rows.stopping.set()
         deadline = time.monotonic() + GRACE_SECONDS
@@ -305,10 +332,24 @@ class Worker:
                     return True
                 self._housekeeping.run(self._readers.queues)
                 self._take_language_role(stages)
+                if self._is_another_model_chosen():
+                    self._rows.draining.set()
         except BanatieError as error:
             # A disk that is full now may have room in the next round.
             logger.warning("housekeeping failed and will be tried again: %s", error)
         return False
+
+    def _wait_for_another_model(self) -> None:
+        """Wait until stopped, or until another model is chosen in place of one that is broken."""
+        while not self._stop.wait(ROUND_SECONDS):
+            with contextlib.suppress(BanatieError):
+                if self._is_another_model_chosen():
+                    self.has_to_reload = True
+                    return
+
+    def _is_another_model_chosen(self) -> bool:
+        chosen = with_chosen_model(self._settings, self._database).painting.model
+        return chosen != self._config.painting.model
 
     def _take_language_role(self, stages: _Stages) -> None:
         """Enhance from now on if no worker does, because the one that did has died."""
@@ -328,6 +369,16 @@ def _language_model(config: Config) -> LanguageModel | None:
     except BanatieError as error:
         # Pictures are painted without it, with a warning in their records.
         logger.error("no prompt will be enhanced: %s", error)
+        return None
+
+
+def _ip_adapter(config: Config, catalog: Catalog, model: PaintingModel) -> IpAdapter | None:
+    """The IP-Adapter that the settings ask for; None, which is logged, if it cannot be used."""
+    try:
+        return catalog.choose_ip_adapter(config.painting.ip_adapter, model)
+    except BanatieError as error:
+        # The first reference guides then, with a warning in the record.
+        logger.error("several references cannot be combined: %s", error)
         return None
 
 

@@ -133,6 +133,11 @@ def _further_settings(generation: Generation, job: PaintJob) -> dict[str, object
     if job.reference is not None:
         settings["Denoising strength"] = f"{job.denoise:.12g}"
         settings["Reference image"] = generation.reference_images[0].image_id
+    if job.image_prompts:
+        settings["Reference images"] = " ".join(
+            each.image_id for each in generation.reference_images
+        )
+        settings["IP-Adapter strength"] = f"{job.reference_strength:.12g}"
     if job.mask is not None:
         settings["Mask image"] = generation.mask_image_id
     if job.upscale > 1:

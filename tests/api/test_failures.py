@@ -43,7 +43,7 @@ async def test_malformed_json_is_the_clients_mistake(refused, body):
     assert_failure(response, 400, "VALIDATION_ERROR")
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/api", "/api/v2/generations", "/docs/x.js"])
+@pytest.mark.parametrize("path", ["/nothing", "/api", "/api/v2/generations", "/docs/x.js"])
 async def test_an_unknown_route_is_404(refused, path):
     assert_failure(await refused.get(path), 404, "NOT_FOUND")
 

@@ -92,6 +92,8 @@ async def test_the_document_lists_every_route(document):
         "GET /api/v1/generations/{generation_id}",
         "DELETE /api/v1/generations/{generation_id}",
         "GET /api/v1/generations/{generation_id}/events",
+        "GET /api/v1/generations/months",
+        "GET /api/v1/generations/zip",
         "POST /api/v1/generations/{generation_id}/cancel",
         "POST /api/v1/generations/{generation_id}/restore",
         "GET /cdn/{organization_slug}/{project_slug}/live/{scope_slug}",
@@ -106,6 +108,14 @@ async def test_the_document_lists_every_route(document):
         "GET /api/admin/keys",
         "DELETE /api/admin/keys/{key_id}",
         "POST /api/bootstrap/initial-key",
+        "GET /api/admin/models",
+        "PUT /api/admin/models/painting",
+        "GET /api/admin/models/installations",
+        "POST /api/admin/models/installations",
+        "GET /api/admin/models/installations/{installation_id}",
+        "POST /api/admin/models/installations/{installation_id}/cancel",
+        "GET /api/admin/machine",
+        "GET /api/admin/doctor",
         "PUT /api/v1/generations/{generation_id}",
         "POST /api/v1/generations/{generation_id}/regenerate",
         "POST /api/v1/generations/{generation_id}/retry",
@@ -172,6 +182,7 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
         "upscale",
         "outputFormat",
         "quality",
+        "webhook",
     }
     ratio, nothing = body["properties"]["aspectRatio"]["anyOf"]
     assert nothing == {"type": "null"}
@@ -183,7 +194,8 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
 async def test_the_query_is_documented_as_the_contract_has_it(document):
     parameters = document["paths"][GENERATIONS]["get"]["parameters"]
     assert {p["name"] for p in parameters} == {
-        *("status", "flowId", "limit", "offset", "includeDeleted")
+        *("status", "flowId", "limit", "offset", "includeDeleted"),
+        *("q", "favourite", "template", "model", "before", "after"),
     }
     limit = next(p["schema"] for p in parameters if p["name"] == "limit")
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 20)
@@ -202,6 +214,8 @@ async def test_real_answers_are_as_documented(server, client, worker, document):
     worker.succeed(generation_id)
     assert_documented(document, await client.get(url), "GET", one)
     assert_documented(document, await client.get(GENERATIONS), "GET", GENERATIONS)
+    months = await client.get(f"{GENERATIONS}/months")
+    assert_documented(document, months, "GET", f"{GENERATIONS}/months")
     cancelled = await client.post(f"{url}/cancel")
     assert_documented(document, cancelled, "POST", f"{one}/cancel")
     await client.delete(f"{url}?soft=true")
@@ -228,6 +242,17 @@ async def test_the_answers_of_administration_are_as_documented(server, client, d
     ]:
         assert response.status_code == status
         assert_documented(document, response, method, path)
+    models, missing = "/api/admin/models", f"/{UNKNOWN_ID}"
+    installations, one = f"{models}/installations", f"{models}/installations/{{installation_id}}"
+    for path in (models, installations, "/api/admin/machine"):
+        response = await master.get(path)
+        assert response.status_code == 200
+        assert_documented(document, response, "GET", path)
+    gone = await master.get(installations + missing)
+    assert_documented(document, gone, "GET", one)
+    switched = await master.put(f"{models}/painting", json={"name": "banatie-small"})
+    assert switched.status_code == 200
+    assert_documented(document, switched, "PUT", f"{models}/painting")
     bootstrap = "/api/bootstrap/initial-key"
     assert_documented(document, await client.post(bootstrap), "POST", bootstrap)
 
@@ -338,6 +363,8 @@ CODES = {
 READING = {"400", "401", "404", "429", "500", "503"}
 STATUSES = {
     "createGeneration": READING | {"201", "408", "413", "415"},
+    "listGenerationMonths": READING - {"404"} | {"200"},
+    "downloadGenerations": READING - {"404"} | {"200"},
     "listGenerations": READING - {"404"} | {"200"},
     "getGeneration": READING | {"200"},
     "deleteGeneration": READING | {"200", "415"},
@@ -372,6 +399,14 @@ STATUSES = {
     "createKey": READING - {"404"} | {"201", "403", "408", "413", "415"},
     "listKeys": READING - {"404"} | {"200", "403"},
     "revokeKey": READING | {"200", "403", "415"},
+    "listModels": READING - {"404"} | {"200", "403"},
+    "switchPaintingModel": READING - {"404"} | {"200", "403", "408", "413", "415"},
+    "listInstallations": READING - {"404"} | {"200", "403"},
+    "installModel": READING - {"404"} | {"201", "403", "408", "413", "415"},
+    "getInstallation": READING | {"200", "403"},
+    "cancelInstallation": READING | {"200", "403", "415"},
+    "machine": READING - {"404"} | {"200", "403"},
+    "doctor": READING - {"404"} | {"200", "403"},
     "createInitialKey": {"201", "400", "403", "500", "503"},
     "health": {"200", "400", "503"},
     "info": READING - {"404"} | {"200"},

@@ -182,6 +182,20 @@ def models(tiny_sdxl, tmp_path, monkeypatch):
     return folder
 
 
+def test_what_fits_is_recommended_with_the_commands_that_install_it(command, models, monkeypatch):
+    monkeypatch.setenv("BANATIE_PAINTING__DEVICES", "cpu")
+    monkeypatch.setenv("BANATIE_PAINTING__MODEL", "mine")
+    out = command("models", "recommend")[1]
+    assert re.match(r"cpu: \d+\.\d GB free for models\n", out)
+    assert "\npainting  banatie-small, installed: a picture in seconds" in out
+    assert out.endswith(
+        "\n    banatie models use banatie-small\n    banatie models pull smollm2-135m-instruct\n"
+    )
+    status, _, error = command("--set", "painting.devices=nonsense", "models", "recommend")
+    assert status == 2
+    assert "'nonsense' cannot be used" in error
+
+
 def test_a_model_is_listed_shown_used_exported_and_removed(command, models, tmp_path):
     listed = command("models", "list")[1]
     assert re.search(r"^mine +painting +installed +\d+ kB +MIT$", listed, re.MULTILINE)

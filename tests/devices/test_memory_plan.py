@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,12 @@ from banatie.devices.memory_plan import (
     place_language_model,
     sizes_of,
 )
+from banatie.devices.recommendation import SDXL
 from banatie.errors import ModelBroken
 from banatie.models.catalog import Catalog
+from banatie.models.ip_adapter import ADAPTER_FILE, IMAGE_ENCODER
+from banatie.models.types import IpAdapter
+from tests.support.tiny_ip_adapter import make_tiny_image_encoder, make_tiny_ip_adapter
 from tests.support.tiny_models import edit_json
 
 GB = 10**9
@@ -28,17 +33,7 @@ SMALL, LARGE = 135 * 10**6, 3 * GB
 
 def sdxl(language: int = SMALL) -> Sizes:
     """SDXL base 1.0 in 16 bits, as its files and `sizes_of` have it, with a language model."""
-    return Sizes(
-        unet=5_135_000_000,
-        text_encoders=1_635_000_000,
-        vae=167_000_000,
-        language=2 * language,
-        language_parameters=language,
-        unet_working=480_000_000,
-        vae_working=4_600_000_000,
-        tile_working=1_150_000_000,
-        pixels=1024 * 1024,
-    )
+    return replace(SDXL, language=2 * language, language_parameters=language)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +127,34 @@ def test_sizes_are_read_from_the_files(
     assert full.tile_working <= full.vae_working
     without = sizes_of(model, None, "cpu", unet_bytes=4, vae_bytes=4, language_bytes=4)
     assert (without.language, without.unet) == (0, full.unet)
+
+
+def test_an_ip_adapter_is_planned_for(tiny_sdxl: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    file = make_tiny_ip_adapter(tmp_path / "adapter" / ADAPTER_FILE, tiny_sdxl)
+    encoder = make_tiny_image_encoder(tmp_path / "adapter" / IMAGE_ENCODER)
+    shutil.copytree(tiny_sdxl, tmp_path / "sdxl")
+    model = Catalog(tmp_path).painting_model("sdxl")
+    adapter = IpAdapter("adapter", "Adapter", "none", tmp_path / "adapter")
+    bytes_of = {"unet_bytes": 4, "vae_bytes": 4, "language_bytes": 4}
+    found = sizes_of(model, None, "cpu", **bytes_of, ip_adapter=adapter)
+    assert 0 < file.stat().st_size - found.adapter < 10_000
+    assert 0 < (encoder / "model.safetensors").stat().st_size - found.image_encoder < 10_000
+    # A broken one is left out when the models are loaded.
+    file.write_bytes(b"nothing")
+    assert sizes_of(model, None, "cpu", **bytes_of, ip_adapter=adapter) == sizes_of(
+        model, None, "cpu", **bytes_of
+    )
+    # SDXL's: beside the model, or one encoder after the other.
+    more = replace(sdxl(), adapter=700_000_000, image_encoder=1_260_000_000)
+    needed = [
+        {(each.painter, each.language, each.tiled): each.needed for each in ladder(sizes, "cuda")}
+        for sizes in (sdxl(), more)
+    ]
+    for place in needed[0].keys() & needed[1].keys():
+        extra = needed[1][place] - needed[0][place]
+        least = 1_960_000_000 if place[0] == "resident" else 1
+        assert least <= extra <= 1_960_000_000, place
 
 
 def test_a_configuration_without_its_sizes_is_refused(tiny_sdxl: Path, tmp_path: Path) -> None:

@@ -82,7 +82,15 @@ KINDS = {
         "down_blocks.0.resnets.0.norm1.weight": (32,),
         "conv_in.weight": (32, 4, 3, 3),
     },
-    "an IP-Adapter": {"image_proj.proj.weight": (8, 8), "ip_adapter.1.to_k_ip.weight": (8, 8)},
+    "an IP-Adapter for Stable Diffusion 1.x": {
+        **{f"image_proj.{name}": (8, 8) for name in ("proj.weight", "proj.bias")},
+        **{f"image_proj.{name}": (8,) for name in ("norm.weight", "norm.bias")},
+        "ip_adapter.1.to_k_ip.weight": (8, 768),
+    },
+    "an IP-Adapter for faces": {
+        "image_proj.proj.0.weight": (8, 8),
+        "ip_adapter.1.to_k_ip.weight": (8, 2048),
+    },
     "a motion module": {"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": (8,)},
     "a UNet alone": {"input_blocks.0.0.weight": (32, 4, 3, 3), "time_embed.0.weight": (9, 9)},
     "a UNet alone, ": {

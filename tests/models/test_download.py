@@ -590,7 +590,8 @@ def test_a_model_without_a_source_cannot_be_ordered(models_dir: Path) -> None:
 
 def test_what_the_catalog_says_of_files_is_well_formed(models_dir: Path) -> None:
     catalog = Catalog(models_dir)
-    for model in (*catalog.language_models[1:], *catalog.painting_models[1:]):
+    known = (*catalog.language_models[1:], *catalog.painting_models[1:], *catalog.ip_adapters)
+    for model in known:
         for part in model.source.repositories:
             assert len(bytes.fromhex(part.revision)) == 20
             for name, digest in part.digests.items():

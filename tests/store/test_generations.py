@@ -7,6 +7,7 @@ import pytest
 from banatie.errors import GenerationNotFound, QueueFull, ValidationError
 from banatie.limits import MAX_SEED
 from banatie.records import Submission
+from banatie.store.gallery import Filters, Gallery
 from banatie.store.generations import IDEMPOTENCY_HOURS, IdempotentRequest
 
 HOUR = 3_600_000
@@ -34,41 +35,13 @@ def test_a_full_queue_refuses_and_keeps_nothing(submit, generations, project_id)
     submit()
     with pytest.raises(QueueFull):
         generations.submit(project_id, Submission("one too many"), 2, queue_size=1)
-    assert generations.page(project_id, status=None, limit=9, offset=0, include_deleted=True) == (
-        [generations.changed_since(0)[0]],
-        1,
-    )
+    assert generations.count() == 1
 
 
 def test_what_is_in_work_or_ended_does_not_fill_the_queue(submit, claims, generations, project_id):
     submit(auto_enhance=False)
     claims.claim("paint", 2)
     assert generations.submit(project_id, Submission("next"), 3, queue_size=1).is_new
-
-
-def test_pages_neither_repeat_nor_skip_when_times_are_equal(submit, generations, project_id):
-    made = {submit(now=5).id for _ in range(7)}
-    seen = []
-    for offset in range(0, 8, 2):
-        page, total = generations.page(
-            project_id, status=None, limit=2, offset=offset, include_deleted=False
-        )
-        assert total == 7
-        seen += [generation.id for generation in page]
-    assert len(seen) == 7
-    assert set(seen) == made
-    assert seen == sorted(seen, reverse=True)
-
-
-def test_the_list_is_newest_first_and_filters_by_status(submit, claims, generations, project_id):
-    old, new = submit(now=1, auto_enhance=False), submit(now=2)
-    claims.claim("paint", 3)
-    page, _ = generations.page(project_id, status=None, limit=9, offset=0, include_deleted=False)
-    assert [generation.id for generation in page] == [new.id, old.id]
-    page, total = generations.page(
-        project_id, status="processing", limit=9, offset=0, include_deleted=False
-    )
-    assert ([generation.id for generation in page], total) == ([old.id], 1)
 
 
 def test_the_counts_follow_every_change(submit, claims, generations, paint, project_id, database):
@@ -127,14 +100,15 @@ def test_deleting_names_the_file_that_is_to_go(submit, generations, paint, proje
         generations.delete(project_id, painted.id, 50)
 
 
-def test_the_bin_hides_restores_and_empties(submit, generations, paint, project_id):
+def test_the_bin_hides_restores_and_empties(submit, generations, paint, project_id, database):
     submit(auto_enhance=False)
     painted = paint("00000000-0000-4000-8000-000000000001")
     binned = generations.soft_delete(project_id, painted.id, 20)
     assert (binned.deleted_at, binned.status) == (20, "success")
-    shown = {"status": None, "limit": 9, "offset": 0}
-    assert generations.page(project_id, include_deleted=False, **shown) == ([], 0)
-    assert generations.page(project_id, include_deleted=True, **shown) == ([binned], 1)
+    gallery = Gallery(database)
+    assert gallery.page(project_id, Filters(), limit=9).total == 0
+    page = gallery.page(project_id, Filters(include_deleted=True), limit=9)
+    assert page.generations == [binned]
     with pytest.raises(GenerationNotFound):
         generations.soft_delete(project_id, painted.id, 21)
     assert generations.restore(project_id, painted.id, 22).deleted_at is None

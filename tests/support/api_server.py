@@ -28,6 +28,7 @@ from banatie.services import Services, open_services
 from banatie.store.claims import Claims
 from banatie.store.database import Database
 from banatie.store.files import Files, generated_key
+from banatie.store.gallery import Filters, Gallery
 from banatie.store.generations import Generations
 from banatie.store.keys import Keys
 from tests.support.polling import wait_until_async
@@ -219,9 +220,9 @@ class Server:
 
     def generations_of(self, client: Client) -> list[Generation]:
         """The rows of the client's project, straight from the database."""
-        return self.services.generations.page(
-            client.project_id, status=None, limit=100, offset=0, include_deleted=True
-        )[0]
+        gallery = Gallery(self.services.database)
+        filters = Filters(include_deleted=True)
+        return gallery.page(client.project_id, filters, limit=100).generations
 
     async def accepted(self, client: Client) -> str:
         """The id of the project's only generation, as soon as its row is there."""
@@ -293,9 +294,16 @@ class EventStream:
     """A client of a generation's events that may disconnect at any time."""
 
     def __init__(
-        self, server: Server, client: Client, generation_id: str, last_event_id: str | None
+        self,
+        server: Server,
+        client: Client,
+        generation_id: str,
+        last_event_id: str | None,
+        cookie: str | None,
     ) -> None:
         headers = [(b"x-api-key", client.key.encode()), (b"host", b"banatie.test:3000")]
+        if cookie is not None:
+            headers[0] = (b"cookie", f"banatie_session={cookie}".encode())
         if last_event_id is not None:
             headers.append((b"last-event-id", last_event_id.encode()))
         path = f"{GENERATIONS}/{generation_id}/events"
@@ -367,10 +375,15 @@ class EventStream:
 
 @asynccontextmanager
 async def following(
-    server: Server, client: Client, generation_id: str, last_event_id: str | None = None
+    server: Server,
+    client: Client,
+    generation_id: str,
+    last_event_id: str | None = None,
+    *,
+    cookie: str | None = None,
 ) -> AsyncIterator[EventStream]:
-    """The events of a generation, as they come."""
-    stream = EventStream(server, client, generation_id, last_event_id)
+    """The events of a generation, as they come; with the client's key, or a session's cookie."""
+    stream = EventStream(server, client, generation_id, last_event_id, cookie)
     await stream.started()
     try:
         yield stream

@@ -76,25 +76,31 @@ def make_bench(model_folder, loaded, claims, keys, database, tmp_path):
     """Makes a bench: with settings by their names, a `batch` size, `smaller` plans, an enhancer."""
     made: list[Bench] = []
 
-    def make_bench(*, batch=1, smaller=(), enhancer=loaded.enhancer, **settings: object) -> Bench:
+    def make_bench(
+        *, batch=1, smaller=(), enhancer=loaded.enhancer, ip_adapter=None, **settings: object
+    ) -> Bench:
         catalog, files = Catalog(model_folder), Files(tmp_path / "storage")
         model, config = catalog.painting_model("sdxl"), load_config(None, {}, settings)
         plan = dataclasses.replace(loaded.plan, batch=batch)
-        placement = ModelPlacement(plan, smaller, RUNTIME, loaded.painter, enhancer)
+        painter = loaded.painter
+        if ip_adapter is not None:
+            painter = Painter.load(model, RUNTIME, plan, ip_adapter=ip_adapter)
+        placement = ModelPlacement(plan, smaller, RUNTIME, painter, enhancer)
         rows = ClaimedRows(claims, lambda: 1_700_000_000_000)
-        provenance = Provenance(loaded.painter, model) if config.storage.metadata else None
+        provenance = Provenance(painter, model) if config.storage.metadata else None
         saving = Activity("saving a picture", 3600)
         save = SaveStage(rows, files, keys.organization_of, provenance, saving)
         notified: list[str] = []
         painting = Activity("the painting", 3600)
-        jobs = JobBuilder(model, catalog, SourcePictures(Images(database).find, files))
+        sources = SourcePictures(Images(database).find, files)
+        jobs = JobBuilder(model, catalog, sources, painter.reads_pictures)
         bench = Bench(
             rows,
             EnhanceStage(rows, placement, config.enhancement.time_limit, notified.append),
             PaintStage(rows, placement, jobs, save, painting, previews=True),
             save,
             jobs,
-            loaded.painter,
+            painter,
             enhancer,
             model,
             files,

@@ -10,6 +10,7 @@ import pytest
 from banatie.config import Config, load_config
 from banatie.jobs import JobQueue
 from banatie.store.locks import register_worker
+from banatie.store.model_choices import ModelChoices
 from banatie.store.workers import Workers
 from banatie.worker.process import Worker
 from tests.support.polling import wait_until
@@ -87,3 +88,37 @@ def test_stopping_does_not_wait_for_the_next_message(run_worker, monkeypatch):
         "all threads to end",
     )
     assert time.monotonic() - started < 3
+
+
+def test_a_worker_ends_for_another_model_once_its_picture_is_finished(
+    config, run_worker, submit, generations, database
+):
+    worker = run_worker()
+    made = submit("a red cat", steps=60, auto_enhance=False)
+    queue = JobQueue("paint", config.storage.data)
+    queue.notify(made.id)
+    queue.close()
+    wait_until(lambda: generations.find(made.id).status == "processing", "the painting to begin")
+    ModelChoices(database).store("another", "sdxl", 6)
+    wait_until(lambda: worker.has_to_reload, "the worker to end")
+    wait_until(lambda: Workers(database).present(5) == [], "the worker's row to be removed")
+    found = generations.find(made.id)
+    assert (found.status, found.retry_count) == ("success", 0)
+
+
+def test_a_worker_without_a_model_waits_for_another_one(config, database):
+    ModelChoices(database).store("missing", "sdxl", 6)
+    worker = Worker(config, lambda: 5, "worker-2", "cpu")
+
+    def run() -> None:
+        with register_worker(config.storage.data, "worker-2", alone=False):
+            worker.run()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    workers = Workers(database)
+    wait_until(lambda: [each.state for each in workers.present(5)] == ["broken"], "a broken worker")
+    assert "'missing'" in workers.present(5)[0].reason
+    ModelChoices(database).store("sdxl", "sdxl", 7)
+    thread.join(PATIENCE)
+    assert worker.has_to_reload

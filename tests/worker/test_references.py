@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from banatie.models.ip_adapter import ADAPTER_FILE, IMAGE_ENCODER
+from banatie.models.types import IpAdapter
 from banatie.records import Image as ImageRecord
 from banatie.store.images import insert_image
-from banatie.worker.job_builder import ONLY_THE_FIRST
+from banatie.worker.job_builder import ONLY_THE_FIRST, ONLY_THE_FIRST_WITH_A_MASK
+from tests.support.tiny_ip_adapter import make_tiny_image_encoder, make_tiny_ip_adapter
 
 
 @pytest.fixture
@@ -113,6 +116,40 @@ def test_what_a_mask_does_not_cover_stays_as_it_is(ask, painted, store):
     assert f"Mask image: {mask_id}" in picture.text["parameters"]
     assert np.array_equal(np.asarray(picture)[:, :61], np.asarray(reference)[:, :61])
     assert not np.array_equal(np.asarray(picture)[:, 70:], np.asarray(reference)[:, 70:])
+
+
+def test_several_references_are_combined_where_an_adapter_is_loaded(
+    make_bench, model_folder, ask, store, generations, tmp_path
+):
+    (tmp_path / "adapter").mkdir()
+    make_tiny_ip_adapter(tmp_path / "adapter" / ADAPTER_FILE, model_folder / "sdxl")
+    make_tiny_image_encoder(tmp_path / "adapter" / IMAGE_ENCODER)
+    adapter = IpAdapter("adapter", "Adapter", "none", tmp_path / "adapter")
+    both = [store(red()), store(Image.new("RGB", (64, 64), "blue"))]
+    bench = make_bench(ip_adapter=adapter)
+    combined = ask(both)
+    faint = ask(both, reference_strength=0.0)
+    guided = ask(both[:1])
+    edited = ask(both, mask_image_id=store(Image.new("L", (128, 128), 255)))
+    bench.paint.run_waiting()
+    done = [generations.find(each.id) for each in (combined, faint, guided, edited)]
+    assert [each.status for each in done] == ["success"] * 4
+    assert [(each.reference_mode, each.reference_strength) for each in done] == [
+        ("ip-adapter", 0.6),
+        ("ip-adapter", 0.0),
+        ("guide", 0.6),
+        ("inpaint", 0.0),
+    ]
+    assert [each.warnings for each in done] == [(), (), (), (ONLY_THE_FIRST_WITH_A_MASK,)]
+    pictures = []
+    for each in done:
+        with Image.open(bench.files.path(each.image.storage_key)) as picture:
+            picture.load()
+            pictures.append(picture)
+    assert len({picture.tobytes() for picture in pictures[:3]}) == 3
+    named = f"Reference images: {both[0]} {both[1]}, IP-Adapter strength: 0.6"
+    assert named in pictures[0].text["parameters"]
+    assert "Denoising" not in pictures[0].text["parameters"]
 
 
 def test_an_enlarged_picture_has_its_size_and_shows_its_progress(bench, ask, painted, monkeypatch):

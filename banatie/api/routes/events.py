@@ -12,23 +12,23 @@ from litestar.response.sse import ServerSentEventMessage
 
 from banatie.api.dependencies import AppState, in_thread
 from banatie.api.schemas import ProgressEvent, encode, view
-from banatie.records import Generation, Key
+from banatie.records import Generation, Key, Session
 from banatie.store.previews import Preview
 
 KEEP_ALIVE = ServerSentEventMessage(data=None, comment="keep-alive")
 
 
 async def events(
-    generation_id: str, app: AppState, key: Key, seen: int, url: str
+    generation_id: str, app: AppState, key: Key, session: Session | None, seen: int, url: str
 ) -> AsyncIterator[ServerSentEventMessage]:
     """The events of the generation until it has ended, newer than the revision `seen`.
 
-    They stop when the `key` of the client is revoked or expires.
+    They stop when the `key` of the client, or its session, is revoked or expires.
     """
     before: Generation | None = None
     shown_step: int | None = None
     async for now in app.waiters.follow(generation_id):
-        if not await app.authentication.is_still_active(key):
+        if not await app.authentication.is_still_active(key, session):
             return
         if now is None:
             yield KEEP_ALIVE

@@ -23,6 +23,7 @@ from banatie.api.responses import (
 )
 from banatie.api.schemas import Done, GenerationView, Page, Success, view
 from banatie.limits import MAX_PAGE_SIZE, MAX_SAFE_INTEGER
+from banatie.store.gallery import Filters
 
 FlowRef = Annotated[str, PathParameter(schema_extra={"format": "uuid"})]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE_SIZE)]
@@ -77,17 +78,12 @@ async def list_flow_generations(
     """A page of the flow's generations, without soft-deleted ones."""
     app, key = app_state_of(request), key_of(request)
     flow = await in_thread(app.library.flows.get, key.project.id, flow_id)
-    generations, total = await in_thread(
-        app.intake.page,
-        key.project.id,
-        status=None,
-        limit=limit,
-        offset=offset,
-        include_deleted=False,
-        flow_id=flow.id,
+    page = await in_thread(
+        app.gallery.page, key.project.id, Filters(flow_id=flow.id), limit=limit, offset=offset
     )
     url = app.public_url(request)
-    return page_response([view(each, url) for each in generations], limit, offset, total)
+    shown = [view(each, url) for each in page.generations]
+    return page_response(shown, limit, offset, page.total)
 
 
 @get(

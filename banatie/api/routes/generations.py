@@ -23,24 +23,31 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
-from litestar.params import FromQuery, HeaderParameter, QueryParameter
+from litestar.params import FromQuery, HeaderParameter
 from litestar.response import ServerSentEvent
 
-from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread, key_of
+from banatie.api.dependencies import (
+    AppState,
+    HttpRequest,
+    app_state_of,
+    in_thread,
+    key_of,
+    session_of,
+)
 from banatie.api.errors import decode_body, to_response
 from banatie.api.parameters import GenerationId
 from banatie.api.query import check_query
 from banatie.api.rate_limit import reservation_of
-from banatie.api.requests import GenerationCreate, flow_of
+from banatie.api.requests import GenerationCreate
 from banatie.api.responses import (
     CHANGE_ERRORS,
     COMMON_ERRORS,
     failures,
     json_response,
     options,
-    page_response,
 )
 from banatie.api.routes.events import events
+from banatie.api.routes.gallery import download_generations, list_generations, list_months
 from banatie.api.routes.generation_changes import (
     cancel_generation,
     regenerate_generation,
@@ -48,17 +55,15 @@ from banatie.api.routes.generation_changes import (
     retry_generation,
     update_generation,
 )
-from banatie.api.schemas import Done, GenerationView, Page, Success, encode, view
+from banatie.api.schemas import Done, GenerationView, Success, encode, view
 from banatie.api.waiters import NO_PREFERENCE, Preference, parse_prefer
 from banatie.errors import GenerationFailed, GenerationNotFound, ValidationError
 from banatie.limits import (
     LOADING_WAIT_SECONDS,
     MAX_IDEMPOTENCY_KEY_LENGTH,
-    MAX_PAGE_SIZE,
-    MAX_SAFE_INTEGER,
     MAX_WAIT_SECONDS,
 )
-from banatie.records import Generation, Key, Status, Submission
+from banatie.records import Generation, Key, Submission
 from banatie.store.generations import IdempotentRequest
 
 LOADING_CHECK_SECONDS = 1.0
@@ -159,42 +164,6 @@ async def create_generation(
 
 
 @get(
-    "/",
-    operation_id="listGenerations",
-    summary="List the project's generations, newest first",
-    response_description="A page of generations.",
-    responses=failures(*COMMON_ERRORS),
-    query=("status", "flowId", "limit", "offset", "includeDeleted"),
-)
-async def list_generations(
-    request: HttpRequest,
-    status: FromQuery[Status | None] = None,
-    flow_id: Annotated[
-        str | None, QueryParameter(name="flowId", schema_extra={"format": "uuid"})
-    ] = None,
-    limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE_SIZE)] = 20,
-    offset: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
-    include_deleted: Annotated[bool, QueryParameter(name="includeDeleted")] = False,
-) -> Response[Page[GenerationView]]:
-    """A page of the list."""
-    if "null" in request.query_params.getall("status", []):
-        # Litestar reads it as None, which stands for "not given".
-        raise ValidationError.of("status", "Invalid enum value 'null'")
-    app, key = app_state_of(request), key_of(request)
-    generations, total = await in_thread(
-        app.intake.page,
-        key.project.id,
-        status=status,
-        limit=limit,
-        offset=offset,
-        include_deleted=include_deleted,
-        flow_id=flow_of(flow_id)[0] if flow_id is not None else None,
-    )
-    url = app.public_url(request)
-    return page_response([view(each, url) for each in generations], limit, offset, total)
-
-
-@get(
     "/{generation_id:str}",
     operation_id="getGeneration",
     operation_class=WaitOperation,
@@ -254,7 +223,14 @@ async def follow_generation(
         # A browser's EventSource reconnects until it gets a 204.
         return Response(None, status_code=204)
     return ServerSentEvent(
-        events(generation.id, app, key_of(request), seen, app.public_url(request))
+        events(
+            generation.id,
+            app,
+            key_of(request),
+            session_of(request),
+            seen,
+            app.public_url(request),
+        )
     )
 
 
@@ -283,9 +259,13 @@ def generations_router() -> Router:
         "/api/v1/generations",
         route_handlers=[
             options("/", "GET", "POST"),
+            options("/months", "GET"),
+            options("/zip", "GET"),
             options("/{generation_id:str}", "DELETE", "GET", "PUT"),
             create_generation,
             list_generations,
+            list_months,
+            download_generations,
             get_generation,
             follow_generation,
             cancel_generation,

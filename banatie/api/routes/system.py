@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -15,16 +16,19 @@ from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import banatie
+from banatie.api.browser import cookie_of
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread
 from banatie.api.query import check_query
+from banatie.api.rate_limit import UNLIMITED, Quota
 from banatie.api.responses import failures, json_response
 from banatie.api.schemas import ErrorBody, Id, No, Success, Time, Wire, timestamp
-from banatie.errors import DatabaseUnusable, DiskFull, ServiceUnavailable
+from banatie.errors import DatabaseUnusable, DiskFull, ServiceUnavailable, Unauthorized
 from banatie.limits import MAX_REFERENCES, MAX_UPLOAD_BYTES
 from banatie.records import (
     ASPECT_RATIOS,
     TEMPLATE_NAMES,
     AspectRatio,
+    Key,
     KeyType,
     TemplateName,
 )
@@ -183,12 +187,13 @@ async def health(request: HttpRequest) -> Response[Success[HealthView]]:
     ),
 )
 async def info(request: HttpRequest) -> Response[Success[InfoView]]:
-    """The capabilities of this server; with a key, also its remaining requests."""
+    """The capabilities of this server; with a key, also its remaining requests.
+
+    A session that has ended is no error here: the page asks whether it is signed in.
+    """
     app, key_view = app_state_of(request), None
-    text = request.headers.get("x-api-key")
-    if text:
-        key = await app.authentication.key_of(text, request.scope)
-        quota = app.rate_limiter.quota(key)
+    if (found := await _key_and_quota(app, request)) is not None:
+        key, quota = found
         key_view = KeyView(
             type=key.type,
             name=key.name,
@@ -238,6 +243,20 @@ async def metrics(request: HttpRequest) -> Response[bytes]:
 def system_router() -> Router:
     """The routes that need no API key."""
     return Router("/", route_handlers=[health, info, metrics], tags=["System"])
+
+
+async def _key_and_quota(app: AppState, request: HttpRequest) -> tuple[Key, Quota] | None:
+    """The key of the request or of its session, if there is one, and its remaining requests."""
+    headers = dict(request.scope["headers"])
+    if text := headers.get(b"x-api-key", b"").decode("latin-1"):
+        key = await app.authentication.key_of(text, request.scope)
+        return key, app.rate_limiter.quota(key)
+    cookie = cookie_of(headers) if app.config.server.studio else None
+    if cookie is None:
+        return None
+    with contextlib.suppress(Unauthorized):
+        return (await app.authentication.session_of(cookie)).key, UNLIMITED
+    return None
 
 
 def _workers(app: AppState) -> list[WorkerState]:

@@ -1,30 +1,29 @@
-"""What differs before a route is reached: HTTP Basic with the key as password, and the errors.
-
-An ASGI application around the middleware, which finds the key where it looks for every key.
-"""
+"""What differs before a route is reached: HTTP Basic with the key as password, and the errors."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from banatie.api.client_address import ClientAddresses
 from banatie.api.dependencies import in_thread
-from banatie.api.middleware import WEBUI_PREFIX
-from banatie.api.schemas import ErrorBody
+from banatie.api.dialects.dialect import Dialect
+from banatie.api.errors import EncodedAnswer, answer_to
+from banatie.api.schemas import encode
 from banatie.records import DEFAULT_SLUG, Key
 from banatie.store.projects import Projects
 
+WEBUI_PREFIX = "/sdapi/v1"
 OPEN_KEY_ID = "webui-without-key"
 
 
 class WebuiAccess:
-    """An ASGI application around `app` that translates the credentials of this dialect."""
+    """An ASGI application around the middleware that lets some addresses in without a key."""
 
     def __init__(
         self,
@@ -44,15 +43,13 @@ class WebuiAccess:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["type"] == ScopeType.HTTP and is_webui(scope["path"]):
-            state = scope.setdefault("state", {})
-            state["failure"] = failure
-            headers = dict(scope["headers"])
-            if b"x-api-key" not in headers:
-                if text := password_of(headers.get(b"authorization", b"")):
-                    scope["headers"] = [*scope["headers"], (b"x-api-key", text.encode("latin-1"))]
-                elif self._is_open_to(scope):
-                    state["open_key"] = await self._key()
+        if (
+            scope["type"] == ScopeType.HTTP
+            and is_webui(scope["path"])
+            and not key_text(dict(scope["headers"]))
+            and self._is_open_to(scope)
+        ):
+            scope.setdefault("state", {})["open_key"] = await self._key()
         await self._app(scope, receive, send)
 
     def _is_open_to(self, scope: HTTPScope) -> bool:
@@ -94,6 +91,17 @@ def password_of(authorization: bytes) -> str:
     return password or user
 
 
-def failure(body: ErrorBody) -> dict[str, str]:
+def key_text(headers: Mapping[bytes, bytes]) -> str:
+    """The key in a request's headers; empty where there is none."""
+    text = headers.get(b"x-api-key", b"").decode("latin-1")
+    return text or password_of(headers.get(b"authorization", b""))
+
+
+def answer(error: Exception, scope: HTTPScope) -> EncodedAnswer:
     """An error as WebUI answers it: its name, and the text that clients show."""
-    return {"error": body.code, "detail": body.message, "body": "", "errors": body.message}
+    status, body, headers = answer_to(error, scope)
+    shown = {"error": body.code, "detail": body.message, "body": "", "errors": body.message}
+    return status, encode(shown), headers
+
+
+WEBUI = Dialect(WEBUI_PREFIX, frozenset(), key_text, answer)

@@ -127,7 +127,7 @@ async def _paint(
     app, key = app_state_of(request), key_of(request)
     if (wanted := asked.override_settings.get(MODEL)) is not None:
         await in_thread(require_model, app, wanted)
-    translated = translate(asked, await in_thread(app.intake.painting_model), source)
+    translated = await in_thread(translate, asked, app.intake, source)
     ignored += ignored_settings(asked.override_settings)
     request_id = request.scope["state"]["request_id"]
     generations = await app.write(_submit, app, key.project.id, translated.submissions, request_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Router
 
 from banatie.api.dialects.webui import lists, painting, settings
-from banatie.api.middleware import WEBUI_PREFIX
+from banatie.api.dialects.webui.access import WEBUI_PREFIX
 
 
 def webui_router() -> Router:

@@ -8,7 +8,8 @@ from typing import Any
 
 from litestar import Response, get, post
 
-from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread
+from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread, key_of
+from banatie.api.dialects.webui.access import WEBUI_PREFIX
 from banatie.api.dialects.webui.requests import read_object
 from banatie.api.responses import json_response
 from banatie.errors import ValidationError
@@ -26,12 +27,13 @@ async def get_options(request: HttpRequest) -> Response[Any]:
 
 @post("/options", operation_id="webuiSetOptions", status_code=200)
 async def set_options(request: HttpRequest) -> Response[Any]:
-    """Answer what has become of each setting that differs; none but the model means anything."""
+    """Switch the model, and answer which settings have no effect."""
     app = app_state_of(request)
     asked = read_object(await request.body())
     before = await in_thread(_options, app)
     if (wanted := asked.get(MODEL)) is not None:
-        await in_thread(require_model, app, wanted)
+        await _use_model(request, wanted)
+        before |= {MODEL: await in_thread(_current, app)}
     ignored = [name for name, value in asked.items() if name != MODEL and value != before.get(name)]
     return json_response({MODEL: before[MODEL], "ignored": ignored})
 
@@ -57,6 +59,17 @@ async def png_info(request: HttpRequest) -> Response[Any]:
     return json_response({"info": info, "items": {"parameters": info}, "parameters": {}})
 
 
+async def _use_model(request: HttpRequest, wanted: object) -> None:
+    """Switch to another model that is installed, with a master key. Raises ValidationError."""
+    app = app_state_of(request)
+    if key_of(request).type == "master" and wanted != await in_thread(_current, app):
+        if not isinstance(wanted, str):
+            raise ValidationError.of(MODEL, "takes the name of a model")
+        await app.write(app.painting_model.switch, wanted)
+    else:
+        await in_thread(require_model, app, wanted)
+
+
 def require_model(app: AppState, wanted: object) -> None:
     """Raise ValidationError if this is another model than the one that paints, and say why."""
     current = _current(app)
@@ -66,8 +79,8 @@ def require_model(app: AppState, wanted: object) -> None:
     if wanted in names:
         raise ValidationError.of(
             MODEL,
-            f"{current} paints here; to change that, call `banatie models use {wanted}` and "
-            "start the server anew",
+            f"{current} paints here; POST {WEBUI_PREFIX}/options with a master key changes that, "
+            f"or `banatie models use {wanted}`",
         )
     known = ", ".join(names)
     raise ValidationError.of(MODEL, f"{wanted!r} is not installed; installed are: {known}")

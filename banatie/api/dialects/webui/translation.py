@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from banatie.api.dialects.webui.requests import Img2Img, Txt2Img
-from banatie.checks import fit_size, nearest_ratio
+from banatie.checks import nearest_ratio
 from banatie.errors import ValidationError
+from banatie.intake import Intake
 from banatie.limits import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_STEPS, MAX_UPSCALE
 from banatie.models.samplers import AUTOMATIC, SamplerChoice, SamplerUnusable, choose_sampler
 from banatie.models.types import PaintingModel
@@ -37,17 +38,16 @@ class Translated:
     """What is done otherwise than asked."""
 
 
-def translate(
-    asked: Txt2Img, model: PaintingModel | None, source: SourceImages | None = None
-) -> Translated:
+def translate(asked: Txt2Img, intake: Intake, source: SourceImages | None = None) -> Translated:
     """The submissions of a request. Raises ValidationError."""
     notes: list[str] = []
+    model = intake.painting_model()
     sampler = _sampler(asked, model, notes)
     count = asked.images
     first = secrets.randbelow(RANDOM_SEEDS) if asked.seed < 0 else int(asked.seed)
     if first + count - 1 > MAX_SEED:
         raise ValidationError.of("seed", f"must be at most {MAX_SEED}")
-    size = _size(asked, model, source, notes)
+    size = _size(asked, intake, source, notes)
     submission = Submission(
         prompt=asked.prompt,
         negative_prompt=asked.negative_prompt,
@@ -91,16 +91,20 @@ def _sampler(asked: Txt2Img, model: PaintingModel | None, notes: list[str]) -> S
 
 
 def _size(
-    asked: Txt2Img, model: PaintingModel | None, source: SourceImages | None, notes: list[str]
+    asked: Txt2Img, intake: Intake, source: SourceImages | None, notes: list[str]
 ) -> tuple[int, int] | None:
     """The nearest size that the model can paint; None: the model's own."""
+    model = intake.painting_model()
     own = model.sizes["1:1"] if model else None
     default = source.size if source else own
     if asked.width is None and asked.height is None and source is None:
         return None
     width = int(asked.width or (default or (512, 512))[0])
     height = int(asked.height or (default or (512, 512))[1])
-    size = fit_size(width, height, own[0] * own[1] if own else None)
+    size = intake.nearest_size(width, height)
+    if size[0] * size[1] < 0.9 * width * height:
+        # Much too large: then in the number of pixels that the model paints best.
+        size = intake.nearest_size(width, height, own_pixels=True)
     if size != (width, height):
         notes.append(f"width, height: {size[0]}x{size[1]} is painted instead of {width}x{height}")
     return size
