@@ -389,7 +389,17 @@ def test_the_changelog_has_a_place_for_the_next_change() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["start", "test", "bench", "set-up", "check-container", "check-gpu", "pack-for-gpu"]
+    "name",
+    [
+        "start",
+        "test",
+        "bench",
+        "set-up",
+        "find-browser",
+        "check-container",
+        "check-gpu",
+        "pack-for-gpu",
+    ],
 )
 def test_a_script_can_be_run(name: str) -> None:
     assert os.access(ROOT / "scripts" / name, os.X_OK)

@@ -12,10 +12,11 @@ from litestar import Litestar, Response
 from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, Reference, SecurityScheme
 from litestar.types import Receive, Scope, Send
 
 import banatie
+from banatie.api.browser import COOKIE
 from banatie.api.dependencies import AppState, HttpRequest
 from banatie.api.dialects import dialect_of
 from banatie.api.dialects.openai.routes import openai_router
@@ -43,6 +44,7 @@ from banatie.api.routes.sessions import sessions_router
 from banatie.api.routes.studio import studio_router
 from banatie.api.routes.system import system_router
 from banatie.api.webhook_sender import WebhookSender
+from banatie.config import Config
 from banatie.records import Generation
 from banatie.services import Services
 from banatie.store.change_watcher import ChangeWatcher
@@ -148,13 +150,7 @@ def _routes(
             path="/openapi.json",
             use_handler_docstrings=True,
             render_plugins=[OpenApiDocument(limits)],
-            components=Components(
-                security_schemes={
-                    "apiKey": SecurityScheme(
-                        type="apiKey", name="X-API-Key", security_scheme_in="header"
-                    )
-                }
-            ),
+            components=Components(security_schemes=_security_schemes(services.config)),
         ),
         logging_config=None,
     )
@@ -167,6 +163,15 @@ def _failure(request: HttpRequest, error: Exception) -> Response[Any]:
         return to_response(request, error)
     status, content, headers = dialect.answer(error, request.scope)
     return JsonResponse(content, status_code=status, headers=headers)
+
+
+def _security_schemes(config: Config) -> dict[str, SecurityScheme | Reference]:
+    schemes: dict[str, SecurityScheme | Reference] = {
+        "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header")
+    }
+    if config.server.studio:
+        schemes["session"] = SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie")
+    return schemes
 
 
 @asynccontextmanager

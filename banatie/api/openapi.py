@@ -132,8 +132,11 @@ def _completed(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
     document["components"]["headers"] = HEADERS
     # Relative to the document, so that it also holds below a path of a reverse proxy.
     document["servers"] = [{"url": "."}]
+    has_sessions = "session" in document["components"]["securitySchemes"]
     for path, operations in document["paths"].items():
         for operation in operations.values():
+            if has_sessions and {"apiKey": []} in (security := operation.get("security", [])):
+                operation["security"] = [*security, {"session": []}]
             parameters = operation.get("parameters", [])
             for parameter in parameters:
                 parameter["schema"] = _without_null(parameter["schema"])

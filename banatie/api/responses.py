@@ -24,7 +24,7 @@ COMMON_ERRORS = (
     "SERVICE_UNAVAILABLE",
 )
 """What every route below /api/v1 may answer."""
-CHANGE_ERRORS = (*COMMON_ERRORS, "UNSUPPORTED_MEDIA_TYPE")
+CHANGE_ERRORS = (*COMMON_ERRORS, "FORBIDDEN", "UNSUPPORTED_MEDIA_TYPE")
 
 
 class JsonResponse(Response[Any]):

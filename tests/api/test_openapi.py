@@ -116,6 +116,9 @@ async def test_the_document_lists_every_route(document):
         "POST /api/admin/models/installations/{installation_id}/cancel",
         "GET /api/admin/machine",
         "GET /api/admin/doctor",
+        "POST /api/v1/sessions",
+        "GET /api/v1/sessions",
+        "DELETE /api/v1/sessions/{session_id}",
         "PUT /api/v1/generations/{generation_id}",
         "POST /api/v1/generations/{generation_id}/regenerate",
         "POST /api/v1/generations/{generation_id}/retry",
@@ -152,7 +155,10 @@ async def test_the_key_is_asked_for_where_it_is_needed_and_nowhere_else(document
     for path, item in document["paths"].items():
         for operation in item.values():
             needed = path.startswith(("/api/v1/", "/api/admin/"))
-            allowed = {"/api/info": [{}, {"apiKey": []}]}.get(path, [{"apiKey": []}] * needed)
+            either = [{"apiKey": []}, {"session": []}]
+            allowed = {"/api/info": [{}, *either]}.get(path, either * needed)
+            if operation["operationId"] == "createSession":
+                allowed = []
             assert operation.get("security", []) == allowed
 
 
@@ -365,40 +371,40 @@ CODES = {
 }
 READING = {"400", "401", "404", "429", "500", "503"}
 STATUSES = {
-    "createGeneration": READING | {"201", "408", "413", "415"},
     "listGenerationMonths": READING - {"404"} | {"200"},
     "downloadGenerations": READING - {"404"} | {"200"},
+    "createGeneration": READING | {"201", "403", "408", "413", "415"},
     "listGenerations": READING - {"404"} | {"200"},
     "getGeneration": READING | {"200"},
-    "deleteGeneration": READING | {"200", "415"},
-    "updateGeneration": READING | {"200", "408", "413", "415"},
-    "regenerateGeneration": READING | {"200", "415"},
-    "retryGeneration": READING | {"200", "415"},
-    "uploadImage": READING - {"404"} | {"201", "408", "409", "413", "415"},
+    "deleteGeneration": READING | {"200", "403", "415"},
+    "updateGeneration": READING | {"200", "403", "408", "413", "415"},
+    "regenerateGeneration": READING | {"200", "403", "415"},
+    "retryGeneration": READING | {"200", "403", "415"},
+    "uploadImage": READING - {"404"} | {"201", "403", "408", "409", "413", "415"},
     "listImages": READING - {"404"} | {"200"},
     "getImage": READING | {"200"},
-    "updateImage": READING | {"200", "408", "413", "415"},
-    "setImageAlias": READING | {"200", "408", "409", "413", "415"},
-    "deleteImage": READING | {"200", "415"},
+    "updateImage": READING | {"200", "403", "408", "413", "415"},
+    "setImageAlias": READING | {"200", "403", "408", "409", "413", "415"},
+    "deleteImage": READING | {"200", "403", "415"},
     "listFlows": READING - {"404"} | {"200"},
     "getFlow": READING | {"200"},
-    "deleteFlow": READING | {"200", "415"},
+    "deleteFlow": READING | {"200", "403", "415"},
     "listFlowGenerations": READING | {"200"},
     "listFlowImages": READING | {"200"},
-    "updateFlowAliases": READING | {"200", "408", "413", "415"},
-    "deleteFlowAlias": READING | {"200", "415"},
-    "regenerateFlow": READING | {"200", "415"},
+    "updateFlowAliases": READING | {"200", "403", "408", "413", "415"},
+    "deleteFlowAlias": READING | {"200", "403", "415"},
+    "regenerateFlow": READING | {"200", "403", "415"},
     "followGeneration": READING | {"200", "204"},
-    "cancelGeneration": READING | {"200", "415"},
-    "restoreGeneration": READING | {"200", "415"},
+    "cancelGeneration": READING | {"200", "403", "415"},
+    "restoreGeneration": READING | {"200", "403", "415"},
     "getLiveImage": READING - {"401"} | {"200", "304", "403"},
-    "createScope": READING - {"404"} | {"201", "408", "409", "413", "415"},
+    "createScope": READING - {"404"} | {"201", "403", "408", "409", "413", "415"},
     "listScopes": READING - {"404"} | {"200"},
     "getScope": READING | {"200"},
-    "changeScope": READING | {"200", "408", "413", "415"},
-    "regenerateScope": READING | {"200", "408", "413", "415"},
+    "changeScope": READING | {"200", "403", "408", "413", "415"},
+    "regenerateScope": READING | {"200", "403", "408", "413", "415"},
     "getPublicImage": {"200", "304", "400", "404", "500", "503"},
-    "deleteScope": READING | {"200", "415"},
+    "deleteScope": READING | {"200", "403", "415"},
     "createKey": READING - {"404"} | {"201", "403", "408", "413", "415"},
     "listKeys": READING - {"404"} | {"200", "403"},
     "revokeKey": READING | {"200", "403", "415"},
@@ -411,6 +417,9 @@ STATUSES = {
     "machine": READING - {"404"} | {"200", "403"},
     "doctor": READING - {"404"} | {"200", "403"},
     "createInitialKey": {"201", "400", "403", "500", "503"},
+    "createSession": READING - {"404"} | {"201", "403", "408", "413", "415"},
+    "listSessions": READING - {"404"} | {"200"},
+    "deleteSession": READING | {"200", "403", "415"},
     "health": {"200", "400", "503"},
     "info": READING - {"404"} | {"200"},
 }

@@ -27,6 +27,7 @@ from banatie.errors import ValidationError
 from banatie.model_choice import is_reference_to
 from banatie.models.install import is_partly_installed
 from banatie.models.manage import size_of
+from banatie.models.manifest import Kind
 from banatie.models.types import Entry, HubSource
 from banatie.store.installations import InstallationKind, InstallationRow, InstallationState
 
@@ -40,7 +41,7 @@ class ModelView(Wire):
 
     name: str
     title: str
-    kind: Literal["painting", "language", "lora"]
+    kind: Kind
     licence: str
     note: Annotated[str, Meta(description="What the licence asks, in one line.")]
     state: Literal["installed", "broken", "partly", "absent"]

@@ -39,6 +39,7 @@ from banatie.store.sessions import SESSION_MILLISECONDS
 
 SESSIONS_PATH = "/api/v1/sessions"
 CURRENT = "current"
+SECURITY = [{"apiKey": list[str]()}]
 SessionId = Annotated[
     str, PathParameter(description="A session's id, or `current`: the one of the request.")
 ]
@@ -73,8 +74,7 @@ class SessionView(Wire):
     operation_class=documented_body("SessionCreate"),
     summary="Sign in from a browser",
     response_description="The session; its cookie is in Set-Cookie.",
-    responses=failures(*CHANGE_ERRORS, "FORBIDDEN", "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE"),
-    security=[],
+    responses=failures(*CHANGE_ERRORS, "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE"),
 )
 async def create_session(request: HttpRequest) -> Response[Success[SessionView]]:
     """Sign in with an API key, or with a token that works once, and get a cookie."""
@@ -101,6 +101,7 @@ async def create_session(request: HttpRequest) -> Response[Success[SessionView]]
     response_description="A page of the sessions of the key; for a master key, of all.",
     responses=failures(*COMMON_ERRORS),
     query=("limit", "offset"),
+    security=SECURITY,
 )
 async def list_sessions(
     request: HttpRequest,
@@ -119,8 +120,9 @@ async def list_sessions(
     operation_id="deleteSession",
     summary="Sign a browser out",
     response_description="It is signed out.",
-    responses=failures(*CHANGE_ERRORS, "FORBIDDEN", "NOT_FOUND"),
+    responses=failures(*CHANGE_ERRORS, "NOT_FOUND"),
     status_code=200,
+    security=SECURITY,
 )
 async def delete_session(session_id: SessionId, request: HttpRequest) -> Response[Done]:
     """End a session immediately: `current`, or one of the list."""
@@ -149,7 +151,6 @@ def sessions_router() -> Router:
             delete_session,
         ],
         guards=[check_query],
-        security=[{"apiKey": []}],
         tags=["Sessions"],
     )
 
