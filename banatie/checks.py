@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ from banatie.limits import (
     SIDE_STEP,
 )
 from banatie.models.catalog import Catalog
+from banatie.models.samplers import SamplerUnusable, choose_sampler
 from banatie.models.types import PaintingModel, Size
 from banatie.records import ASPECT_RATIOS, AspectRatio, LoraUse, Submission
 from banatie.store.aliases import check_alias
@@ -67,6 +69,18 @@ class SubmissionChecks:
         _check_names(submission)
         if submission.webhook is not None:
             self._webhooks.check(submission.webhook)
+
+    def with_sampler(self, submission: Submission) -> Submission:
+        """The submission with its sampler's and schedule's exact names. Raises ValidationError."""
+        if submission.sampler is None:
+            if submission.scheduler is not None:
+                raise ValidationError.of("scheduler", "is a sampler's: give sampler too")
+            return submission
+        try:
+            choice = choose_sampler(submission.sampler, submission.scheduler, self.painting_model())
+        except SamplerUnusable as error:
+            raise ValidationError.of(error.field, str(error)) from error
+        return replace(submission, sampler=choice.sampler, scheduler=choice.schedule)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise ValidationError for a prompt that is blank, or would not be read whole."""
