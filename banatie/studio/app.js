@@ -50,7 +50,10 @@ const App = live(() => {
     return html`<${Bar} />`;
   }
   if (session.value === "out") return html`<${Bar} /><${SignIn} /><${Toast} />`;
-  return html`<${Bar} />${view.value === "machine" ? html`<${Machine} />` : html`<${Home} />`}<${Toast} />`;
+  // The viewer lies over the page, and shows the word itself.
+  const isCovered = route.value.parts[0] === "picture";
+  return html`<${Bar} />${view.value === "machine" ? html`<${Machine} />` : html`<${Home} />`}
+    ${!isCovered && html`<${Toast} />`}`;
 });
 
 const place = document.getElementById("app");
