@@ -34,6 +34,7 @@ const Bar = live(() => {
 const Home = live(() => {
   const [kind, id] = route.value.parts;
   return html`<main class="home">
+    <h1 class="hidden-label">Make pictures</h1>
     <${Make} />
     <div class="pictures">
       <${Cards} />
