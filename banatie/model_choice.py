@@ -101,6 +101,10 @@ class PaintingModelChoice:
     def _check(self, entry: Entry) -> None:
         if entry.kind == "lora":
             raise ModelError(f"{entry.name} is a LoRA: name it in a request's `loras`")
+        if entry.kind == "ip-adapter":
+            raise ModelError(
+                f"{entry.name} is an IP-Adapter: set painting.ip_adapter to it and restart"
+            )
         if entry.kind == "language":
             raise ModelError(
                 f"{entry.name} is a language model: set enhancement.model to it and restart"

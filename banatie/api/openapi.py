@@ -72,7 +72,7 @@ SCHEMAS = [
     Success[ModelChoiceView],
     InstallationCreate,
     Success[InstallationView],
-    Success[list[InstallationView]],
+    Page[InstallationView],
     Success[MachineView],
     Success[DoctorView],
     SessionCreate,

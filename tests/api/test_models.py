@@ -161,7 +161,7 @@ async def test_a_file_that_is_no_model_fails_with_the_reason(tmp_path):
 
 
 async def test_a_download_reports_progress_is_cancelled_and_goes_on(tmp_path, hub):
-    hub.stall_after = [100_000]
+    hub.stall_after = [1234]
     async with serving(tmp_path / "data", **settings(tmp_path)) as server:
         master = server.client(type="master")
         asked = (await master.post(INSTALLATIONS, json={"pull": "acme/tiny"})).json()["data"]
@@ -170,7 +170,9 @@ async def test_a_download_reports_progress_is_cancelled_and_goes_on(tmp_path, hu
 
         async def is_loading() -> bool:
             row = (await master.get(f"{INSTALLATIONS}/{asked['id']}")).json()["data"]
-            return 0 < row["bytesDone"] < row["bytesTotal"]
+            parts = (tmp_path / "models" / ".tiny.installing" / "parts").glob("*")
+            is_stalled = any(part.stat().st_size == 1234 for part in parts)
+            return is_stalled and row["bytesTotal"] > row["bytesDone"]
 
         await wait_until_async(is_loading, "progress", PATIENCE)
         cancelled = await master.post(f"{INSTALLATIONS}/{asked['id']}/cancel")
@@ -188,14 +190,14 @@ async def test_a_download_reports_progress_is_cancelled_and_goes_on(tmp_path, hu
 
 
 async def test_a_download_goes_on_after_the_server_was_stopped(tmp_path, hub):
-    hub.stall_after = [100_000]
+    hub.stall_after = [1234]
     async with serving(tmp_path / "data", **settings(tmp_path)) as server:
         master = server.client(type="master")
         asked = (await master.post(INSTALLATIONS, json={"pull": "acme/tiny"})).json()["data"]
 
         async def is_loading() -> bool:
             row = (await master.get(f"{INSTALLATIONS}/{asked['id']}")).json()["data"]
-            return row["bytesDone"] > 0
+            return row["bytesTotal"] > 0
 
         await wait_until_async(is_loading, "progress", PATIENCE)
     hub.stall_after = []

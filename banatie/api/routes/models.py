@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from litestar import Response, Router, get, post, put
-from litestar.params import PathParameter
+from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta
 
 from banatie.api.dependencies import AppState, HttpRequest, app_state_of, in_thread
@@ -21,9 +21,11 @@ from banatie.api.responses import (
     failures,
     json_response,
     options,
+    page_response,
 )
-from banatie.api.schemas import Id, Success, Time, Wire, WireIn, timestamp
+from banatie.api.schemas import Id, Page, Success, Time, Wire, WireIn, timestamp
 from banatie.errors import ValidationError
+from banatie.limits import MAX_PAGE_SIZE, MAX_SAFE_INTEGER
 from banatie.model_choice import is_reference_to
 from banatie.models.install import is_partly_installed
 from banatie.models.manage import size_of
@@ -146,13 +148,19 @@ async def switch_model(request: HttpRequest) -> Response[Success[ModelChoiceView
     "/installations",
     operation_id="listInstallations",
     summary="List the downloads and imports of models, newest first",
-    response_description="The installations, with their progress.",
+    response_description="A page of installations, with their progress.",
     responses=failures(*COMMON_ERRORS, "FORBIDDEN"),
+    query=("limit", "offset"),
 )
-async def list_installations(request: HttpRequest) -> Response[Success[list[InstallationView]]]:
+async def list_installations(
+    request: HttpRequest,
+    limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE_SIZE)] = 20,
+    offset: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
+) -> Response[Page[InstallationView]]:
     """Those that wait or run, and those that ended lately."""
     rows = await in_thread(app_state_of(request).installer.all)
-    return json_response(Success(data=[_view(row) for row in rows]))
+    shown = [_view(row) for row in rows[offset : offset + limit]]
+    return page_response(shown, limit, offset, len(rows))
 
 
 @post(
@@ -262,6 +270,7 @@ def _model(app: AppState, entry: Entry, language: str) -> ModelView:
     elif is_partly_installed(app.config.storage.models, entry.name):
         state = "partly"
     is_painting = entry.kind == "painting"
+    used = {"language": language, "ip-adapter": app.config.painting.ip_adapter}.get(entry.kind)
     return ModelView(
         name=entry.name,
         title=entry.title,
@@ -274,7 +283,7 @@ def _model(app: AppState, entry: Entry, language: str) -> ModelView:
         in_use=(
             app.painting_model.is_current(entry)
             if is_painting
-            else entry.kind == "language" and is_reference_to(language, entry)
+            else used is not None and is_reference_to(used, entry)
         ),
         refusal=app.painting_model.refusal(entry),
         can_pull=source is not None and not entry.installed,
