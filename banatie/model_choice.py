@@ -14,8 +14,7 @@ import msgspec
 
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelError, ValidationError
-from banatie.models.catalog import Catalog
-from banatie.models.manage import require_installed
+from banatie.models.catalog import Catalog, require_installed
 from banatie.models.types import Entry, PaintingModel
 from banatie.models.validate import check_pipeline
 from banatie.store.database import Database
