@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ from banatie.limits import (
     SIDE_STEP,
 )
 from banatie.models.catalog import Catalog
+from banatie.models.samplers import SamplerUnusable, choose_sampler
 from banatie.models.types import PaintingModel, Size
 from banatie.records import ASPECT_RATIOS, AspectRatio, LoraUse, Submission
 from banatie.store.aliases import check_alias
@@ -67,6 +69,18 @@ class SubmissionChecks:
         _check_names(submission)
         if submission.webhook is not None:
             self._webhooks.check(submission.webhook)
+
+    def with_sampler(self, submission: Submission) -> Submission:
+        """The submission with its sampler's and schedule's exact names. Raises ValidationError."""
+        if submission.sampler is None:
+            if submission.scheduler is not None:
+                raise ValidationError.of("scheduler", "is a sampler's: give sampler too")
+            return submission
+        try:
+            choice = choose_sampler(submission.sampler, submission.scheduler, self.painting_model())
+        except SamplerUnusable as error:
+            raise ValidationError.of(error.field, str(error)) from error
+        return replace(submission, sampler=choice.sampler, scheduler=choice.schedule)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise ValidationError for a prompt that is blank, or would not be read whole."""
@@ -130,15 +144,17 @@ class SubmissionChecks:
             return None
 
     def nearest_size(self, width: int, height: int, *, own_pixels: bool) -> Size:
-        """The size nearest to this one, in its shape, that can be painted.
+        """The size in this shape to paint for one that may be too large, too small or uneven.
 
-        With `own_pixels`, of no more pixels than the model's own sizes have.
+        Where it is too large, or with `own_pixels`, of no more pixels than the model's own sizes:
+        up to the limit many a model paints things twice, which only who asks for that should get.
         """
         pixels = self._own_pixels()
         most = MAX_SIDE * MAX_SIDE
-        if pixels is not None:
-            most = pixels if own_pixels else MAX_SIZE_FACTOR * pixels
         width, height = max(width, 1), max(height, 1)
+        if pixels is not None:
+            is_paintable = width * height <= MAX_SIZE_FACTOR * pixels
+            most = MAX_SIZE_FACTOR * pixels if is_paintable and not own_pixels else pixels
         scale = min(1.0, math.sqrt(most / (width * height)), MAX_SIDE / max(width, height))
         sides = [_nearest_side(side * scale) for side in (width, height)]
         while sides[0] * sides[1] > most and max(sides) > MIN_SIDE:

@@ -35,6 +35,14 @@ Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
 """As a browser sends it in the Origin header: without a path or a trailing slash."""
 
 
+def _check_networks(name: str, networks: tuple[str, ...]) -> None:
+    for network in networks:
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError:
+            raise ValueError(f"{name}: {network!r} is not an address or network") from None
+
+
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP server: addresses, proxies, CORS, metrics."""
 
@@ -49,13 +57,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     studio: bool = True
 
     def __post_init__(self) -> None:
-        for proxy in self.trusted_proxies:
-            try:
-                ipaddress.ip_network(proxy, strict=False)
-            except ValueError:
-                raise ValueError(
-                    f"trusted_proxies: {proxy!r} is not an address or network"
-                ) from None
+        _check_networks("trusted_proxies", self.trusted_proxies)
         for name in ("public_url", "cdn_url"):
             url = getattr(self, name)
             if url and not _is_base_url(url):
@@ -152,6 +154,15 @@ class LiveSettings(Struct, frozen=True, forbid_unknown_fields=True):
     new_per_hour_scope: Positive = 30
 
 
+class Dialects(Struct, frozen=True, forbid_unknown_fields=True):
+    """Other programs' protocols."""
+
+    webui_without_key: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_networks("webui_without_key", self.webui_without_key)
+
+
 class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Webhooks: the secret of their signatures, whom to tell of all generations, and retries."""
 
@@ -192,6 +203,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     painting: Painting = Painting()
     worker: Worker = Worker()
     live: LiveSettings = LiveSettings()
+    dialects: Dialects = Dialects()
     webhooks: WebhookSettings = WebhookSettings()
     log: Log = Log()
 

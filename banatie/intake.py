@@ -17,7 +17,7 @@ from banatie.errors import GenerationNotFound
 from banatie.jobs import JobQueue, Stage
 from banatie.logs import log_context
 from banatie.models.catalog import Catalog
-from banatie.models.types import PaintingModel, Size
+from banatie.models.types import Entry, PaintingModel, Size
 from banatie.records import CANCELLED, Generation, LoraUse, Submission
 from banatie.store.aliases import as_uuid
 from banatie.store.files import Files
@@ -66,6 +66,7 @@ class Intake:
         `request_id` goes with it into the worker's logs. Raises ValidationError and QueueFull.
         """
         self._checks.check(submission)
+        submission = self._checks.with_sampler(submission)
         submission, warnings = apply_tags(submission, self._catalog)
         submitted = self._generations.submit(
             project_id,
@@ -161,7 +162,7 @@ class Intake:
         return self._checks.painting_model()
 
     def nearest_size(self, width: int, height: int, *, own_pixels: bool = False) -> Size:
-        """The size nearest to this one, in its shape, that can be painted.
+        """The size in this shape to paint for one that may be too large, too small or uneven.
 
         With `own_pixels`, of no more pixels than the model's own sizes have.
         """
@@ -171,6 +172,10 @@ class Intake:
         """The names of the LoRAs that a submission may ask for."""
         return sorted(self._catalog.loras())
 
+    def painting_models(self) -> list[Entry]:
+        """The painting models that are installed."""
+        return [each for each in self._catalog.installed() if each.kind == "painting"]
+
     def _notify(self, generation: Generation) -> None:
         stage: Stage = "enhance" if generation.stage == "enhance" else "paint"
         self._queues[stage].notify(generation.id)
@@ -179,10 +184,13 @@ class Intake:
         self, before: Generation, prompt: str
     ) -> tuple[tuple[LoraUse, ...], tuple[str, ...]]:
         """The LoRAs of the generation with this prompt, and warnings of what is left out."""
+        syntax = before.prompt_syntax
         own = Submission(before.original_prompt)
         of_tags = {lora.name for lora in apply_tags(own, self._catalog)[0].loras}
         others = tuple(lora for lora in before.loras if lora.name not in of_tags)
-        changed = Submission(prompt, negative_prompt=before.negative_prompt, loras=others)
+        changed = Submission(
+            prompt, negative_prompt=before.negative_prompt, loras=others, prompt_syntax=syntax
+        )
         submission, warnings = apply_tags(changed, self._catalog)
         return submission.loras, warnings
 

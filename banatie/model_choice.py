@@ -14,8 +14,7 @@ import msgspec
 
 from banatie.config import Config
 from banatie.errors import BanatieError, ModelError, ValidationError
-from banatie.models.catalog import Catalog
-from banatie.models.manage import require_installed
+from banatie.models.catalog import Catalog, require_installed
 from banatie.models.types import Entry, PaintingModel
 from banatie.models.validate import check_pipeline
 from banatie.store.database import Database
@@ -101,6 +100,10 @@ class PaintingModelChoice:
     def _check(self, entry: Entry) -> None:
         if entry.kind == "lora":
             raise ModelError(f"{entry.name} is a LoRA: name it in a request's `loras`")
+        if entry.kind == "ip-adapter":
+            raise ModelError(
+                f"{entry.name} is an IP-Adapter: set painting.ip_adapter to it and restart"
+            )
         if entry.kind == "language":
             raise ModelError(
                 f"{entry.name} is a language model: set enhancement.model to it and restart"

@@ -17,6 +17,8 @@ TemplateName = Literal[
 Status = Literal["pending", "processing", "success", "failed"]
 KeyType = Literal["project", "master"]
 """A master key may also administer keys; for everything else it is a key of its project."""
+PromptSyntax = Literal["plain", "webui"]
+"""How a prompt is read: as words, or with the weights of Stable Diffusion WebUI."""
 ImageFormat = Literal["png", "jpeg", "webp"]
 ImageSource = Literal["uploaded", "generated"]
 
@@ -126,6 +128,11 @@ class Submission:
     upscale: float | None = None
     output_format: ImageFormat = "png"
     quality: int | None = None
+    sampler: str | None = None
+    """By its name in `models.samplers`; None: the model's own."""
+    scheduler: str | None = None
+    """The sampler's noise schedule; None: the model's own."""
+    prompt_syntax: PromptSyntax = "plain"
     webhook: str | None = None
     """A URL that is told of the end."""
 
@@ -235,6 +242,11 @@ class Generation:
     output_format: ImageFormat
     quality: int | None
     """Of JPEG and WebP, from 1 to 100."""
+    sampler: str | None
+    """None: the model's own."""
+    scheduler: str | None
+    """The sampler's noise schedule; None: the model's own."""
+    prompt_syntax: PromptSyntax
     meta: Mapping[str, Any]
     warnings: tuple[str, ...]
     enhancement: EnhancementNote | None

@@ -155,3 +155,29 @@ def test_syntax_that_is_not_supported_gets_one_warning(services: Services) -> No
         "Weights, wildcards and other syntax of other programs is not supported, and was read as "
         "words: (red:1.3) BREAK {a|b}",
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "painted"),
+    [
+        ((256, 256), (256, 256)),
+        ((360, 360), (360, 360)),
+        ((250, 131), (248, 128)),
+        ((10, 300), (64, 304)),
+        ((1024, 1024), (256, 256)),
+        ((1792, 1024), (336, 192)),
+        ((1024, 1792), (192, 336)),
+        ((99999, 1), (2048, 64)),
+        ((0, 0), (64, 64)),
+    ],
+)
+def test_the_nearest_size_can_be_painted(
+    services: Services, asked: tuple[int, int], painted: tuple[int, int]
+) -> None:
+    assert services.intake.nearest_size(*asked) == painted
+    assert submit(services, size=painted).width == painted[0]
+
+
+def test_the_nearest_size_of_the_models_own_number_of_pixels(services: Services) -> None:
+    assert services.intake.nearest_size(360, 360, own_pixels=True) == (256, 256)
+    assert services.intake.nearest_size(96, 64, own_pixels=True) == (96, 64)

@@ -20,6 +20,9 @@ from banatie.api.browser import COOKIE
 from banatie.api.dependencies import AppState, HttpRequest
 from banatie.api.dialects import dialect_of
 from banatie.api.dialects.openai.routes import openai_router
+from banatie.api.dialects.webui.access import WebuiAccess
+from banatie.api.dialects.webui.active import ActiveRequests
+from banatie.api.dialects.webui.router import webui_router
 from banatie.api.errors import to_response
 from banatie.api.mcp_endpoint import LoadMcp, McpEndpoint
 from banatie.api.middleware import RequestMiddleware
@@ -61,13 +64,20 @@ class WebApplication:
         self._litestar = _routes(services, self.state, self._close_mcp)
         files = ImageFiles(LiveFiles(self._litestar, services.live, services.files), services.files)
         self._mcp = McpEndpoint(files, self, self.state.authentication, self._bodies, load_mcp)
-        self._asgi = RequestMiddleware(
+        middleware = RequestMiddleware(
             self._mcp,
             self.state.authentication,
             self.state.rate_limiter,
             self.state.metrics,
             self._bodies,
             services.config,
+        )
+        self._asgi = WebuiAccess(
+            middleware,
+            self.state.addresses,
+            services.config.dialects.webui_without_key,
+            services.projects,
+            services.clock,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,11 +133,12 @@ def _routes(
             models_router(),
             machine_router(),
             system_router(),
+            webui_router(),
             docs_router(),
             *([sessions_router(), studio_router()] if services.config.server.studio else []),
             openai_router(),
         ],
-        state=State({"app_state": state}),
+        state=State({"app_state": state, "webui_active": ActiveRequests()}),
         exception_handlers={Exception: _failure},
         lifespan=[lifespan],
         on_shutdown=[on_shutdown],

@@ -35,15 +35,20 @@ class ClientAddresses:
 
         Of `X-Forwarded-For` only the part that a trusted proxy has written counts.
         """
-        client = scope.get("client")
-        address = _parsed(client[0] if client else "")
-        if address is not None and self._proxies and self._is_trusted(address):
-            address = self._forwarded(scope, address)
+        address = self.exact_address_of(scope)
         if address is None:
             return "unknown"
         if address.version == 6:
             return str(ipaddress.ip_network((address, 64), strict=False))
         return str(address)
+
+    def exact_address_of(self, scope: HTTPScope) -> Address | None:
+        """The client's own address; None if it is unknown."""
+        client = scope.get("client")
+        address = _parsed(client[0] if client else "")
+        if address is not None and self._proxies and self._is_trusted(address):
+            address = self._forwarded(scope, address)
+        return address
 
     def _forwarded(self, scope: HTTPScope, proxy: Address) -> Address:
         # Each proxy appends the address that called it, so the first from the right that is not a

@@ -108,6 +108,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 }
 PUBLIC_PREFIX = "/cdn/"
 MIME_TYPES = ("image/png", "image/jpeg", "image/webp")
+_MODULE = r"banatie\.api\.(?:\w+\.)+"
 _PREFIX = "#/components/schemas/"
 
 
@@ -170,6 +171,10 @@ def _complete_public(response: dict[str, Any], status: str) -> list[str]:
 
 def _schemas(limits: Limits) -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(SCHEMAS, ref_template=_PREFIX + "{name}")
+    # A list in a generic type gives msgspec's name a module, and another ending than Litestar's.
+    schemas = {
+        re.sub("_+$", "_", re.sub(_MODULE, "", name)): schema for name, schema in schemas.items()
+    }
     for schema in schemas.values():
         # msgspec calls what has a default optional, but every answer carries it.
         if "success" in schema.get("properties", {}):
@@ -184,9 +189,7 @@ def _renamed(value: Any) -> Any:
     """A copy with msgspec's names for the schemas, which are without modules."""
     if isinstance(value, dict):
         return {
-            name: re.sub(r"banatie\.api\.(?:\w+\.)+", "", each)
-            if name == "$ref"
-            else _renamed(each)
+            name: re.sub(_MODULE, "", each) if name == "$ref" else _renamed(each)
             for name, each in value.items()
         }
     return [_renamed(each) for each in value] if isinstance(value, list) else value

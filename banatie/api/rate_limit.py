@@ -145,7 +145,7 @@ class Reservation:
 
 
 def may_be_poll(scope: HTTPScope) -> bool:
-    """Whether the request asks for one generation or its events.
+    """Whether the request asks for one generation, its events, or the progress of several.
 
     If the generation has not ended, that is a poll: the route finds out, and calls `require` or
     `release` on the reservation. Every other request is refused before its route.
@@ -153,6 +153,8 @@ def may_be_poll(scope: HTTPScope) -> bool:
     match scope["path"].strip("/").split("/"):
         case ["api", "v1", "generations", _] | ["api", "v1", "generations", _, "events"]:
             return scope["method"] == "GET"
+        case ["sdapi", "v1", "progress"]:
+            return True
     return False
 
 

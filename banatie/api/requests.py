@@ -33,6 +33,7 @@ from banatie.records import (
     FocalPoint,
     ImageFormat,
     LoraUse,
+    PromptSyntax,
     Submission,
     TemplateName,
 )
@@ -231,6 +232,12 @@ class GenerationCreate(WireIn):
     upscale: Annotated[float, Meta(ge=1, le=MAX_UPSCALE)] | None = None
     output_format: ImageFormat | None = None
     quality: Quality | None = None
+    sampler: Annotated[str, Meta(examples=["DPM++ 2M Karras"])] | None = None
+    scheduler: (
+        Annotated[str, Meta(description="The sampler's noise schedule.", examples=["Karras"])]
+        | None
+    ) = None
+    prompt_syntax: PromptSyntax | None = None
     webhook: (
         Annotated[
             str,
@@ -279,5 +286,8 @@ class GenerationCreate(WireIn):
             upscale=self.upscale,
             output_format=self.output_format or DEFAULTS.output_format,
             quality=None if self.quality is None else int(self.quality),
+            sampler=self.sampler,
+            scheduler=self.scheduler,
+            prompt_syntax=self.prompt_syntax or DEFAULTS.prompt_syntax,
             webhook=self.webhook,
         )

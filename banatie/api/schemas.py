@@ -17,6 +17,7 @@ from banatie.records import (
     Generation,
     Image,
     ImageFormat,
+    PromptSyntax,
     Status,
     TemplateName,
 )
@@ -142,6 +143,9 @@ class GenerationView(Wire):
     upscale: float | None
     output_format: ImageFormat
     quality: int | None
+    sampler: str | None
+    scheduler: str | None
+    prompt_syntax: PromptSyntax
     favourite: bool
 
 
@@ -269,6 +273,9 @@ def view(generation: Generation, public_url: str) -> GenerationView:
         upscale=generation.upscale,
         output_format=generation.output_format,
         quality=generation.quality,
+        sampler=generation.sampler,
+        scheduler=generation.scheduler,
+        prompt_syntax=generation.prompt_syntax,
         favourite=generation.favourite,
     )
 

@@ -29,6 +29,8 @@ _UNSUPPORTED = (
     re.compile(r"(?<!\w)embedding:[\w.-]+"),
     re.compile(r"\bBREAK\b"),
 )
+_WEIGHTS = (*_UNSUPPORTED[:2], _UNSUPPORTED[-1])
+"""What the syntax `webui` gives a meaning."""
 _SHOWN_CHARACTERS = 40
 
 
@@ -63,10 +65,14 @@ def without_tags(prompt: str) -> str:
     return _TAGS.sub(gap, prompt).strip()
 
 
-def unsupported_syntax(prompt: str) -> list[str]:
-    """The first example of each kind of syntax that is not supported; tags are no part of it."""
+def unsupported_syntax(prompt: str, *, weights: bool = False) -> list[str]:
+    """The first example of each kind of syntax that is not supported; tags are no part of it.
+
+    With `weights`, those are supported, and `BREAK`.
+    """
     text = without_tags(prompt)
-    found = [match[0] for pattern in _UNSUPPORTED if (match := pattern.search(text))]
+    patterns = [each for each in _UNSUPPORTED if not (weights and each in _WEIGHTS)]
+    found = [match[0] for pattern in patterns if (match := pattern.search(text))]
     return [
         example if len(example) <= _SHOWN_CHARACTERS else f"{example[:_SHOWN_CHARACTERS]}…"
         for example in found

@@ -44,9 +44,13 @@ def apply_tags(submission: Submission, catalog: Catalog) -> tuple[Submission, tu
     if (more := len(warnings) - MAX_WARNINGS) > 0:
         warnings = [*warnings[:MAX_WARNINGS], f"{more} more tags were left out."]
     prompts = (submission.prompt, submission.negative_prompt)
-    if examples := [example for prompt in prompts for example in unsupported_syntax(prompt)]:
+    weights = submission.prompt_syntax == "webui"
+    if examples := [
+        example for prompt in prompts for example in unsupported_syntax(prompt, weights=weights)
+    ]:
+        what = "Wildcards, alternatives" if weights else "Weights, wildcards"
         warnings.append(
-            "Weights, wildcards and other syntax of other programs is not supported, and was read "
+            f"{what} and other syntax of other programs is not supported, and was read "
             f"as words: {' '.join(dict.fromkeys(examples))}"
         )
     return submission, tuple(warnings)

@@ -21,7 +21,7 @@ MIME_TYPES: Mapping[ImageFormat, str] = {
     "webp": "image/webp",
 }
 
-_UNICODE = b"UNICODE\0"
+USER_COMMENT_IN_UNICODE = b"UNICODE\0"
 """Says that a user comment is in Unicode (Exif 2.32, table 9); readers take it as UTF-16."""
 
 
@@ -69,6 +69,6 @@ def flatten(image: Image.Image, background: str) -> Image.Image:
 
 def _user_comment(text: str) -> bytes:
     exif = Image.Exif()
-    comment = _UNICODE + text.encode("utf-16-be", "replace")
+    comment = USER_COMMENT_IN_UNICODE + text.encode("utf-16-be", "replace")
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
     return exif.tobytes()

@@ -6,16 +6,19 @@ on memory and time (`decoding`): whatever happens there, the server only says wh
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image, ImageOps
+
 import banatie
 from banatie.errors import ValidationError
 from banatie.imaging.decoding import REFUSED
-from banatie.imaging.formats import MIME_TYPES
+from banatie.imaging.formats import MIME_TYPES, flatten
 from banatie.limits import MAX_UPLOAD_PIXELS
 from banatie.records import ImageFormat
 
@@ -81,3 +84,12 @@ def decode_upload(
         )
     head, _, encoded = run.stdout.partition(b"\n")
     return Upload(encoded, **json.loads(head))
+
+
+def invert_mask(upload: Upload) -> Upload:
+    """A decoded mask with black and white exchanged, as a PNG in grey."""
+    with Image.open(io.BytesIO(upload.data)) as opened:
+        inverted = ImageOps.invert(flatten(opened, "black").convert("L"))
+    encoded = io.BytesIO()
+    inverted.save(encoded, "PNG")
+    return Upload(encoded.getvalue(), "png", upload.width, upload.height)

@@ -19,9 +19,9 @@ from typing import IO, Any, Protocol, get_args
 
 from banatie.errors import ModelBroken, ModelError
 from banatie.filesystem import special_kind
+from banatie.models.catalog import require_installed
 from banatie.models.disk_space import format_bytes, require_disk_space
 from banatie.models.install import Installation, install, require_kind
-from banatie.models.manage import require_installed
 from banatie.models.manifest import (
     CODE_SUFFIXES,
     MANIFEST_FILE,

@@ -268,6 +268,14 @@ class Catalog:
         return HubSource(tuple(self._repositories[name] for name in names), fused_lora)
 
 
+def require_installed(entry: Entry) -> None:
+    """Raises ModelNotFound, with the remedy, when the model is not installed."""
+    if not entry.installed:
+        source = entry.model.source if entry.model else None
+        remedy = f"run: banatie models pull {entry.name}" if source else "import it first"
+        raise ModelNotFound(f"the model {entry.name!r} is not installed; {remedy}")
+
+
 def _repository_files(entry: dict[str, Any]) -> RepositoryFiles:
     digests = {
         name: FileDigest(known["bytes"], known.get("sha256", ""))

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from banatie.errors import ModelError
 from banatie.filesystem import sync_folder
@@ -102,6 +101,9 @@ def install(models_dir: Path, name: str, *, resumable: bool = False) -> Iterator
     """
     require_installable(name)
     staging = _staging_folder(models_dir, name)
+    # Imported here, because the web process uses this module and installs nothing itself.
+    from safetensors import SafetensorError
+
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
         with _lock(models_dir, name):

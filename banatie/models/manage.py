@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from banatie.errors import ModelBroken, ModelError, ModelNotFound
+from banatie.errors import ModelBroken, ModelError
 from banatie.models.bundled import BUNDLED_MODELS
-from banatie.models.catalog import Catalog
+from banatie.models.catalog import Catalog, require_installed
 from banatie.models.install import is_partly_installed, uninstall
 from banatie.models.manifest import MANIFEST_FILE, sha256_of
 from banatie.models.types import Entry, LanguageModel
@@ -80,14 +80,6 @@ def remove(catalog: Catalog, name: str) -> int:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     uninstall(catalog.models_dir, name)
     return size
-
-
-def require_installed(entry: Entry) -> None:
-    """Raises ModelNotFound, with the remedy, when the model is not installed."""
-    if not entry.installed:
-        source = entry.model.source if entry.model else None
-        remedy = f"run: banatie models pull {entry.name}" if source else "import it first"
-        raise ModelNotFound(f"the model {entry.name!r} is not installed; {remedy}")
 
 
 def _verify_without_manifest(entry: Entry, files: dict[str, Path]) -> Iterator[Verdict]:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from diffusers import SchedulerMixin, StableDiffusionXLPipeline
 
+from banatie.models.samplers import SamplerChoice
 from banatie.painting.cuda_graphs import UNetGraphs
 from banatie.painting.image_prompt import ImageTokens
-from banatie.painting.schedulers import fresh_schedule, steps_done
+from banatie.painting.schedulers import fresh_schedule, steps_done, with_sampler
 from banatie.painting.text_encoding import TextEmbedding
 from banatie.painting.tiles import Tile, tiles_of
 
@@ -51,6 +52,8 @@ class DenoisingPass:
     """Where the latents are those of the reference in the end (1) or free (0): (batch, 1, …)."""
     condition: torch.Tensor | None = None
     """The further input channels of an inpainting UNet: (batch, channels, height, width)."""
+    sampler: SamplerChoice | None = None
+    """None: the scheduler that the denoiser was given."""
     image_tokens: ImageTokens | None = None
     """For the IP-Adapter that is in the UNet."""
     tile: int | None = None
@@ -73,7 +76,9 @@ class Denoiser:
 
     def run(self, asked: DenoisingPass, on_step: OnStep) -> torch.Tensor:
         """The finished latents. Raises PaintingError if the scheduler cannot do that many steps."""
-        schedule = fresh_schedule(self._scheduler, asked.steps, asked.denoise, self.device)
+        schedule = fresh_schedule(
+            with_sampler(self._scheduler, asked.sampler), asked.steps, asked.denoise, self.device
+        )
         scheduler, timesteps = schedule.scheduler, schedule.timesteps
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in asked.seeds]
         noise = self._noise(asked, generators)

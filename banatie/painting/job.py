@@ -8,8 +8,11 @@ from typing import Literal
 
 from PIL import Image
 
+from banatie.models.samplers import SamplerChoice
 from banatie.painting.lora import Lora
+from banatie.painting.prompt_weights import Prompt, read_prompt
 from banatie.painting.references import Mask, fit
+from banatie.records import PromptSyntax
 
 OnStep = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps; may raise to stop the painting."""
@@ -46,8 +49,19 @@ class PaintJob:
     """Pictures that an IP-Adapter reads, instead of a reference: RGB, any size."""
     mask: Image.Image | None = field(default=None, compare=False)
     """What of the reference is painted anew (white) or kept (black): any mode and size."""
+    sampler: SamplerChoice | None = None
+    """None: the model's own."""
+    prompt_syntax: PromptSyntax = "plain"
     upscale: float = 1.0
     """The factor, from 1 to 2, by which the finished picture is enlarged and painted over."""
+
+    @property
+    def texts(self) -> tuple[Prompt, Prompt]:
+        """The prompt and the negative prompt, as their syntax says."""
+        return (
+            read_prompt(self.prompt, self.prompt_syntax),
+            read_prompt(self.negative_prompt, self.prompt_syntax),
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,6 +94,7 @@ class PaintJob:
             return object()
         return (
             *(self.size, self.steps, self.guidance_scale, self.loras, self.denoise),
+            self.sampler,
             *(self.reference is None, self.mask is None),
             *(len(self.image_prompts), self.image_prompts and self.reference_strength),
         )

@@ -163,7 +163,7 @@ class Painter:
 
     def chunks(self, job: PaintJob) -> int:
         """The number of chunks of tokens of the job's longer text; see `text_encoding`."""
-        texts = [job.prompt, job.negative_prompt] if self._is_guided(job) else [job.prompt]
+        texts = job.texts if self._is_guided(job) else job.texts[:1]
         return max(self._encoder.chunks(text) for text in texts)
 
     def paint(self, job: PaintJob, on_step: OnStep) -> Image.Image:
@@ -231,8 +231,8 @@ class Painter:
 
     def _encode(self, jobs: Sequence[PaintJob]) -> tuple[TextEmbedding, TextEmbedding | None]:
         return self._encoder.encode_batch(
-            [job.prompt for job in jobs],
-            [job.negative_prompt for job in jobs] if self._is_guided(jobs[0]) else [],
+            [job.texts[0] for job in jobs],
+            [job.texts[1] for job in jobs] if self._is_guided(jobs[0]) else [],
         )
 
     def _steering(self, jobs: Sequence[PaintJob]) -> AbstractContextManager[ImageTokens | None]:

@@ -131,6 +131,7 @@ class PicturePasses:
                 reference=_stack(started),
                 keep=None if condition[0] is not None else self._kept(masks, canvas),
                 condition=_stack(condition),
+                sampler=shared.sampler,
                 tile=self._tile(canvas, is_enlarged=size != shared.size),
             ),
             on_step,

@@ -5,6 +5,7 @@ Knows no models and no latents' meaning.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import diffusers
@@ -12,6 +13,7 @@ import torch
 from diffusers import PNDMScheduler, SchedulerMixin
 
 from banatie.errors import ModelBroken, PaintingError
+from banatie.models.samplers import SamplerChoice
 from banatie.models.types import PaintingModel
 
 FINEST_STEPS = 10
@@ -41,6 +43,18 @@ def configured_scheduler(scheduler: SchedulerMixin, model: PaintingModel) -> Sch
     if scheduler_class is None:
         raise ModelBroken(f"{model.name} asks for the scheduler {name}, which diffusers lacks")
     return scheduler_class.from_config(scheduler.config, **settings)
+
+
+def with_sampler(scheduler: SchedulerMixin, choice: SamplerChoice | None) -> SchedulerMixin:
+    """A scheduler with the model's own configuration, of the class of another sampler."""
+    if choice is None:
+        return scheduler
+    name, settings = choice.settings()
+    scheduler_class = getattr(diffusers, name)
+    known = inspect.signature(scheduler_class.__init__).parameters
+    config = {each: value for each, value in scheduler.config.items() if each in known}
+    config |= {each: value for each, value in settings.items() if each in known}
+    return scheduler_class.from_config(config)
 
 
 def sampler_name(scheduler: SchedulerMixin) -> str:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from banatie.errors import ModelBroken
+from banatie.painting.prompt_weights import Prompt, WeightedPrompt, apply_weights
 
 LOOK_BACK = 20
 """Tokens of a chunk that may stay unused so that it ends with a clause or a word."""
@@ -60,18 +61,54 @@ class PromptTokenizer:
 
     def chunks(self, text: str, max_tokens: int) -> list[list[int]]:
         """The tokens of a text in chunks of at most `max_tokens`; an empty text is one chunk."""
+        ids, after_punctuation, between_words = self._read(text)
+        return split_into_chunks(ids, (after_punctuation, between_words), max_tokens)
+
+    def _read(self, text: str) -> tuple[list[int], list[int], list[int]]:
+        """The tokens, and where a chunk may begin: after punctuation, or between two words."""
         text = _replace_surrogates(text)
         encoding = self._backend.encode(text, add_special_tokens=False)
         punctuation_ends = {match.end() for match in PUNCTUATION.finditer(text)}
         words = encoding.word_ids
-        # Where a chunk may begin: preferably after punctuation, else between two words.
         after_punctuation, between_words = [], []
         for index in range(1, len(words)):
             if words[index] != words[index - 1]:
                 between_words.append(index)
                 if encoding.offsets[index - 1][1] in punctuation_ends:
                     after_punctuation.append(index)
-        return split_into_chunks(encoding.ids, (after_punctuation, between_words), max_tokens)
+        return encoding.ids, after_punctuation, between_words
+
+    def weighted_chunks(
+        self, prompt: WeightedPrompt, max_tokens: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """The same of a prompt with weights, and the weight of each token.
+
+        Each part is read by itself, and each section begins a chunk.
+        """
+        chunks: list[list[int]] = []
+        weights: list[list[float]] = []
+        for section in prompt.sections:
+            ids: list[int] = []
+            of_ids: list[float] = []
+            after_punctuation: list[int] = []
+            between_words: list[int] = []
+            ends_clause = False
+            for part in section:
+                start = len(ids)
+                read, *positions = self._read(part.text)
+                (after_punctuation if ends_clause else between_words).append(start)
+                after_punctuation += [start + position for position in positions[0]]
+                between_words += [start + position for position in positions[1]]
+                ids += read
+                of_ids += [part.weight] * len(read)
+                ends_clause = part.text.rstrip().endswith(tuple(",.;:!?"))
+            split = split_into_chunks(ids, (after_punctuation, between_words), max_tokens)
+            chunks += split
+            taken = 0
+            for chunk in split:
+                weights.append(of_ids[taken : taken + len(chunk)])
+                taken += len(chunk)
+        return chunks, weights
 
     def with_special_tokens(self, chunk: Sequence[int], length: int) -> list[int]:
         """The chunk between its two special tokens, padded to `length`."""
@@ -118,21 +155,20 @@ class PromptEncoder:
         self._context = min(encoder.config.max_position_embeddings for encoder in encoders)
         self._zeros_for_empty_prompt = zeros_for_empty_prompt
         self._on_device = on_device
-        self._cache: OrderedDict[str, TextEmbedding] = OrderedDict()
+        self._cache: OrderedDict[Prompt, TextEmbedding] = OrderedDict()
         self.count_tokens = TokenCounter(self._tokenizers)
 
-    def chunks(self, text: str) -> int:
-        """The number of chunks of a text."""
-        max_tokens = self._context - 2
-        return max(len(tokenizer.chunks(text, max_tokens)) for tokenizer in self._tokenizers)
+    def chunks(self, prompt: Prompt) -> int:
+        """The number of chunks of a prompt."""
+        return max(len(self._chunks(tokenizer, prompt)[0]) for tokenizer in self._tokenizers)
 
     def clear_cache(self) -> None:
         """Drop the cached embeddings, because the encoders changed or were moved."""
         self._cache.clear()
 
     @torch.inference_mode()
-    def encode(self, text: str) -> TextEmbedding:
-        """The embedding of the whole text; for one chunk, exactly that of `encode_prompt`."""
+    def encode(self, text: Prompt) -> TextEmbedding:
+        """The embedding of the whole prompt; for one chunk, exactly that of `encode_prompt`."""
         if text not in self._cache:
             with self._on_device():
                 self._cache[text] = self._embed(text)
@@ -143,7 +179,7 @@ class PromptEncoder:
 
     @torch.inference_mode()
     def encode_batch(
-        self, texts: Sequence[str], negative_texts: Sequence[str]
+        self, texts: Sequence[Prompt], negative_texts: Sequence[Prompt]
     ) -> tuple[TextEmbedding, TextEmbedding | None]:
         """The embeddings of prompts and of their negative prompts, a row for each prompt.
 
@@ -152,7 +188,7 @@ class PromptEncoder:
         positive = [self.encode(text) for text in texts]
         negative = []
         for text, prompt in zip(negative_texts, positive, strict=False):
-            if self._zeros_for_empty_prompt and not text.strip():
+            if self._zeros_for_empty_prompt and isinstance(text, str) and not text.strip():
                 zeros = (torch.zeros_like(prompt.sequence), torch.zeros_like(prompt.pooled))
                 negative.append(TextEmbedding(*zeros))
             else:
@@ -173,20 +209,38 @@ class PromptEncoder:
         empty = self.encode("").sequence
         return torch.cat([sequence, empty.repeat(1, missing // empty.shape[1], 1)], 1)
 
-    def _embed(self, text: str) -> TextEmbedding:
-        chunks = [tokenizer.chunks(text, self._context - 2) for tokenizer in self._tokenizers]
-        number = max(len(each) for each in chunks)
-        outputs = []
-        for tokenizer, encoder, each in zip(self._tokenizers, self._encoders, chunks, strict=True):
-            each += [[]] * (number - len(each))
-            rows = [tokenizer.with_special_tokens(chunk, self._context) for chunk in each]
+    def _embed(self, prompt: Prompt) -> TextEmbedding:
+        read = [self._chunks(tokenizer, prompt) for tokenizer in self._tokenizers]
+        number = max(len(chunks) for chunks, _ in read)
+        outputs, states = [], []
+        for tokenizer, encoder, (chunks, weights) in zip(
+            self._tokenizers, self._encoders, read, strict=True
+        ):
+            chunks += [[]] * (number - len(chunks))
+            rows = [tokenizer.with_special_tokens(chunk, self._context) for chunk in chunks]
             tokens = torch.tensor(rows, device=encoder.device)
             outputs.append(encoder(tokens, output_hidden_states=True))
+            states.append(outputs[-1].hidden_states[-2])
+            if weights:
+                weights += [[]] * (number - len(weights))
+                states[-1] = apply_weights(states[-1], [self._padded(each) for each in weights])
         # The penultimate layer, and the pooled embedding of the first chunk alone: see
         # arXiv:2307.01952, section 2.1, and `encode_prompt` in diffusers' SDXL pipeline.
-        sequence = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        sequence = torch.cat(states, dim=-1)
         pooled = outputs[-1].text_embeds[:1]
         return TextEmbedding(sequence.flatten(0, 1).unsqueeze(0).to(pooled.dtype), pooled)
+
+    def _chunks(
+        self, tokenizer: PromptTokenizer, prompt: Prompt
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """The chunks of tokens, and of their weights if there are any."""
+        if isinstance(prompt, str):
+            return tokenizer.chunks(prompt, self._context - 2), []
+        return tokenizer.weighted_chunks(prompt, self._context - 2)
+
+    def _padded(self, weights: Sequence[float]) -> list[float]:
+        """With those of the special tokens and of the padding, which count as they are."""
+        return [1.0, *weights, *[1.0] * (self._context - 1 - len(weights))]
 
 
 def split_into_chunks(

@@ -45,6 +45,7 @@ _NEXT_ROW_LIKE = (
     "number = (SELECT number FROM generations WHERE stage = 'paint' "
     "AND claimed_by IS NULL AND crashes = 0 AND aspect_ratio = :ratio "
     "AND width IS :width AND height IS :height "
+    "AND sampler IS :sampler AND scheduler IS :scheduler "
     "AND steps IS :steps AND guidance_scale IS :guidance AND upscale IS NULL "
     "AND (reference_images = '[]') = :plain AND (mask_image_id IS NULL) = :unmasked "
     "AND reference_strength IS :strength AND loras = "
@@ -83,9 +84,9 @@ class Claims:
     def claim_like(self, first: Generation, limit: int, now: int) -> list[Generation]:
         """Claim up to `limit` more rows that can be painted in one batch with the claimed `first`.
 
-        They have the same aspect ratio, size, steps, guidance and LoRAs, and if they are painted
-        from images, a mask or none, and the same strength. A row that was held during a crash, or
-        is enlarged, is never part of a batch.
+        They have the same aspect ratio, size, sampler, steps, guidance and LoRAs, and if they are
+        painted from images, a mask or none, and the same strength. A row that was held during a
+        crash, or is enlarged, is never part of a batch.
         """
         if first.crashes or first.upscale:
             return []
@@ -263,6 +264,8 @@ def _values_like(first: Generation, worker_id: str) -> dict[str, Any]:
         "height": first.height,
         "steps": first.steps,
         "guidance": first.guidance_scale,
+        "sampler": first.sampler,
+        "scheduler": first.scheduler,
         "plain": not first.reference_images,
         "unmasked": first.mask_image_id is None,
         "strength": first.reference_strength,

@@ -155,6 +155,17 @@ def add_webhooks(db: sqlite_utils.Database) -> None:
     _execute_all(db, WEBHOOKS)
 
 
+@migrations()
+def add_samplers_and_prompt_syntax(db: sqlite_utils.Database) -> None:
+    """Add the sampler of a generation, its noise schedule, and how its prompts are read."""
+    db.execute("ALTER TABLE generations ADD COLUMN sampler TEXT")
+    db.execute("ALTER TABLE generations ADD COLUMN scheduler TEXT")
+    db.execute(
+        "ALTER TABLE generations ADD COLUMN prompt_syntax TEXT NOT NULL DEFAULT 'plain' "
+        "CHECK (prompt_syntax IN ('plain', 'webui'))"
+    )
+
+
 def _execute_all(db: sqlite_utils.Database, statements: str) -> None:
     # Not executescript, which commits the migration's transaction before it begins.
     for statement in statements.split(";\n\n"):

@@ -34,6 +34,7 @@ const Bar = live(() => {
 const Home = live(() => {
   const [kind, id] = route.value.parts;
   return html`<main class="home">
+    <h1 class="hidden-label">Make pictures</h1>
     <${Make} />
     <div class="pictures">
       <${Cards} />
@@ -49,7 +50,10 @@ const App = live(() => {
     return html`<${Bar} />`;
   }
   if (session.value === "out") return html`<${Bar} /><${SignIn} /><${Toast} />`;
-  return html`<${Bar} />${view.value === "machine" ? html`<${Machine} />` : html`<${Home} />`}<${Toast} />`;
+  // The viewer lies over the page, and shows the word itself.
+  const isCovered = route.value.parts[0] === "picture";
+  return html`<${Bar} />${view.value === "machine" ? html`<${Machine} />` : html`<${Home} />`}
+    ${!isCovered && html`<${Toast} />`}`;
 });
 
 const place = document.getElementById("app");

@@ -15,6 +15,7 @@ from functools import partial
 
 from banatie.enhancement.enhancer import Enhancement
 from banatie.errors import OutOfMemory
+from banatie.painting.prompt_weights import escape, has_weights, read_prompt
 from banatie.records import EnhancementNote, Generation
 from banatie.worker.claimed_rows import ClaimedRows
 from banatie.worker.outcome import Failed, Finished, log_unfinished, run_stage
@@ -27,6 +28,7 @@ HUNG_SECONDS = 10.0
 
 NO_MODEL = "No language model is loaded; the original prompt is used."
 FAILED = "The language model failed on this prompt; the original prompt is used."
+WEIGHTED = "The prompt has weights or a BREAK and is used as it is: it was not enhanced."
 HUNG = "The language model hung on this prompt; the original prompt is used."
 
 
@@ -92,6 +94,12 @@ class EnhanceStage:
 
     def _enhance_row(self, generation: Generation) -> None:
         started = time.monotonic()
+        if generation.prompt_syntax == "webui" and has_weights(generation.original_prompt):
+            finish = partial(self._finish, generation, None, WEIGHTED, 0.0)
+            recorded = run_stage([generation], finish)
+            if not isinstance(recorded, Finished):
+                log_unfinished(generation, recorded, started)
+            return
         outcome = run_stage([generation], partial(self._enhance, generation))
         seconds = time.monotonic() - started
         with self._deciding:
@@ -120,7 +128,7 @@ class EnhanceStage:
             while (enhancer := self._placement.enhancer) is not None:
                 try:
                     return enhancer.enhance(
-                        generation.original_prompt,
+                        _words(generation),
                         generation.template,
                         seed=generation.seed,
                         count_tokens=self._placement.painter.count_tokens,
@@ -142,7 +150,8 @@ class EnhanceStage:
         """Record the enhancement, or the warning that tells why there is none."""
         prompt, note = generation.original_prompt, None
         if enhancement is not None and warning is None:
-            prompt = enhancement.text
+            is_plain = generation.prompt_syntax == "plain"
+            prompt = enhancement.text if is_plain else escape(enhancement.text)
             note = EnhancementNote(
                 enhancement.template, enhancement.model, enhancement.mode, enhancement.seconds
             )
@@ -157,3 +166,9 @@ class EnhanceStage:
         if is_held:
             logger.info(warning or "enhanced", extra={"seconds": round(seconds, 3)})
             self._notify_painter(generation.id)
+
+
+def _words(generation: Generation) -> str:
+    """The prompt without escapes, where there is nothing else of its syntax in it."""
+    prompt = read_prompt(generation.original_prompt, generation.prompt_syntax)
+    return prompt if isinstance(prompt, str) else generation.original_prompt

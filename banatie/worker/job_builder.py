@@ -16,6 +16,7 @@ from banatie.errors import PaintingError
 from banatie.imaging.formats import flatten
 from banatie.models.catalog import Catalog
 from banatie.models.known_words import KnownWords
+from banatie.models.samplers import SamplerChoice, SamplerUnusable, choose_sampler
 from banatie.models.types import PaintingModel
 from banatie.painting.job import (
     DEFAULT_EDIT_STRENGTH,
@@ -110,7 +111,18 @@ class JobBuilder:
             reference_strength=strength,
             mask=mask or None,
             upscale=generation.upscale or 1.0,
+            sampler=self._sampler(generation),
+            prompt_syntax=generation.prompt_syntax,
         )
+
+    def _sampler(self, generation: Generation) -> SamplerChoice | None:
+        """Checked once more: another model may paint than when the row was accepted."""
+        if generation.sampler is None:
+            return None
+        try:
+            return choose_sampler(generation.sampler, generation.scheduler, self.model)
+        except SamplerUnusable as error:
+            raise PaintingError(str(error)) from error
 
     def warnings(self, generation: Generation) -> tuple[str, ...]:
         """What the model cannot paint of what the user asked for."""

@@ -84,7 +84,7 @@ class Provenance:
             original_prompt=without_tags(generation.original_prompt),
             negative_prompt=job.negative_prompt,
             steps=job.steps,
-            sampler=self.painter.sampler,
+            sampler=job.sampler.sampler if job.sampler else self.painter.sampler,
             guidance_scale=job.guidance_scale,
             seed=job.seed,
             width=job.width,
@@ -128,6 +128,8 @@ def _manifest(folder: Path) -> Manifest | None:
 def _further_settings(generation: Generation, job: PaintJob) -> dict[str, object]:
     """What was painted from, and the enlargement, under WebUI's names where it has one."""
     settings: dict[str, object] = {}
+    if job.sampler is not None and job.sampler.schedule is not None:
+        settings["Schedule type"] = job.sampler.schedule
     if job.reference is not None:
         settings["Denoising strength"] = f"{job.denoise:.12g}"
         settings["Reference image"] = generation.reference_images[0].image_id

@@ -188,6 +188,9 @@ async def test_the_body_is_documented_as_the_contract_has_it(document):
         "upscale",
         "outputFormat",
         "quality",
+        "sampler",
+        "scheduler",
+        "promptSyntax",
         "webhook",
     }
     ratio, nothing = body["properties"]["aspectRatio"]["anyOf"]

@@ -36,6 +36,12 @@ const left = client.images.generate(
   { prompt: "left alone", steps: 100, autoEnhance: false },
   { signal: leaving.signal },
 );
-setTimeout(() => leaving.abort(), 300);
+// Abort it once the server has accepted it.
+const list = new URL("/api/v1/generations?limit=1", baseURL);
+for (let accepted = false; !accepted; ) {
+  const answer = await fetch(list, { headers: { "X-API-Key": apiKey } });
+  accepted = (await answer.json()).data[0].prompt === "left alone";
+}
+leaving.abort();
 got.aborted = await left.then(() => false, (error) => error instanceof OpenAI.APIUserAbortError);
 console.log(JSON.stringify(got));

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from banatie.errors import ModelBroken, PaintingError
+from banatie.models.samplers import (
+    NOISE_SCHEDULES,
+    SAMPLERS,
+    WITH_SIGMAS,
+    SamplerChoice,
+)
 from banatie.models.validate import SCHEDULERS
 from banatie.painting.denoising import DenoisingPass
 from banatie.painting.painter import Painter
-from banatie.painting.schedulers import fresh_schedule, steps_of
+from banatie.painting.schedulers import fresh_schedule, steps_of, with_sampler
 from tests.support.tiny_models import edit_json
 from tests.support.tiny_painter import (
     FULL,
@@ -123,3 +129,65 @@ def test_a_schedule_begins_where_the_reference_ends(
     schedule = fresh_schedule(scheduler, steps, denoise, "cpu")
     assert schedule.steps == len(schedule.timesteps) == taken == steps_of(steps, denoise)
     assert float(schedule.timesteps[0]) == pytest.approx(1000 * begin, abs=2)
+
+
+def combinations() -> list[tuple[str, SamplerChoice]]:
+    """What a model predicts, and each choice that goes with it."""
+    return [
+        (prediction, SamplerChoice(sampler.name, schedule))
+        for sampler in SAMPLERS
+        for prediction in sampler.predictions
+        for schedule in (None, *NOISE_SCHEDULES)
+        if sampler.has_sigmas or schedule not in WITH_SIGMAS
+    ]
+
+
+# Of diffusers' own use of numpy.
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+@pytest.mark.parametrize("denoise", [1.0, 0.4])
+def test_each_sampler_goes_with_its_schedules_and_predictions(denoise: float) -> None:
+    for prediction, choice in combinations():
+        # Of the bundled model but for the prediction; only it can begin without any signal.
+        base = DDIMScheduler(
+            beta_schedule="scaled_linear",
+            prediction_type=prediction,
+            clip_sample=False,
+            rescale_betas_zero_snr=prediction == "sample",
+            timestep_spacing="trailing",
+        )
+        schedule = fresh_schedule(with_sampler(base, choice), 8, denoise, "cpu")
+        latents = torch.randn(1, 4, 4, 4) * schedule.scheduler.init_noise_sigma
+        if denoise < 1:
+            start = schedule.timesteps[:1]
+            latents = schedule.scheduler.add_noise(torch.zeros(1, 4, 4, 4), latents, start)
+        for timestep in schedule.timesteps:
+            scaled = schedule.scheduler.scale_model_input(latents, timestep)
+            latents = schedule.scheduler.step(scaled * 0.5, timestep, latents).prev_sample
+        assert torch.isfinite(latents).all(), (prediction, choice)
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+def test_a_job_is_painted_with_its_sampler(folder: Path) -> None:
+    painter = load(folder)
+    own = paint(painter)
+    euler, ancestral, karras = (
+        paint(painter, sampler=choice)
+        for choice in (
+            SamplerChoice("Euler"),
+            SamplerChoice("Euler a"),
+            SamplerChoice("DPM++ 2M", "Karras"),
+        )
+    )
+    assert len({euler, ancestral, karras}) == 3
+    assert paint(painter) == own
+
+
+def test_a_sampler_keeps_the_settings_of_the_model(folder: Path) -> None:
+    config = folder / "scheduler" / "scheduler_config.json"
+    edit_json(config, timestep_spacing="trailing", beta_end=0.02)
+    own = load(folder)._scheduler
+    euler = with_sampler(own, SamplerChoice("Euler a"))
+    assert (euler.config.timestep_spacing, euler.config.beta_end) == ("trailing", 0.02)
+    karras = with_sampler(own, SamplerChoice("DPM++ 2M", "Karras"))
+    assert karras.config.use_karras_sigmas
+    assert not with_sampler(karras, SamplerChoice("DPM++ 2M")).config.use_karras_sigmas

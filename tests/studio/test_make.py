@@ -113,7 +113,7 @@ def test_the_draft_survives_a_reload(page: Page) -> None:
 
 def test_jobs_show_their_place_and_can_be_cancelled(page: Page, service: Service) -> None:
     slow_job(page, count=3)
-    cards = page.get_by_label("Now").get_by_role("listitem")
+    cards = page.get_by_label("Now", exact=True).get_by_role("listitem")
     expect(cards).to_have_count(3)
     expect(cards.first.get_by_text("Painting")).to_be_visible(timeout=60 * SECONDS)
     expect(cards.first.locator("img")).to_be_visible()
@@ -158,7 +158,7 @@ def test_a_failed_job_says_why_and_is_made_again(page: Page, service: Service) -
     file.unlink()
     prompt_of(page).fill(PROMPT)
     prompt_of(page).press("Control+Enter")
-    cards = page.get_by_label("Now").get_by_role("listitem")
+    cards = page.get_by_label("Now", exact=True).get_by_role("listitem")
     expect(cards.get_by_role("alert")).not_to_be_empty(timeout=60 * SECONDS)
     file.write_bytes(content)
     cards.get_by_role("button", name="Again").click()
@@ -170,7 +170,7 @@ def test_a_refused_prompt_is_kept_and_the_reason_said(page: Page, problems: Prob
     prompt_of(page).fill("fox " * 1001)
     prompt_of(page).press("Control+Enter")
     expect(page.get_by_role("alert").filter(has_text="at most 4000")).to_be_visible()
-    expect(page.get_by_label("Now")).to_be_hidden()
+    expect(page.get_by_label("Now", exact=True)).to_be_hidden()
     expect(prompt_of(page)).to_have_value("fox " * 1001)
 
 
@@ -245,11 +245,11 @@ def test_jobs_of_another_tab_are_seen(page: Page, context: BrowserContext) -> No
     other.goto("/")
     expect(prompt_of(other)).to_be_visible()
     slow_job(page)
-    cards = other.get_by_label("Now").get_by_role("listitem")
+    cards = other.get_by_label("Now", exact=True).get_by_role("listitem")
     expect(cards).to_have_count(1)
     cards.get_by_role("button", name="Cancel").click()
     expect(cards).to_have_count(0)
-    expect(page.get_by_label("Now")).to_be_hidden()
+    expect(page.get_by_label("Now", exact=True)).to_be_hidden()
 
 
 def test_the_page_is_accessible_with_everything_unfolded(page: Page) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
@@ -20,6 +21,30 @@ def test_without_a_language_model_the_prompt_stays(make_bench, submit, generatio
     spared = generations.find(made.id)
     assert (spared.prompt, spared.stage, spared.enhancement) == ("a cat", "paint", None)
     assert "original prompt" in spared.warnings[0]
+
+
+def test_a_prompt_with_weights_is_left_alone(bench, submit, generations):
+    made = submit("a (red:1.3) cat", prompt_syntax="webui")
+    bench.enhance.run_waiting()
+    spared = generations.find(made.id)
+    assert (spared.prompt, spared.stage) == ("a (red:1.3) cat", "paint")
+    assert "it was not enhanced" in spared.warnings[0]
+
+
+def test_an_enhanced_prompt_has_no_weights_of_its_own(bench, submit, generations, monkeypatch):
+    asked = []
+    enhance_text = type(bench.enhancer).enhance
+
+    def with_brackets(self, prompt, *arguments, **options):
+        asked.append(prompt)
+        done = enhance_text(self, prompt, *arguments, **options)
+        return dataclasses.replace(done, text="a cat (red)", warning=None)
+
+    monkeypatch.setattr(type(bench.enhancer), "enhance", with_brackets)
+    made = submit(r"a \(red\) cat", prompt_syntax="webui")
+    bench.enhance.run_waiting()
+    assert asked == ["a (red) cat"]
+    assert generations.find(made.id).prompt == r"a cat \(red\)"
 
 
 def test_a_language_model_that_raises_spares_the_prompt(bench, submit, generations, caplog):

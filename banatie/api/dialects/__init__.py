@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from banatie.api.dialects.dialect import Dialect
 from banatie.api.dialects.openai.protocol import OPENAI
+from banatie.api.dialects.webui.access import WEBUI
 
-DIALECTS = (OPENAI,)
+DIALECTS = (OPENAI, WEBUI)
 
 
 def dialect_of(path: str) -> Dialect | None:

@@ -270,6 +270,7 @@ def _model(app: AppState, entry: Entry, language: str) -> ModelView:
     elif is_partly_installed(app.config.storage.models, entry.name):
         state = "partly"
     is_painting = entry.kind == "painting"
+    used = {"language": language, "ip-adapter": app.config.painting.ip_adapter}.get(entry.kind)
     return ModelView(
         name=entry.name,
         title=entry.title,
@@ -282,7 +283,7 @@ def _model(app: AppState, entry: Entry, language: str) -> ModelView:
         in_use=(
             app.painting_model.is_current(entry)
             if is_painting
-            else entry.kind == "language" and is_reference_to(language, entry)
+            else used is not None and is_reference_to(used, entry)
         ),
         refusal=app.painting_model.refusal(entry),
         can_pull=source is not None and not entry.installed,

@@ -38,6 +38,9 @@ const EMPTY = {
 /** @type {import("../vendor/signals-core.js").Signal<Draft>} */
 export const draft = signal({ ...EMPTY, ...remembered(NAME, {}) });
 
+/** Whether all of it is shown where there is little room. */
+export const isUnfolded = signal(false);
+
 effect(() => remember(NAME, draft.value));
 
 /** Change a part of the draft. @param {Partial<Draft>} part */

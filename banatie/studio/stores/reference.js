@@ -4,7 +4,7 @@ import { readParameters } from "../parts/parameters.js";
 import { pngTexts } from "../parts/png_text.js";
 import { info, say } from "../store.js";
 import { signal } from "../vendor/signals-core.js";
-import { change, draft, recallSettings } from "./draft.js";
+import { change, draft, isUnfolded, recallSettings } from "./draft.js";
 
 const MAX_SIDE = 2048;
 
@@ -24,6 +24,7 @@ export async function take(file) {
     say(`${file.name} is no picture`);
     return;
   }
+  isUnfolded.value = true;
   const texts = await pngTexts(file).catch(() => ({}));
   const settings = texts.parameters ? readParameters(texts.parameters) : null;
   if (settings) found.value = { file, settings };
@@ -51,6 +52,7 @@ export function useAsReference(image) {
     say(`At most ${most} pictures are used at once`);
     return;
   }
+  isUnfolded.value = true;
   const isFirst = others.length === 0;
   change({
     references: [...others, image],

@@ -163,7 +163,10 @@ async function findCounterpart(generation) {
   if (openId.value !== generation.id) return;
   const alike = found.filter(
     (each) =>
-      each.id !== generation.id && each.outputImage && each.originalPrompt === generation.originalPrompt,
+      each.id !== generation.id &&
+      each.outputImage &&
+      each.aspectRatio === generation.aspectRatio &&
+      each.originalPrompt === generation.originalPrompt,
   );
   const isOtherWay = (each) => each.seed === generation.seed && each.autoEnhance !== generation.autoEnhance;
   counterpart.value = alike.find(isOtherWay) ?? alike.find((each) => each.seed === generation.seed) ?? null;

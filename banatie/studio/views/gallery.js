@@ -75,7 +75,8 @@ const Chunk = live(
   },
   {
     mounted: (self) => {
-      const watch = new IntersectionObserver(([entry]) => {
+      const watch = new IntersectionObserver((entries) => {
+        const entry = entries[entries.length - 1];
         const list = self.refs.place?.querySelector(".grid");
         const isFar = !entry.isIntersecting && !list?.contains(document.activeElement);
         if (list) self.refs.height = list.offsetHeight;
@@ -93,8 +94,8 @@ const Edge = live(
     ${(direction === "before" ? hasOlder : hasNewer).value ? "Loading …" : ""}</p>`,
   {
     mounted: (self) => {
-      const watch = new IntersectionObserver(([entry]) => {
-        if (entry.isIntersecting) store.loadMore(self.props.direction);
+      const watch = new IntersectionObserver((entries) => {
+        if (entries[entries.length - 1].isIntersecting) store.loadMore(self.props.direction);
       }, { rootMargin: AHEAD });
       watch.observe(self.refs.place);
       return () => watch.disconnect();
@@ -208,6 +209,7 @@ export const Gallery = live(
   () => {
     const isEmpty = total.value !== null && !pictures.value.length && !hasOlder.value;
     return html`<section class="gallery" aria-label="Gallery" onKeyDown=${onKeyDown}>
+      <h1 class="hidden-label">Pictures</h1>
       ${(isFiltered.value || pictures.value.length > 0) && html`<${Toolbar} />`}
       <${SelectionBar} />
       ${isEmpty && isFiltered.value && html`<p class="soft nothing">No picture is like that.

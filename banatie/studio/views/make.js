@@ -5,13 +5,11 @@ import { Ratios, Templates } from "../parts/choices.js";
 import { DropHint, References } from "../parts/reference.js";
 import { Settings } from "../parts/settings.js";
 import { info } from "../store.js";
-import { change, draft, requestsOf } from "../stores/draft.js";
+import { change, draft, isUnfolded, requestsOf } from "../stores/draft.js";
 import { submit } from "../stores/jobs.js";
 import { signal } from "../vendor/signals-core.js";
 
 const problem = signal("");
-/** Whether all of it is shown where there is little room. */
-const isOpen = signal(false);
 
 const SHORTCUT = /Mac|iPhone|iPad/.test(navigator.userAgent) ? "⌘↵" : "Ctrl ↵";
 
@@ -22,12 +20,12 @@ async function make(event) {
     document.getElementById("prompt")?.focus();
     return;
   }
-  isOpen.value = false;
+  isUnfolded.value = false;
   try {
     await submit(requestsOf());
   } catch (error) {
     problem.value = error.message;
-    isOpen.value = true;
+    isUnfolded.value = true;
   }
 }
 
@@ -62,7 +60,7 @@ function toPrompt(event) {
 }
 
 export const Make = live(
-  () => html`<form class=${`make ${isOpen.value ? "open" : ""}`} aria-label="Make" onSubmit=${make}
+  () => html`<form class=${`make ${isUnfolded.value ? "open" : ""}`} aria-label="Make" onSubmit=${make}
     onKeyDown=${onKeyDown}>
     <${Prompt} />
     <p id="make-problem" class="problem" role="alert">${problem.value}</p>
@@ -74,9 +72,9 @@ export const Make = live(
     </div>
     <${DropHint} />
     <div class="row go">
-      <button type="button" class="quiet unfold" aria-expanded=${isOpen.value}
-        onClick=${() => (isOpen.value = !isOpen.value)}>
-        ${isOpen.value ? "Less" : "More"}<${Icon} name="chevron-down" /></button>
+      <button type="button" class="quiet unfold" aria-expanded=${isUnfolded.value}
+        onClick=${() => (isUnfolded.value = !isUnfolded.value)}>
+        ${isUnfolded.value ? "Less" : "More"}<${Icon} name="chevron-down" /></button>
       <button class="primary">${draft.value.count > 1 ? `Make ${draft.value.count}` : "Make"}
         <kbd aria-hidden="true">${SHORTCUT}</kbd></button>
     </div>

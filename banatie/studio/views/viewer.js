@@ -49,7 +49,7 @@ const Tools = live(({ generation, zoom, onZoom }) => {
     ${!isCompared && html`<button class="quiet" onClick=${onZoom} title="Z" aria-label=${`Zoom, now ${zoom} times`}>
       <${Icon} name="zoom-in" />${zoom}×</button>`}
     ${(isCompared || counterpart.value) &&
-    html`<button class="quiet" aria-pressed=${isCompared} title="C"
+    html`<button class="quiet" aria-pressed=${isCompared} aria-label="Compare" title="C"
       onClick=${() => compareWith(isCompared ? "" : counterpart.value.id)}><${Icon} name="columns-2" /><span class="word">Compare</span></button>`}
     <button class="quiet icon-only star" aria-pressed=${generation.favourite} aria-label="Favourite" title="Favourite (F)"
       onClick=${() => favourite([generation], !generation.favourite)}><${Icon} name="star" /></button>

@@ -83,12 +83,19 @@ class Jobs:
                 self.abandon()
 
     async def finished(self) -> list[Generation]:
-        """The generations once all have succeeded. Raises what `succeeded` raises."""
-        until = self._app.waiters.until
-        return [
-            succeeded(await until(each, lambda g: g.is_ended, math.inf))
-            for each in self.generations
-        ]
+        """The generations once all have succeeded.
+
+        As soon as one has not, raises what `succeeded` raises.
+        """
+        waiting = [asyncio.create_task(self._finished(each)) for each in self.generations]
+        try:
+            return await asyncio.gather(*waiting)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def _finished(self, generation: Generation) -> Generation:
+        return succeeded(await self._app.waiters.until(generation, lambda g: g.is_ended, math.inf))
 
     def _submit(self, order: Order, pictures: SourcePictures | None) -> None:
         """In a thread; `abandon` may come at any moment, also before the first is accepted."""

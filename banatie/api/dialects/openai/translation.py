@@ -128,8 +128,8 @@ def _size(
     if size == asked:
         return size, []
     return size, [
-        f"size: {asked[0]}x{asked[1]} cannot be painted by this model; painted was "
-        f"{size[0]}x{size[1]}, the nearest that can"
+        f"size: {asked[0]}x{asked[1]} is no size for this model; painted was "
+        f"{size[0]}x{size[1]}, the nearest that it paints well"
     ]
 
 

@@ -1,0 +1,87 @@
+"""The gallery, as a person uses it: found, selected, deleted and taken back, downloaded."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.support.service import Service
+from tests.support.studio_browser import accessibility_violations
+
+
+@pytest.fixture(scope="module")
+def library(service: Service) -> dict[str, str]:
+    """The ids of pictures of three things, by their prompts."""
+    prompts = ("a red apple on a table", "a blue boat", "a green tree")
+    return {prompt: service.paint(prompt, autoEnhance=False, seed=1)["id"] for prompt in prompts}
+
+
+def pictures(page: Page) -> Locator:
+    return page.get_by_label("Gallery").locator("[data-picture]")
+
+
+def picture(page: Page, name: str) -> Locator:
+    return page.get_by_label("Gallery").get_by_role("link", name=name).first
+
+
+def test_a_search_stands_in_the_address(page: Page, library: dict[str, str]) -> None:
+    page.get_by_label("Search prompts").fill("boat blue")
+    expect(pictures(page)).to_have_count(1)
+    assert "q=boat" in page.url
+    page.reload()
+    expect(pictures(page)).to_have_count(1)
+    expect(page.get_by_label("Search prompts")).to_have_value("boat blue")
+    page.get_by_label("Search prompts").fill("elephant")
+    expect(page.get_by_text("No picture is like that")).to_be_visible()
+    page.get_by_role("button", name="Show all").click()
+    expect(picture(page, "a green tree")).to_be_visible()
+
+
+def test_the_keyboard_alone_marks_deletes_and_takes_back(
+    page: Page, library: dict[str, str], service: Service
+) -> None:
+    page.goto("/#/?q=boat")
+    boat = picture(page, "a blue boat")
+    boat.focus()
+    page.keyboard.press("f")
+    expect(page.get_by_label("Gallery").get_by_role("img", name="Favourite")).to_be_visible()
+    page.keyboard.press("f")
+    expect(page.get_by_label("Gallery").get_by_role("img", name="Favourite")).to_have_count(0)
+    page.keyboard.press(" ")
+    expect(page.get_by_text("1 selected")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("1 selected")).to_have_count(0)
+    page.keyboard.press("Delete")
+    expect(pictures(page)).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(pictures(page)).to_have_count(1)
+    deleted = "deletedAt"
+    service.wait_for(
+        lambda: service.get(library["a blue boat"])[deleted] is None or None,
+        "the picture to be back",
+    )
+
+
+def test_several_are_downloaded_as_a_zip(page: Page, library: dict[str, str]) -> None:
+    page.goto("/#/?q=a")
+    picture(page, "a green tree").focus()
+    page.keyboard.press(" ")
+    page.get_by_label("Select: a red apple on a table").first.click(force=True)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    content = Path(download.value.path()).read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        assert len(archive.namelist()) == 2
+
+
+def test_a_filtered_gallery_is_accessible(page: Page, library: dict[str, str]) -> None:
+    page.goto("/#/?q=boat")
+    expect(pictures(page)).to_have_count(1)
+    picture(page, "a blue boat").focus()
+    page.keyboard.press(" ")
+    assert accessibility_violations(page) == []
