@@ -267,7 +267,7 @@ def test_a_disk_without_permissions_takes_a_model(
         ("sdxl-turbo", "sdxl-turbo is the name of a painting model in the catalog; install this"),
         (
             "SmolLM2-135m-Instruct",
-            "is the name of a language model in the catalog; install this LoRA under",
+            "is the name of a language model in the catalog; install this one under",
         ),
         ("Banatie-Small", "Banatie-Small is (bundled with Banatie|the name of a painting model)"),
     ],
