@@ -28,6 +28,13 @@ def picture(page: Page, name: str) -> Locator:
     return page.get_by_label("Gallery").get_by_role("link", name=name).first
 
 
+def open_gallery(page: Page, query: str) -> None:
+    """Open the page anew, so that no picture of another list is still to be seen."""
+    page.goto(f"/#/?q={query}")
+    page.reload()
+    expect(pictures(page).first).to_be_visible()
+
+
 def test_a_search_stands_in_the_address(page: Page, library: dict[str, str]) -> None:
     page.get_by_label("Search prompts").fill("boat blue")
     expect(pictures(page)).to_have_count(1)
@@ -44,7 +51,7 @@ def test_a_search_stands_in_the_address(page: Page, library: dict[str, str]) -> 
 def test_the_keyboard_alone_marks_deletes_and_takes_back(
     page: Page, library: dict[str, str], service: Service
 ) -> None:
-    page.goto("/#/?q=boat")
+    open_gallery(page, "boat")
     boat = picture(page, "a blue boat")
     boat.focus()
     page.keyboard.press("f")
@@ -67,7 +74,7 @@ def test_the_keyboard_alone_marks_deletes_and_takes_back(
 
 
 def test_several_are_downloaded_as_a_zip(page: Page, library: dict[str, str]) -> None:
-    page.goto("/#/?q=a")
+    open_gallery(page, "a")
     picture(page, "a green tree").focus()
     page.keyboard.press(" ")
     page.get_by_label("Select: a red apple on a table").first.click(force=True)
@@ -80,7 +87,7 @@ def test_several_are_downloaded_as_a_zip(page: Page, library: dict[str, str]) ->
 
 
 def test_a_filtered_gallery_is_accessible(page: Page, library: dict[str, str]) -> None:
-    page.goto("/#/?q=boat")
+    open_gallery(page, "boat")
     expect(pictures(page)).to_have_count(1)
     picture(page, "a blue boat").focus()
     page.keyboard.press(" ")
