@@ -2,15 +2,17 @@
 import { Icon } from "./parts/icons.js";
 import { FirstMinutes } from "./parts/first_minutes.js";
 import { html, live } from "./parts/html.js";
+import { later } from "./parts/later.js";
 import { Toast } from "./parts/toast.js";
 import { info, isOnline, route, session, start, theme, view } from "./store.js";
 import { Gallery } from "./views/gallery.js";
 import { Cards } from "./views/cards.js";
-import { Machine } from "./views/machine.js";
 import { Make } from "./views/make.js";
 import { SignIn } from "./views/sign_in.js";
-import { Viewer } from "./views/viewer.js";
 import { render } from "./vendor/preact.js";
+
+const Machine = later(async () => (await import("./views/machine.js")).Machine);
+const Viewer = later(async () => (await import("./views/viewer.js")).Viewer);
 
 const THEMES = { auto: "light", light: "dark", dark: "auto" };
 
