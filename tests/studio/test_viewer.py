@@ -112,3 +112,17 @@ def test_the_copied_program_makes_the_picture(
         check=True,
     )
     assert done.stdout.startswith(f"{service.url}/storage/")
+
+
+def test_a_picture_outside_the_list_is_marked_and_unmarked(
+    page: Page, ducks: list[str], service: Service
+) -> None:
+    page.goto(f"/#/picture/{ducks[0]}?q=elephant")
+    button = page.get_by_role("button", name="Favourite", exact=True)
+    for is_marked in (True, False):
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", str(is_marked).lower())
+        service.wait_for(
+            lambda is_marked=is_marked: service.get(ducks[0])["favourite"] is is_marked or None,
+            "the mark to change",
+        )

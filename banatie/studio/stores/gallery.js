@@ -49,6 +49,12 @@ let anchor = "";
 /** Ids that are deleted here, which a late event must not bring back. */
 const deleted = new Set();
 
+/** The last change that was made here; null before the first. @type {import("../vendor/signals-core.js").Signal<any>} */
+export const lastChange = signal(null);
+let changes = 0;
+/** By id, the last change and its number; a list that was asked for before it is older. */
+const changed = new Map();
+
 const placeOf = (generation) => `${generation.createdAt}_${generation.id}`;
 
 function endOf(month) {
@@ -59,6 +65,7 @@ function endOf(month) {
 /** List anew. */
 export async function load() {
   const turn = ++loads;
+  const since = changes;
   const before = /^\d{4}-\d\d$/.test(start.value) ? `&before=${endOf(start.value)}-01T00:00:00Z` : "";
   try {
     const [page, counts] = await Promise.all([
@@ -66,7 +73,13 @@ export async function load() {
       request("GET", `api/v1/generations/months?${filters.value}`),
     ]);
     if (turn !== loads) return;
-    pictures.value = page.data.filter(({ id, outputImage }) => outputImage && !deleted.has(id));
+    const newest = (picture) => {
+      const change = changed.get(picture.id);
+      return change?.number > since ? { ...picture, ...change.generation } : picture;
+    };
+    pictures.value = page.data
+      .filter(({ id, outputImage }) => outputImage && !deleted.has(id))
+      .map(newest);
     total.value = page.pagination.total;
     hasOlder.value = page.pagination.hasMore;
     hasNewer.value = before !== "";
@@ -131,6 +144,8 @@ export const selection = computed(() => pictures.value.filter(({ id }) => select
 
 /** Show a change of a generation wherever it is shown. */
 export function replace(generation) {
+  changed.set(generation.id, { number: ++changes, generation });
+  lastChange.value = generation;
   const change = (other) => (other.id === generation.id ? { ...other, ...generation } : other);
   pictures.value = pictures.value.map(change);
   made.value = made.value.map(change);
@@ -140,9 +155,11 @@ export function replace(generation) {
 /** Mark generations as favourites, or not; at once, and taken back if the server refuses. */
 export async function favourite(generations, isFavourite) {
   for (const generation of generations) replace({ ...generation, favourite: isFavourite });
-  const refused = await each(generations, ({ id }) =>
-    request("PUT", `api/v1/generations/${id}`, { favourite: isFavourite }),
-  );
+  const refused = await each(generations, async ({ id }) => {
+    await request("PUT", `api/v1/generations/${id}`, { favourite: isFavourite });
+    const change = changed.get(id);
+    if (change) change.number = ++changes;
+  });
   for (const { item, error } of refused) {
     replace(item);
     sayError(error);

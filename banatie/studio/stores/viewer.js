@@ -3,7 +3,7 @@ import { address, request } from "../api.js";
 import { info, navigate, route, say, sayError, session } from "../store.js";
 import { requestFor } from "./draft.js";
 import { made, submit } from "./jobs.js";
-import { hasOlder, loadMore, pictures } from "./gallery.js";
+import { hasOlder, lastChange, loadMore, pictures } from "./gallery.js";
 import { computed, effect, signal, untracked } from "../vendor/signals-core.js";
 
 const NEAR_END = 5;
@@ -181,6 +181,15 @@ effect(() => {
     if (id && !known(id)) fetchInto(fetched, id);
     const index = pictures.value.findIndex((picture) => picture.id === id);
     if (index >= 0 && index >= pictures.value.length - NEAR_END && hasOlder.value) loadMore("before");
+  });
+});
+
+effect(() => {
+  const change = lastChange.value;
+  untracked(() => {
+    for (const one of [fetched, fetchedOther]) {
+      if (change && one.value?.id === change.id) one.value = { ...one.value, ...change };
+    }
   });
 });
 
