@@ -64,7 +64,7 @@ class LoopbackHub:
     replaced_content: dict[str, bytes] = field(default_factory=dict)
     """By file name, content that is sent instead of the described one."""
     stall_after: list[int] = field(default_factory=list)
-    """As `cut_after`, but the connection stays open and silent until the end."""
+    """As `cut_after`, of files larger than that; the connection stays open and silent."""
     ignores_ranges: bool = False
     serves_html: bool = False
     """Whether every response is a web page."""
@@ -204,7 +204,7 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(rest[: hub.cut_after.pop(0)])
                 self.close_connection = True
                 return
-            if hub.stall_after and len(content) >= LARGE:
+            if hub.stall_after and len(content) > max(LARGE, hub.stall_after[0]):
                 self.wfile.write(rest[: hub.stall_after.pop(0)])
                 hub.stopped.wait()
                 return
