@@ -27,12 +27,19 @@ from banatie.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "BANATIE_"
 
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
 """As a browser sends it in the Origin header: without a path or a trailing slash."""
+
+
+def reachable_host(host: str) -> str:
+    """The host to connect to for one to listen on: loopback for all addresses of a machine."""
+    return _LOOPBACK_OF.get(host, host)
 
 
 def _check_networks(name: str, networks: tuple[str, ...]) -> None:
@@ -65,6 +72,17 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
                     f"{name}: {url!r} is not the address of a server, such as "
                     "https://pictures.example.org"
                 )
+
+    @property
+    def local_host(self) -> str:
+        """Where a client on this machine reaches the server."""
+        return reachable_host(self.host)
+
+    @property
+    def local_url(self) -> str:
+        """The server's address on this machine."""
+        host = self.local_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def base_url(self) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from banatie.config import Config
+from banatie.config import Config, reachable_host
 from banatie.devices.host_limits import memory_total
 from banatie.devices.memory_plan import PlacementPreferences
 from banatie.errors import BanatieError, ConfigError, DatabaseDamaged
@@ -228,7 +228,7 @@ def _client_host(config: Config) -> str:
             host, config.server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         host = str(found[0][4][0])
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return reachable_host(host)
 
 
 def _health(host: str, port: int) -> str | None:

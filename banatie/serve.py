@@ -179,7 +179,7 @@ async def _url_that_answers(config: Config) -> str:
     """The server's address, once it answers there."""
     while True:
         try:
-            _, writer = await asyncio.open_connection(_local_host(config), config.server.port)
+            _, writer = await asyncio.open_connection(config.server.local_host, config.server.port)
         except OSError:
             await asyncio.sleep(0.02)
             continue
@@ -189,23 +189,16 @@ async def _url_that_answers(config: Config) -> str:
 
 def url_of(config: Config) -> str:
     """The server's address for people: the public one, or the one on this machine."""
-    local = _local_host(config)
-    shown = f"[{local}]" if ":" in local else local
-    return config.server.base_url or f"http://{shown}:{config.server.port}"
+    return config.server.base_url or config.server.local_url
 
 
 def answers(config: Config) -> bool:
     """Whether a server accepts connections where these settings say."""
     try:
-        socket.create_connection((_local_host(config), config.server.port), timeout=5).close()
+        socket.create_connection((config.server.local_host, config.server.port), timeout=5).close()
     except OSError:
         return False
     return True
-
-
-def _local_host(config: Config) -> str:
-    host = config.server.host
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 async def _report_readiness(services: Services, report: Callable[[str], None]) -> None:

@@ -183,7 +183,4 @@ class WebhookSender:
 def _public_url(config: Config) -> str:
     """Where receivers find pictures: as configured, or where the server listens."""
     server = config.server
-    if configured := server.cdn_url or server.public_url:
-        return configured.rstrip("/")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    return (server.cdn_url or server.public_url).rstrip("/") or server.local_url

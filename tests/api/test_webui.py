@@ -33,6 +33,15 @@ async def accepted(server, client, count=1):
     return sorted(rows, key=lambda each: each.seed)
 
 
+async def waited_for(client, count):
+    """Once a request waits for so many pictures: that is a moment after they are accepted."""
+
+    async def is_shown():
+        return (await client.get(f"{API}/progress")).json()["state"]["job_count"] == count
+
+    await wait_until_async(is_shown, "the request to wait", PATIENCE)
+
+
 async def painted(server, client, path="txt2img", count=1, **body):
     """The answer to a request whose pictures the worker paints, and the generations."""
     task = posting(client, path, **body)
@@ -241,6 +250,7 @@ async def test_progress_shows_what_requests_wait_for(server, client):
     await client.create(autoEnhance=False, prompt="of another protocol")
     task = posting(client)
     rows = await accepted(server, client, 2)
+    await waited_for(client, 1)
     row = next(each for each in rows if each.prompt == "a red fox")
     server.worker.begin(row.id, steps=4)
     assert server.worker.step(row.id, 1, b"jpeg")
@@ -266,6 +276,7 @@ async def test_interrupt_stops_what_requests_wait_for_and_nothing_else(server, c
     other = await client.create(autoEnhance=False, prompt="of another protocol")
     task = posting(client, batch_size=2)
     await accepted(server, client, 3)
+    await waited_for(client, 2)
     assert (await client.post(f"{API}/interrupt")).status_code == 200
     response = await asyncio.wait_for(task, PATIENCE)
     assert response.status_code == 200
@@ -276,6 +287,7 @@ async def test_interrupt_stops_what_requests_wait_for_and_nothing_else(server, c
 async def test_skip_goes_on_with_the_next(server, client):
     task = posting(client, batch_size=2, seed=1)
     first, second = await accepted(server, client, 2)
+    await waited_for(client, 2)
     server.worker.begin(first.id)
     assert (await client.post(f"{API}/skip")).status_code == 200
     server.worker.paint(second.id)

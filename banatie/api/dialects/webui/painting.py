@@ -19,6 +19,7 @@ from banatie.api.dialects.webui.translation import SourceImages, translate
 from banatie.api.rate_limit import reservation_of
 from banatie.api.responses import json_response
 from banatie.errors import (
+    BanatieError,
     GenerationFailed,
     GenerationNotFound,
     ServiceUnavailable,
@@ -154,7 +155,7 @@ def _submit(
             submitted = app.intake.submit(project_id, submission, request_id=request_id)
             if submitted.generation is not None:
                 accepted.append(submitted.generation)
-    except Exception:
+    except BanatieError:
         for generation in accepted:
             app.intake.cancel(project_id, generation.id)
         raise
