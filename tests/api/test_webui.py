@@ -91,6 +91,10 @@ async def test_addresses_can_be_let_in_without_a_key(tmp_path, address, status):
         visitor = server.visitor(address)
         response = await visitor.get(f"{API}/options", headers={"Authorization": ""})
         assert response.status_code == status
+        # A page in a browser of that machine, whoever made it, is no such client.
+        for name, value in (("Origin", "http://elsewhere.test"), ("Sec-Fetch-Site", "none")):
+            page = await visitor.get(f"{API}/options", headers={name: value})
+            assert page.status_code == 401
         # The other protocols stay closed.
         assert (await visitor.get(GENERATIONS)).status_code == 401
 
