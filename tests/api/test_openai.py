@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
+from banatie.api.dialects.openai.jobs import ClientGone, Jobs
+from banatie.errors import GenerationFailed
 from tests.support.api_server import serving
 from tests.support.polling import wait_until_async
 
@@ -123,3 +126,26 @@ async def test_a_picture_of_the_series_that_fails_ends_the_request(server, clien
         lambda: server.services.generations.find(other.id).is_ended, "the other to end"
     )
     assert (await client.record(other.id))["errorMessage"] == "Cancelled"
+
+
+async def test_work_that_fails_while_it_is_cancelled_leaves_no_error_behind(server):
+    jobs = Jobs(server.app.state, "project", "request")
+    unseen = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+
+    async def work():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise GenerationFailed("Cancelled", None) from None
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(ClientGone):
+        await jobs.while_connected(receive, work())
+    # The task runs to its end, and what nobody holds any more is collected.
+    for _ in range(3):
+        await asyncio.sleep(0)
+        gc.collect()
+    assert unseen == []

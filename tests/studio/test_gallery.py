@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Response, Route, expect
 
 from tests.support.service import Service
 from tests.support.studio_browser import accessibility_violations
@@ -71,6 +71,37 @@ def test_the_keyboard_alone_marks_deletes_and_takes_back(
         lambda: service.get(library["a blue boat"])[deleted] is None or None,
         "the picture to be back",
     )
+
+
+def test_a_mark_is_taken_away_although_setting_it_takes_longer(
+    page: Page, library: dict[str, str], service: Service
+) -> None:
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if route.request.method == "PUT" and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    open_gallery(page, "boat")
+    page.route(f"**/generations/{library['a blue boat']}", hold_the_first)
+    picture(page, "a blue boat").focus()
+    page.keyboard.press("f")
+    mark = page.get_by_label("Gallery").get_by_role("img", name="Favourite")
+    expect(mark).to_be_visible()
+    page.keyboard.press("f")
+    expect(mark).to_have_count(0)
+    # The first is let through once the second had its chance to overtake it.
+    page.evaluate("fetch('health').then(() => null)")
+    with page.expect_response(lambda answer: marks(answer, False)):
+        held[0].continue_()
+    assert service.get(library["a blue boat"])["favourite"] is False
+
+
+def marks(answer: Response, is_favourite: bool) -> bool:
+    request = answer.request
+    return request.method == "PUT" and request.post_data_json == {"favourite": is_favourite}
 
 
 def test_several_are_downloaded_as_a_zip(page: Page, library: dict[str, str]) -> None:

@@ -221,6 +221,20 @@ function insert(generations) {
   total.value = (total.value ?? 0) + fresh.length;
 }
 
+/** By id, the last request that changes it. @type {Map<string, Promise<any>>} */
+const turns = new Map();
+
+/** Send what changes a picture after what was asked before: requests overtake each other. */
+async function inTurn(id, work) {
+  const turn = (turns.get(id) ?? Promise.resolve()).then(work, work);
+  turns.set(id, turn);
+  try {
+    return await turn;
+  } finally {
+    if (turns.get(id) === turn) turns.delete(id);
+  }
+}
+
 /** Do something with each, a few at a time; what was refused. */
 async function each(items, work) {
   const waiting = [...items];
@@ -228,7 +242,7 @@ async function each(items, work) {
   const run = async () => {
     for (let item = waiting.shift(); item; item = waiting.shift()) {
       try {
-        await work(item);
+        await inTurn(item.id, () => work(item));
       } catch (error) {
         refused.push({ item, error });
       }

@@ -68,6 +68,8 @@ class Jobs:
         """
         hang_up = asyncio.create_task(_hang_up(receive))
         working = asyncio.create_task(work)
+        # It may fail in the moment in which it is cancelled, and nobody asks for that error.
+        working.add_done_callback(_take_error)
         is_done = False
         try:
             await asyncio.wait({hang_up, working}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,6 +149,12 @@ def succeeded(generation: Generation | None) -> Generation:
             "finished when it runs again"
         )
     return generation
+
+
+def _take_error(task: asyncio.Task[T]) -> None:
+    """Read a task's error, so that asyncio does not log it as one that nobody has seen."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _hang_up(receive: Receive) -> None:
