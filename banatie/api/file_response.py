@@ -13,7 +13,7 @@ import stat
 from collections.abc import Mapping
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from litestar import Response
 from litestar.datastructures import Headers
@@ -25,6 +25,7 @@ from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from banatie.api.dependencies import in_thread
 from banatie.api.errors import send_failure
 from banatie.errors import ServiceUnavailable
+from banatie.store.files import is_being_replaced
 
 logger = logging.getLogger(__name__)
 
@@ -97,61 +98,73 @@ async def send_file(
     `own_headers` are Content-Type, Cache-Control and what else the route adds.
     """
     request = Headers.from_scope(scope)
-    size = status.st_size
-    etag = f'"{status.st_mtime_ns:x}-{size:x}"'
-    headers = {
+    if _is_fresh(request, _etag(status), status.st_mtime):
+        await _answer(send, 304, _headers(status, own_headers))
+        return
+    can_pathsend = "http.response.pathsend" in (scope.get("extensions") or {})
+    if can_pathsend and "range" not in request and not is_being_replaced(status):
+        headers = {**_headers(status, own_headers), "content-length": str(status.st_size)}
+        await _start(send, 200, headers)
+        # The server opens and sends the file itself (ASGI extension), without Python in between.
+        # Litestar's types do not know the extension.
+        await send(cast("Message", {"type": "http.response.pathsend", "path": str(path)}))
+        return
+    # The headers must be those of the very file that is sent, so it is opened once.
+    try:
+        file = await in_thread(path.open, "rb")
+    except OSError as error:
+        await send_failure(file_failure(error), scope, send)
+        return
+    with file:
+        status = os.fstat(file.fileno())
+        headers, size = _headers(status, own_headers), status.st_size
+        span = _range(request, _etag(status), size)
+        if span is not None and span[0] >= span[1]:
+            headers |= {"content-range": f"bytes */{size}", "content-length": "0"}
+            await _answer(send, 416, headers)
+            return
+        first, end = span or (0, size)
+        headers["content-length"] = str(end - first)
+        if span is not None:
+            headers["content-range"] = f"bytes {first}-{end - 1}/{size}"
+        await _start(send, 200 if span is None else 206, headers)
+        await _stream(send, file, first, end)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+
+
+def _headers(status: os.stat_result, own_headers: Mapping[str, str]) -> dict[str, str]:
+    return {
         **own_headers,
-        "etag": etag,
+        "etag": _etag(status),
         "last-modified": formatdate(status.st_mtime, usegmt=True),
         "accept-ranges": "bytes",
         "content-security-policy": "default-src 'none'",
         # Pages of other origins may show it: knowing the URL is the permission.
         "cross-origin-resource-policy": "cross-origin",
     }
-    if _is_fresh(request, etag, status.st_mtime):
-        await _answer(send, 304, headers)
-        return
-    span = _range(request, etag, size)
-    if span is None:
-        headers["content-length"] = str(size)
-        await _answer(send, 200, headers, path, scope, (0, size))
-    elif span[0] >= span[1]:
-        headers |= {"content-range": f"bytes */{size}", "content-length": "0"}
-        await _answer(send, 416, headers)
-    else:
-        first, end = span
-        headers["content-range"] = f"bytes {first}-{end - 1}/{size}"
-        headers["content-length"] = str(end - first)
-        await _answer(send, 206, headers, path, scope, span)
 
 
-async def _answer(
-    send: Send,
-    status: int,
-    headers: dict[str, str],
-    path: Path | None = None,
-    scope: HTTPScope | None = None,
-    span: tuple[int, int] = (0, 0),
-) -> None:
+async def _start(send: Send, status: int, headers: Mapping[str, str]) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
-    if path is None or scope is None:
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    elif status == 200 and "http.response.pathsend" in (scope.get("extensions") or {}):
-        # The server sends the file itself (ASGI extension), without Python in between.
-        # Litestar's types do not know the extension.
-        await send(cast("Message", {"type": "http.response.pathsend", "path": str(path)}))
-    else:
-        await _stream(send, path, *span)
 
 
-async def _stream(send: Send, path: Path, first: int, end: int) -> None:
-    with await in_thread(path.open, "rb") as file:
-        await in_thread(file.seek, first)
-        while first < end:
-            data = await in_thread(file.read, min(CHUNK_BYTES, end - first))
-            first = first + len(data) if data else end
-            await send({"type": "http.response.body", "body": data, "more_body": first < end})
+async def _answer(send: Send, status: int, headers: Mapping[str, str]) -> None:
+    await _start(send, status, headers)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _stream(send: Send, file: BinaryIO, first: int, end: int) -> None:
+    await in_thread(file.seek, first)
+    while True:
+        data = await in_thread(file.read, min(CHUNK_BYTES, end - first))
+        first = first + len(data) if data else end
+        await send({"type": "http.response.body", "body": data, "more_body": first < end})
+        if first >= end:
+            return
 
 
 def _is_fresh(request: Headers, etag: str, modified: float) -> bool:

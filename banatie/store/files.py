@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +20,9 @@ from banatie.imaging.thumbnails import Thumbnails
 from banatie.records import ImageFormat, ImageSource
 
 UNFINISHED = ".part"
+BEING_REPLACED = stat.S_ISVTX
+"""The mode bit of a file that another is about to replace. Its length must not be trusted by who
+opens it a second time."""
 THUMBNAILS = "thumbnails"
 FOLDERS: tuple[ImageSource, ...] = get_args(ImageSource)
 """The folders of a project."""
@@ -49,6 +53,10 @@ class Files:
         path = self.path(storage_key)
         unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
         is_new = not path.exists()
+        if not is_new:
+            # Some systems refuse the bit; then only who opens the file once gets the whole.
+            with suppress(OSError):
+                path.chmod(path.stat().st_mode | BEING_REPLACED)
 
         def publish() -> None:
             with _reporting_failure():
@@ -102,6 +110,11 @@ class Files:
             return
         with file:
             yield _lock(file, wait=False)
+
+
+def is_being_replaced(status: os.stat_result) -> bool:
+    """Whether another file may take this one's place at any moment."""
+    return bool(status.st_mode & BEING_REPLACED)
 
 
 def image_key(
